@@ -1,0 +1,83 @@
+# `make help` lists what there is. Everything runs in .venv, which `make setup` makes from constraints.txt.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The first of these that is Python 3.11 or newer.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+PROTOS := $(wildcard proto/southwest/ai/agent/v1/*.proto)
+# The contract as last released. `make released-proto` moves it forward.
+RELEASED := proto/released.binpb
+
+.PHONY: help setup demo proto released-proto check-proto format check-format lint types docs check-docs test slow bench check clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-16s%s\n", $$1, $$2}'
+
+setup: $(READY) ## Make .venv with everything, from pinned versions
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found. Install it, or say where: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version). This takes a minute, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Run a dispatcher, two commanders and a real conversation
+	@$(BIN)/python -m scripts.demo
+
+proto: $(READY) ## Make the stubs in gen/ from proto/
+	@rm -rf gen/southwest && mkdir -p gen
+	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=gen --grpc_python_out=gen \
+		--mypy_out=gen --mypy_grpc_out=gen $(PROTOS)
+
+released-proto: $(READY) ## Make today's contract the one that `buf breaking` holds us to
+	@$(BIN)/buf build --as-file-descriptor-set --exclude-source-info -o $(RELEASED)
+
+check-proto: $(READY) ## The contract: lint, format, no breaking change, no drift of gen/
+	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code
+	@$(BIN)/buf breaking --against $(RELEASED)
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+		$(BIN)/python -m grpc_tools.protoc -I proto --python_out="$$fresh" --grpc_python_out="$$fresh" \
+			--mypy_out="$$fresh" --mypy_grpc_out="$$fresh" $(PROTOS) && \
+		diff -r -x __pycache__ "$$fresh/southwest" gen/southwest || { echo "gen/ is not what proto/ says: run make proto" >&2; exit 1; }
+
+format: $(READY) ## Format code and contract
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix --select I .
+	@$(BIN)/buf format -w
+
+check-format: $(READY)
+	@$(BIN)/ruff format --check .
+
+lint: $(READY) ## Lint the code
+	@$(BIN)/ruff check .
+
+types: $(READY) ## Check the types
+	@$(BIN)/mypy
+
+docs: $(READY) ## Make the generated parts of README.md and docs/
+	@$(BIN)/python -m scripts.generate_docs
+
+check-docs: $(READY)
+	@$(BIN)/python -m scripts.generate_docs --check
+
+test: $(READY) ## Run every test that needs no root
+	@$(BIN)/python -m pytest
+
+slow: $(READY) ## Run the slow campaigns; bound them with SLOW_SECONDS
+	@$(BIN)/python -m pytest -m slow --override-ini timeout=0
+
+bench: $(READY) ## Measure, as ratios; results also as JSON in bench/results/
+	@$(BIN)/python -m bench
+
+check: check-proto check-format lint types check-docs test ## What CI runs
+
+clean: ## Remove what was made
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
