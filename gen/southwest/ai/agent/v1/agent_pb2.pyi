@@ -337,7 +337,8 @@ class UpstreamPacket(_message.Message):
     sequence: _builtins.int
     """Its number within the session and attempt: 1, 2, 3 … without holes. Zero on packets that are not part
     of the session's content: Hello, UpstreamBatch, Refused, Heartbeat, StopAck, Goodbye. A repeat is
-    acknowledged and dropped. A hole ends the link with INVALID_ARGUMENT; a resume then heals it.
+    acknowledged and dropped. A hole breaks the contract: it ends the session, and no other, as
+    protocol_error. A minimal commander's order is that of arrival.
     """
     attempt: _builtins.int
     """The attempt it belongs to, as given by Start. A packet of an older attempt is fenced: dropped, counted."""

@@ -193,6 +193,26 @@ class Ask(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class CommanderLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     AGENT_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
@@ -205,6 +225,7 @@ class Ask(_message.Message):
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     ON_DETACH_FIELD_NUMBER: _builtins.int
+    COMMANDER_LABELS_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """The agent to ask. Empty: the only one there is; an error when there are several."""
     agent_version: _builtins.str
@@ -219,7 +240,7 @@ class Ask(_message.Message):
     """A repeat of the same key by the same user joins the first one's session. Empty: none."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Only commanders that bear all these labels."""
+        """Put on the session, so that operators can find and stop it by them."""
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Message]:
@@ -235,6 +256,10 @@ class Ask(_message.Message):
     def trace_context(self) -> _agent_pb2.TraceContext: ...
     @_builtins.property
     def on_detach(self) -> Global___OnDetach: ...
+    @_builtins.property
+    def commander_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only commanders that bear all these labels."""
+
     def __init__(
         self,
         *,
@@ -250,10 +275,11 @@ class Ask(_message.Message):
         trace_context: _agent_pb2.TraceContext | None = ...,
         idempotency_key: _builtins.str = ...,
         on_detach: Global___OnDetach | None = ...,
+        commander_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "on_detach", b"on_detach", "trace_context", b"trace_context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_key", b"affinity_key", "agent", b"agent", "agent_version", b"agent_version", "budgets", b"budgets", "idempotency_key", b"idempotency_key", "include_thoughts", b"include_thoughts", "labels", b"labels", "messages", b"messages", "metadata", b"metadata", "on_detach", b"on_detach", "trace_context", b"trace_context", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinity_key", b"affinity_key", "agent", b"agent", "agent_version", b"agent_version", "budgets", b"budgets", "commander_labels", b"commander_labels", "idempotency_key", b"idempotency_key", "include_thoughts", b"include_thoughts", "labels", b"labels", "messages", b"messages", "metadata", b"metadata", "on_detach", b"on_detach", "trace_context", b"trace_context", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

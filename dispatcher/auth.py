@@ -1,0 +1,135 @@
+"""Who may call what: bearer tokens with roles.
+
+A tokens file is TOML, one table a token, and holds hashes alone:
+
+    [[tokens]]
+    name = "worker-1"                  # for logs and as the actor of stops
+    role = "commander"                 # commander, application or admin
+    sha256 = "<hex digest of the token>"
+
+Without such a file everyone may call everything, which settings allow on this machine alone.
+"""
+
+# grpc's handler types take parameters in the stubs alone.
+from __future__ import annotations
+
+import hashlib
+import hmac
+import tomllib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import grpc
+from grpc import aio
+
+Role = Literal["commander", "application", "admin"]
+
+# The last word of a service's name to the roles that may call it. Health is for everybody: probes have no token.
+_ROLES: Final[dict[str, tuple[Role, ...]]] = {
+    "AgentInteraction": ("commander",),
+    "Chat": ("application", "admin"),
+    "Admin": ("admin",),
+    "ServerReflection": ("commander", "application", "admin"),
+}
+_OPEN: Final = "Health"
+_BEARER: Final = "bearer "
+
+
+class TokensError(Exception):
+    """A tokens file that can't be used. The message names the file, the entry, and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    name: str
+    role: Role
+    sha256: bytes
+
+
+def load_tokens(path: Path) -> tuple[Token, ...]:
+    """Reads a tokens file. Raises TokensError; never quotes a hash."""
+    try:
+        content = tomllib.loads(path.read_bytes().decode())
+    except (OSError, ValueError) as error:
+        raise TokensError(f"tokens_file: {path} can't be read as TOML: {error}") from None
+    entries = content.get("tokens")
+    if not isinstance(entries, list) or not entries or set(content) != {"tokens"}:
+        raise TokensError(f"tokens_file: {path} should hold [[tokens]] tables and nothing else")
+    return tuple(_token(path, number, entry) for number, entry in enumerate(entries, 1))
+
+
+def _token(path: Path, number: int, entry: Any) -> Token:
+    where = f"tokens_file: {path}, token {number}"
+    if not isinstance(entry, dict) or set(entry) != {"name", "role", "sha256"}:
+        raise TokensError(f"{where}: should have name, role and sha256, and nothing else")
+    if not isinstance(entry["name"], str) or not entry["name"]:
+        raise TokensError(f"{where}: name should be a text")
+    if entry["role"] not in get_args(Role):
+        raise TokensError(f"{where} ({entry['name']}): role should be one of {', '.join(get_args(Role))}")
+    try:
+        digest = bytes.fromhex(entry["sha256"])
+    except (TypeError, ValueError):
+        digest = b""
+    if len(digest) != hashlib.sha256().digest_size:
+        raise TokensError(f"{where} ({entry['name']}): sha256 should be 64 hexadecimal digits")
+    return Token(entry["name"], entry["role"], digest)
+
+
+def _authenticate(tokens: tuple[Token, ...], metadata: Any) -> Token | None:
+    """The token that the call bears. Looks at all of them, so that time tells nothing."""
+    presented = b""
+    for key, value in metadata or ():
+        if key == "authorization" and isinstance(value, str) and value.lower().startswith(_BEARER):
+            presented = hashlib.sha256(value[len(_BEARER) :].strip().encode()).digest()
+    found = None
+    for token in tokens:
+        if hmac.compare_digest(token.sha256, presented):
+            found = token
+    return found
+
+
+class AuthInterceptor(aio.ServerInterceptor):
+    """Lets a call through when its token has a role that may make it."""
+
+    def __init__(self, tokens: tuple[Token, ...]) -> None:
+        self._tokens = tokens
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = await continuation(handler_call_details)
+        service = handler_call_details.method.split("/")[1].rpartition(".")[2]
+        if handler is None or service == _OPEN:
+            return handler
+        token = _authenticate(self._tokens, handler_call_details.invocation_metadata)
+        if token is None:
+            return _refusing(
+                handler,
+                grpc.StatusCode.UNAUTHENTICATED,
+                "send metadata `authorization: Bearer <token>` with a token that this dispatcher knows",
+            )
+        roles = _ROLES.get(service, ())
+        if token.role not in roles:
+            return _refusing(
+                handler,
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"the token {token.name!r} has role {token.role}; {service} needs {' or '.join(roles)}",
+            )
+        return handler
+
+
+def _refusing(
+    handler: grpc.RpcMethodHandler[Any, Any], status: grpc.StatusCode, message: str
+) -> grpc.RpcMethodHandler[Any, Any]:
+    async def refuse(_: Any, context: Any) -> None:
+        await context.abort(status, message)
+
+    if handler.request_streaming and handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(refuse)
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(refuse)
+    return grpc.unary_unary_rpc_method_handler(refuse)

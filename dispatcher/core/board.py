@@ -1,0 +1,378 @@
+"""The board: every piece of state that sessions share, and the moves that touch more than one of them.
+
+All mutable state of the core is in here: the sessions, the fleet with its slots, the queue, the deadlines, the
+room in the journal. `router.py`, `links.py` and `intake.py` decide; they change things through these moves
+alone. A step's effects gather in `out`, in order. Within one step the events of one session share one Append,
+placed where the first of them arose, so nothing is acknowledged or told to a commander before it is kept.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from math import inf
+from typing import Final
+
+from dispatcher.core.endings import Ending
+from dispatcher.core.events import (
+    Append,
+    CancelTools,
+    CloseLink,
+    Count,
+    Effect,
+    Forget,
+    Leave,
+    Log,
+    Measure,
+    RunTool,
+    Send,
+    SessionRequested,
+)
+from dispatcher.core.fleet import Commander, CommanderState, Fleet, Link, Slot, SlotState
+from dispatcher.core.ledger import Call
+from dispatcher.core.limits import Limits
+from dispatcher.core.packets import (
+    Ended,
+    ErrorReport,
+    Opened,
+    SessionEvent,
+    Signal,
+    Start,
+    Started,
+    Stop,
+    StopCode,
+)
+from dispatcher.core.policy import Guard, Mode, Verdict
+from dispatcher.core.session import Session, Step
+from dispatcher.core.timers import Timers
+
+_STOP_OF_ENDING: Final[dict[Ending, StopCode]] = {
+    Ending.STOPPED: "admin",
+    Ending.POLICY_BLOCKED: "policy_violation",
+    Ending.LIMIT_EXCEEDED: "limit",
+    Ending.DEADLINE_EXCEEDED: "limit",
+    Ending.JOURNAL_FULL: "limit",
+    Ending.DETACHED: "detached",
+    Ending.SHUTDOWN: "shutdown",
+    Ending.PROTOCOL_ERROR: "protocol",
+    Ending.INCOMPLETE: "protocol",
+}
+
+
+class Board:
+    """The shared state of one dispatcher."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.sessions: dict[str, Session] = {}
+        self.fleet = Fleet()
+        self.queue: OrderedDict[str, Session] = OrderedDict()
+        self.timers: Timers[tuple[str, ...]] = Timers()
+        self.draining = False
+        # Sessions that have not ended; what the journal holds, bytes, as the core accounts it.
+        self.live = 0
+        self.kept_bytes = 0
+        self.affinity: OrderedDict[str, str] = OrderedDict()
+        self.by_idempotency_key: dict[tuple[str, str], str] = {}
+        self._ended: OrderedDict[str, Session] = OrderedDict()
+        self._starved: dict[str, Session] = {}
+        # The step under way: its time, its effects, and each session's events in it.
+        self.now = 0.0
+        self.out: list[Effect] = []
+        self._open: dict[str, list[SessionEvent]] = {}
+
+    def begin(self, now: float) -> list[Effect]:
+        """Begins a step; its effects gather in the list that is returned."""
+        self.now = now
+        self.out = []
+        self._open = {}
+        return self.out
+
+    # --- telling -----------------------------------------------------------------------------------------
+
+    def emit(self, session: Session, kind: str, agent: str, text: str, body: object, size: int = 0) -> None:
+        """The session's next event; `size` is that of `body` in bytes."""
+        kept = session.kept_bytes
+        event = session.event(kind, agent, text, body, size)
+        self.kept_bytes += session.kept_bytes - kept
+        events = self._open.get(session.session_id)
+        if events is None:
+            events = self._open[session.session_id] = []
+            self.out.append(Append(session.session_id, events))
+        events.append(event)
+
+    def send(self, link: Link, signal: Signal, *, urgent: bool = False) -> None:
+        self.out.append(Send(link.link_id, signal, urgent))
+
+    def ack(self, session: Session, link: Link) -> None:
+        """Acknowledges what is kept, with credit as long as the journal has room."""
+        link.ack_due.discard(session.session_id)
+        self._check_room(session)
+        ack = session.ack(self.limits.credit_packets, self.limits.credit_bytes)
+        self.send(link, Signal(ack, session.session_id, session.attempt))
+
+    # --- sessions ----------------------------------------------------------------------------------------
+
+    def open_session(self, requested: SessionRequested) -> Session:
+        """Enters a session and its first event. It has no slot yet and waits for none."""
+        guard = Guard(self.limits.policy, requested.budgets)
+        session = Session(requested, guard, self.limits.session_tools_running_max, self.now)
+        self.sessions[session.session_id] = session
+        self.live += 1
+        if requested.idempotency_key:
+            self.by_idempotency_key[requested.user_id, requested.idempotency_key] = session.session_id
+        self.emit(session, "opened", "", "", Opened(session.agent, session.user_id, session.labels))
+        self.arm_policy(session)
+        self.out.append(Count("sessions_opened", (session.agent,)))
+        return session
+
+    def end(
+        self,
+        session: Session,
+        ending: Ending,
+        message: str,
+        *,
+        stop: Stop | None = None,
+        error: ErrorReport | None = None,
+        turn_over: bool = False,
+    ) -> None:
+        """Ends a session: the fence falls, viewers get the ending, and where the agent still runs
+        (`turn_over` False) its commander is told to stop it."""
+        link, was_queued = session.link, self.queue.pop(session.session_id, None) is not None
+        for timer in ("queue", "policy", "full", "unwatched"):
+            self.timers.cancel((timer, session.session_id))
+        for question_id in session.questions:
+            self.timers.cancel(("question", session.session_id, question_id))
+        ended = Ended(
+            ending.value, message, session.content_chars, session.content_crc32, session.usage, stop, error
+        )
+        self.emit(session, "ended", "", "", ended)
+        if session.ledger.running:
+            self.out.append(CancelTools(session.session_id, session.attempt))
+        session.close(ending, ended, self.now)
+        self.live -= 1
+        self._starved.pop(session.session_id, None)
+        if link is not None:
+            link.ack_due.discard(session.session_id)
+        self.out.append(Count("sessions_ended", (ending.value,)))
+        self.out.append(Measure("session_s", self.now - session.opened_at, (ending.value,)))
+        level = "info" if ending in (Ending.COMPLETED, Ending.STOPPED) else "warning"
+        self.out.append(
+            Log(level, f"ended: {ending.value}: {message}", session.session_id, session.attempt)  # type: ignore[arg-type]
+        )
+        self._keep(session)
+        if not was_queued:
+            self._let_go(session, link, stop, message, turn_over)
+        if self.draining and self.live == 0:
+            self.out.append(Leave())
+
+    def _let_go(
+        self, session: Session, link: Link | None, stop: Stop | None, message: str, turn_over: bool
+    ) -> None:
+        """Settles the slot of a session that has just ended."""
+        if stop is None:
+            code = _STOP_OF_ENDING.get(session.ending or Ending.STOPPED, "fenced")
+            stop = Stop(f"end-{session.session_id}", code, message, int(self.limits.stop_grace_s * 1000))
+        session.stop_id = stop.stop_id
+        commander = self.fleet.commanders.get(session.commander_id)
+        slot = commander.slots.get((session.session_id, session.attempt)) if commander else None
+        if commander is None or slot is None:
+            if link is not None and link.minimal and not turn_over:
+                self.send(link, Signal(stop, session.session_id), urgent=True)
+                self.timers.set(("finish", link.link_id), self.now + stop.grace_ms / 1000)
+            return
+        if turn_over:
+            self.free_slot(commander, slot)
+            return
+        slot.state = SlotState.STOPPING
+        slot.stop_id = stop.stop_id
+        slot.stopped_at = self.now
+        key = (commander.commander_id, slot.session_id, str(slot.attempt))
+        self.timers.set(("stop_received", *key), self.now + self.limits.stop_received_s)
+        due = self.now + stop.grace_ms / 1000 + self.limits.stop_received_s
+        self.timers.set(("stop_applied", *key), due)
+        if link is not None:
+            self.send(link, Signal(stop, session.session_id, session.attempt), urgent=True)
+
+    def arm_policy(self, session: Session) -> None:
+        """Sets the deadline that policies have for the session next."""
+        guard = session.guard
+        due = guard.next_deadline(session.opened_at, session.first_content_at is not None) if guard else None
+        if due is not None:
+            self.timers.set(("policy", session.session_id), due)
+
+    def violated(self, session: Session, verdict: Verdict) -> None:
+        """Tells what policies found, and ends the session when one of them stops it."""
+        for violation in verdict.violations:
+            labels = (violation.policy.value, violation.mode.value)
+            self.out.append(Count("policy_violations", labels))
+            self.out.append(
+                Log("warning", f"{violation.mode.value}: {violation.message}", session.session_id)
+            )
+        broken = verdict.stop
+        if broken is None or not session.live:
+            return
+        policy = broken.policy
+        reason = "PolicyViolation" if policy.stop_code == "policy_violation" else "LimitExceeded"
+        stop = Stop(
+            f"policy-{session.session_id}",
+            policy.stop_code,
+            reason,
+            int(self.limits.stop_grace_s * 1000),
+            policy=policy.value,
+        )
+        self.end(session, policy.ending, broken.message, stop=stop)
+
+    def _time_left_s(self, session: Session, requested: SessionRequested) -> float | None:
+        """How long the session may still take, as far as it is enforced."""
+        policy, budgets = self.limits.policy, requested.budgets
+        bounds = [policy.total_time_s] if policy.total_time_mode is Mode.ENFORCE else []
+        if budgets is not None and budgets.total_time_s is not None:
+            bounds.append(budgets.total_time_s)
+        left = min(bounds, default=inf)
+        return None if left == inf else max(0.0, session.opened_at + left - self.now)
+
+    def run_tool(self, session: Session, call: Call) -> None:
+        self.out.append(RunTool(session.session_id, call.attempt, call.agent, session.user_id, call.request))
+
+    # --- slots and the queue -----------------------------------------------------------------------------
+
+    def choose(self, session: Session) -> Commander | None:
+        """The commander to take a slot of, or None: all are busy."""
+        requested = session.requested
+        assert requested is not None, session
+        return self.fleet.choose(
+            session.agent,
+            requested.agent_version,
+            requested.commander_labels,
+            self.affinity.get(requested.affinity_key, "") if requested.affinity_key else "",
+            session.refused_by,
+        )
+
+    def place(self, session: Session, *, first: bool = False) -> None:
+        """Takes a slot for a queued session, or lets it wait for one, at the front where `first`."""
+        commander = self.choose(session)
+        if commander is not None:
+            self.take(session, commander)
+            return
+        self.queue[session.session_id] = session
+        if first:
+            self.queue.move_to_end(session.session_id, last=False)
+        due = max(self.now, session.opened_at) + self.limits.queue_wait_s
+        self.timers.set(("queue", session.session_id), due)
+
+    def take(self, session: Session, commander: Commander) -> None:
+        """Takes a slot of a commander that has a free one, and tells it to start."""
+        requested = session.requested
+        assert requested is not None, session
+        if self.queue.pop(session.session_id, None) is not None:
+            self.timers.cancel(("queue", session.session_id))
+        session.advance(Step.TAKE)
+        session.begin_attempt(commander.commander_id, commander.link, self.now)
+        key = (session.session_id, session.attempt)
+        commander.slots[key] = Slot(*key)
+        if requested.affinity_key:
+            self.affinity[requested.affinity_key] = commander.commander_id
+            self.affinity.move_to_end(requested.affinity_key)
+            if len(self.affinity) > self.limits.sessions_max:
+                self.affinity.popitem(last=False)
+        self.emit(session, "started", "", "", Started(commander.commander_id))
+        self.out.append(Measure("queue_wait_s", self.now - session.opened_at))
+        self.start(session)
+
+    def start(self, session: Session) -> None:
+        """Sends the Start of the attempt under way, once more after a link that may have lost it."""
+        requested, link = session.requested, session.link
+        assert requested is not None, session
+        if link is None:
+            return
+        start = Start(
+            session.agent,
+            requested.agent_version,
+            session.user_id,
+            self._time_left_s(session, requested),
+            self.limits.credit_packets,
+            self.limits.credit_bytes,
+            requested.request,
+        )
+        self.send(link, Signal(start, session.session_id, session.attempt))
+
+    def free_slot(self, commander: Commander, slot: Slot) -> None:
+        """The slot is free again and goes to the first in the queue that fits."""
+        commander.slots.pop((slot.session_id, slot.attempt), None)
+        for timer in ("stop_received", "stop_applied"):
+            self.timers.cancel((timer, commander.commander_id, slot.session_id, str(slot.attempt)))
+        self.serve_queue(commander)
+
+    def serve_queue(self, commander: Commander) -> None:
+        while commander.state is CommanderState.READY and commander.free > 0:
+            session = next(self._waiting_for(commander), None)
+            if session is None:
+                return
+            self.take(session, commander)
+
+    def _waiting_for(self, commander: Commander) -> Iterator[Session]:
+        for session in self.queue.values():
+            requested = session.requested
+            assert requested is not None, session
+            if commander.commander_id not in session.refused_by and commander.serves(
+                session.agent, requested.agent_version, requested.commander_labels
+            ):
+                yield session
+
+    # --- links -------------------------------------------------------------------------------------------
+
+    def close_link(self, link: Link, status: str, message: str) -> None:
+        """Ends the stream from this side. What it means for sessions is `Links.detach`."""
+        self.out.append(CloseLink(link.link_id, status, message))
+        level = "info" if status in ("OK", "ABORTED") else "warning"
+        self.out.append(Log(level, f"{link!r} closed: {status}: {message}", link_id=link.link_id))  # type: ignore[arg-type]
+
+    # --- room in the journal -----------------------------------------------------------------------------
+
+    def _full(self, session: Session) -> bool:
+        return (
+            session.kept_bytes >= self.limits.journal_session_bytes
+            or self.kept_bytes >= self.limits.journal_bytes
+        )
+
+    def _check_room(self, session: Session) -> None:
+        """Marks a session that has no room as starved: it gets no credit until there is some."""
+        if self.kept_bytes >= self.limits.journal_bytes:
+            self._make_room()
+        full = self._full(session)
+        if full and session.starved is None:
+            session.starved = self.now
+            self._starved[session.session_id] = session
+            self.timers.set(("full", session.session_id), self.now + self.limits.journal_full_wait_s)
+            self.out.append(Count("sessions_starved"))
+            self.out.append(
+                Log("warning", "its journal is full: it gets no credit", session.session_id, session.attempt)
+            )
+        elif not full and session.starved is not None:
+            session.starved = None
+            self._starved.pop(session.session_id, None)
+            self.timers.cancel(("full", session.session_id))
+
+    def _make_room(self) -> None:
+        """Forgets ended sessions, oldest first, until the journal is below its bound."""
+        while self._ended and self.kept_bytes >= self.limits.journal_bytes:
+            self.forget(next(iter(self._ended.values())))
+
+    def _keep(self, session: Session) -> None:
+        """Keeps an ended session for as long as the limits say."""
+        self._ended[session.session_id] = session
+        self.timers.set(("forget", session.session_id), self.now + self.limits.journal_keep_s)
+        while len(self._ended) > self.limits.journal_keep_sessions:
+            self.forget(next(iter(self._ended.values())))
+
+    def forget(self, session: Session) -> None:
+        """Lets go of an ended session; whoever waited for room may go on."""
+        self.timers.cancel(("forget", session.session_id))
+        self._ended.pop(session.session_id, None)
+        self.sessions.pop(session.session_id, None)
+        self.kept_bytes -= session.kept_bytes
+        if session.idempotency_key:
+            self.by_idempotency_key.pop((session.user_id, session.idempotency_key), None)
+        self.out.append(Forget(session.session_id))
+        for starved in list(self._starved.values()):
+            if not self._full(starved) and starved.link is not None:
+                self.ack(starved, starved.link)

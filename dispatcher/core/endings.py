@@ -1,0 +1,109 @@
+"""Every way a session ends, in one table: the only place that knows what an ending means to anybody.
+
+The number and name are `SessionEnding` of chat.proto, the rest is what each edge answers and what the client
+is told to do. README.md's table of endings is generated from here.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What an ending means to an edge.
+
+    `grpc` is the name of a gRPC status code, `http` an HTTP status, `retry_after_s` the hint given with a
+    retryable ending, in seconds.
+    """
+
+    number: int
+    grpc: str
+    http: int
+    retryable: bool
+    advice: str
+    retry_after_s: float | None = None
+
+
+class Ending(Enum):
+    """How a session ended; the value is its one name in logs, metrics, status and on the wire."""
+
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    POLICY_BLOCKED = "policy_blocked"
+    LIMIT_EXCEEDED = "limit_exceeded"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    AGENT_FAILED = "agent_failed"
+    MODEL_FAILED = "model_failed"
+    COMMANDER_LOST = "commander_lost"
+    INCOMPLETE = "incomplete"
+    PROTOCOL_ERROR = "protocol_error"
+    QUEUE_TIMEOUT = "queue_timeout"
+    DETACHED = "detached"
+    SHUTDOWN = "shutdown"
+    JOURNAL_FULL = "journal_full"
+
+    @property
+    def traits(self) -> Traits:
+        return ENDINGS[self]
+
+
+ENDINGS: Final[dict[Ending, Traits]] = {
+    Ending.COMPLETED: Traits(1, "OK", 200, False, "The answer is whole."),
+    Ending.STOPPED: Traits(
+        2, "CANCELLED", 499, False, "Somebody stopped it; ask again if that was not meant."
+    ),
+    Ending.POLICY_BLOCKED: Traits(
+        3, "PERMISSION_DENIED", 403, False, "A policy does not let this pass; change the request."
+    ),
+    Ending.LIMIT_EXCEEDED: Traits(
+        4, "RESOURCE_EXHAUSTED", 422, False, "Ask for less, or have the limit that is named raised."
+    ),
+    Ending.DEADLINE_EXCEEDED: Traits(
+        5, "DEADLINE_EXCEEDED", 504, True, "Ask for less, or have the time limit that is named raised.", 5.0
+    ),
+    Ending.AGENT_FAILED: Traits(
+        6, "INTERNAL", 502, False, "The agent failed; its commander's log says where."
+    ),
+    Ending.MODEL_FAILED: Traits(
+        7, "UNAVAILABLE", 502, True, "The language model failed; try again or choose another.", 5.0
+    ),
+    Ending.COMMANDER_LOST: Traits(8, "UNAVAILABLE", 503, True, "The worker was lost; try again.", 1.0),
+    Ending.INCOMPLETE: Traits(9, "DATA_LOSS", 502, True, "The answer did not arrive whole; try again.", 1.0),
+    Ending.PROTOCOL_ERROR: Traits(
+        10, "INTERNAL", 502, False, "The worker broke the contract; the message says in what."
+    ),
+    Ending.QUEUE_TIMEOUT: Traits(11, "UNAVAILABLE", 503, True, "All workers are busy; try again later.", 5.0),
+    Ending.DETACHED: Traits(
+        12, "CANCELLED", 499, False, "Nobody watched it, and it had asked to be stopped then; ask again."
+    ),
+    Ending.SHUTDOWN: Traits(13, "UNAVAILABLE", 503, True, "The dispatcher went away; try again.", 2.0),
+    Ending.JOURNAL_FULL: Traits(
+        14, "RESOURCE_EXHAUSTED", 507, True, "There is no room for its events; try again later.", 30.0
+    ),
+}
+
+
+class Refusal(Enum):
+    """Why a request opened no session; the value is `ErrorSignal.code`."""
+
+    INVALID_REQUEST = "invalid_request"
+    NO_SUCH_AGENT = "no_such_agent"
+    QUEUE_FULL = "queue_full"
+    SESSIONS_FULL = "sessions_full"
+    DRAINING = "draining"
+
+    @property
+    def traits(self) -> Traits:
+        return REFUSALS[self]
+
+
+REFUSALS: Final[dict[Refusal, Traits]] = {
+    Refusal.INVALID_REQUEST: Traits(1, "INVALID_ARGUMENT", 400, False, "Mend the field that is named."),
+    Refusal.NO_SUCH_AGENT: Traits(
+        2, "NOT_FOUND", 404, False, "Ask for an agent that is listed, or start a commander that serves it."
+    ),
+    Refusal.QUEUE_FULL: Traits(3, "RESOURCE_EXHAUSTED", 429, True, "Too many wait already; try again.", 2.0),
+    Refusal.SESSIONS_FULL: Traits(4, "RESOURCE_EXHAUSTED", 429, True, "Too many sessions; try again.", 2.0),
+    Refusal.DRAINING: Traits(5, "UNAVAILABLE", 503, True, "This dispatcher goes away; ask another.", 2.0),
+}

@@ -1,0 +1,308 @@
+"""What can happen to the router, and what it wants done about it: two closed unions.
+
+Events are in the past tense and come from the hub; effects are imperatives and go back to it, in the order in
+which they are to be performed. Adding one to a union without handling it is a type error in `router.py` or
+`hub.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from dispatcher.core.endings import Refusal
+from dispatcher.core.limits import Limits
+from dispatcher.core.packets import Hello, Packet, SessionEvent, Signal, StopCode, ToolCall, ToolOutcome
+from dispatcher.core.policy import Budgets
+
+# --- events ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOpened:
+    """A commander's stream was accepted. `session_id` is minted for the case that it is a minimal one."""
+
+    link_id: str
+    peer: str
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class HelloReceived:
+    link_id: str
+    hello: Hello
+
+
+class PacketsReceived(NamedTuple):
+    """What one gRPC message held."""
+
+    link_id: str
+    packets: list[Packet]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The stream ended. `half_closed`: by the peer, in order, which is clean only after a Goodbye or a
+    minimal commander's finish. `status` is what its caller is told otherwise."""
+
+    link_id: str
+    half_closed: bool
+    why: str
+    status: str = "UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequested:
+    """Somebody asks. `request` is what goes to the agent, unopened. Answered by Accepted or Declined."""
+
+    session_id: str
+    agent: str
+    request: object
+    agent_version: str = ""
+    user_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    commander_labels: Mapping[str, str] = field(default_factory=dict)
+    affinity_key: str = ""
+    idempotency_key: str = ""
+    budgets: Budgets | None = None
+    stop_when_unwatched_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Answered by Stopped, or Declined when there is no such session."""
+
+    session_id: str
+    stop_id: str
+    code: StopCode
+    reason: str
+    actor: str = ""
+    grace_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which sessions: all that is set must hold. Nothing set selects nothing, unless `everything`."""
+
+    user_id: str = ""
+    agent: str = ""
+    commander_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    everything: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StopsRequested:
+    """`stop_id` is the prefix of the ids of the single stops. Answered by StoppedMany."""
+
+    selector: Selector
+    stop_id: str
+    code: StopCode
+    reason: str
+    actor: str = ""
+    grace_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGiven:
+    """`value_json` None: the user declines. Answered by Accepted or Declined."""
+
+    session_id: str
+    question_id: str
+    value_json: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageGiven:
+    """The user speaks while the agent runs. Answered by Accepted or Declined."""
+
+    session_id: str
+    message_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinished:
+    session_id: str
+    attempt: int
+    call_id: str
+    outcome: ToolOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class ViewerCame:
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ViewerLeft:
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommanderDrainRequested:
+    """Answered by Draining, or Declined when there is no such commander."""
+
+    commander_id: str
+    reason: str
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """The whole dispatcher: no new sessions. Answered by Draining."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownRequested:
+    """End every session that is left, now. `stop_id` is the prefix of the ids of the single stops."""
+
+    stop_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsChanged:
+    """An operator changed limits. Policies of sessions that are open keep the limits they began with."""
+
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """A deadline may be due."""
+
+
+Event = (
+    LinkOpened
+    | HelloReceived
+    | PacketsReceived
+    | LinkLost
+    | SessionRequested
+    | StopRequested
+    | StopsRequested
+    | AnswerGiven
+    | MessageGiven
+    | ToolFinished
+    | ViewerCame
+    | ViewerLeft
+    | CommanderDrainRequested
+    | DrainRequested
+    | ShutdownRequested
+    | LimitsChanged
+    | TimePassed
+)
+
+# --- effects ---------------------------------------------------------------------------------------------
+
+
+class Append(NamedTuple):
+    """Keep these events of a session, then tell its viewers."""
+
+    session_id: str
+    events: list[SessionEvent]
+
+
+class Send(NamedTuple):
+    """Tell a commander. `urgent` goes before whatever waits to be written."""
+
+    link_id: str
+    signal: Signal
+    urgent: bool = False
+
+
+class RunTool(NamedTuple):
+    session_id: str
+    attempt: int
+    agent: str
+    user_id: str
+    call: ToolCall
+
+
+class CancelTools(NamedTuple):
+    """Cancel what runs for this attempt; outcomes are no longer wanted."""
+
+    session_id: str
+    attempt: int
+
+
+class CloseLink(NamedTuple):
+    """End the stream with this gRPC status, after what waits was written."""
+
+    link_id: str
+    status: str
+    message: str
+
+
+class Forget(NamedTuple):
+    """The session is no longer kept."""
+
+    session_id: str
+
+
+class Leave(NamedTuple):
+    """The dispatcher drains and its last session has ended: nothing keeps it any more."""
+
+
+class Count(NamedTuple):
+    """Count something for the metrics; `labels` are the values of the metric's labels, in their order."""
+
+    metric: str
+    labels: tuple[str, ...] = ()
+
+
+class Measure(NamedTuple):
+    """Observe a duration for the metrics, seconds."""
+
+    metric: str
+    seconds: float
+    labels: tuple[str, ...] = ()
+
+
+class Log(NamedTuple):
+    level: Literal["debug", "info", "warning", "error"]
+    text: str
+    session_id: str = ""
+    attempt: int = 0
+    link_id: str = ""
+
+
+# What a step answers to whoever caused it. At most one per step.
+
+
+class Accepted(NamedTuple):
+    """`joined`: an idempotency key named a session that exists."""
+
+    session_id: str
+    joined: bool = False
+
+
+class Declined(NamedTuple):
+    """No, and why: `code` is stable, `message` says which field and what would be right."""
+
+    code: str
+    message: str
+    refusal: Refusal | None = None
+
+
+class Stopped(NamedTuple):
+    """`already_ended`: it had ended before. `stop_id` is that of the stop that counted."""
+
+    session_id: str
+    stop_id: str
+    ending: str
+    already_ended: bool
+
+
+class StoppedMany(NamedTuple):
+    session_ids: list[str]
+
+
+class Draining(NamedTuple):
+    running: int
+
+
+Reply = Accepted | Declined | Stopped | StoppedMany | Draining
+
+Effect = Append | Send | RunTool | CancelTools | CloseLink | Forget | Leave | Count | Measure | Log | Reply

@@ -1,0 +1,164 @@
+"""The commanders, their links and their slots. Owns who is there and what is taken; decides nothing about
+sessions.
+
+A commander is `ready` or `draining` while it has a link, `detached` while it may still return, and gone after
+that. A slot is taken in the same synchronous step that finds it free, so capacity 1 never runs 2.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from dispatcher.core.packets import Hello
+
+
+class SlotState(Enum):
+    BUSY = "busy"
+    STOPPING = "stopping"  # its session is over here, its agent has yet to end
+    STUCK = "stuck"  # its agent ignored the stop; not filled again while that lasts
+
+
+class CommanderState(Enum):
+    READY = "ready"
+    DRAINING = "draining"
+    DETACHED = "detached"
+
+
+@dataclass(slots=True)
+class Slot:
+    """Room for one session's attempt. `stop_id` and `stopped_at` once its stop is under way."""
+
+    session_id: str
+    attempt: int
+    state: SlotState = SlotState.BUSY
+    stop_id: str = ""
+    stopped_at: float = 0.0
+    stop_received: bool = False
+
+
+@dataclass(slots=True)
+class Link:
+    """One ChatStream. `commander` is set by Hello; `session_id` is that of a minimal commander's session,
+    minted at the start and used when the first packet isn't Hello."""
+
+    link_id: str
+    peer: str
+    session_id: str
+    opened_at: float
+    heard_at: float
+    commander: "Commander | None" = None
+    minimal: bool = False
+    goodbye: bool = False
+    # Sessions with packets kept but not yet acknowledged.
+    ack_due: set[str] = field(default_factory=set)
+    # (session, attempt) pairs that were told once that they don't count here.
+    fenced_told: set[tuple[str, int]] = field(default_factory=set)
+
+    def __repr__(self) -> str:
+        whose = self.commander.commander_id if self.commander else "minimal" if self.minimal else "new"
+        return f"<Link {self.link_id} {whose} from {self.peer}>"
+
+
+@dataclass(slots=True)
+class Commander:
+    """A worker process, as its last Hello described it."""
+
+    commander_id: str
+    instance: str
+    link: Link | None
+    hello: Hello
+    state: CommanderState = CommanderState.READY
+    slots: dict[tuple[str, int], Slot] = field(default_factory=dict)
+    blocked_for_s: float = 0.0
+    # Slots stuck in the process that this dispatcher knows nothing of, e.g. from before its restart.
+    stuck_elsewhere: int = 0
+
+    @property
+    def free(self) -> int:
+        return max(0, self.hello.slots - len(self.slots) - self.stuck_elsewhere)
+
+    @property
+    def load(self) -> float:
+        """Share of its slots that is taken, 0 to 1."""
+        return 1.0 - self.free / self.hello.slots if self.hello.slots else 1.0
+
+    def count(self, state: SlotState) -> int:
+        return sum(slot.state is state for slot in self.slots.values())
+
+    def serves(self, agent: str, version: str, labels: Mapping[str, str]) -> bool:
+        return all(self.hello.labels.get(key) == value for key, value in labels.items()) and any(
+            offer.name == agent and version in ("", offer.version) for offer in self.hello.agents
+        )
+
+    def __repr__(self) -> str:
+        return f"<Commander {self.commander_id} {self.state.value} {len(self.slots)}/{self.hello.slots}>"
+
+
+class Fleet:
+    """All commanders and links."""
+
+    def __init__(self) -> None:
+        self.commanders: dict[str, Commander] = {}
+        self.links: dict[str, Link] = {}
+
+    def __repr__(self) -> str:
+        return f"<Fleet {list(self.commanders.values())}>"
+
+    def link_opened(self, link_id: str, peer: str, session_id: str, now: float) -> Link:
+        link = Link(link_id, peer, session_id, now, now)
+        self.links[link_id] = link
+        return link
+
+    def link_lost(self, link_id: str) -> Link | None:
+        """Forgets the link. Its commander, when this was its current link, is detached."""
+        link = self.links.pop(link_id, None)
+        if link is not None and link.commander is not None and link.commander.link is link:
+            link.commander.link = None
+            link.commander.state = CommanderState.DETACHED
+        return link
+
+    def greet(self, link: Link, hello: Hello) -> Commander:
+        """Registers a commander on its link, or moves a returning one to its new link."""
+        commander = self.commanders.get(hello.commander_id)
+        if commander is None or commander.instance != hello.instance:
+            commander = Commander(hello.commander_id, hello.instance, link, hello)
+            self.commanders[hello.commander_id] = commander
+        commander.hello = hello
+        commander.link = link
+        commander.state = CommanderState.READY
+        commander.stuck_elsewhere = max(0, hello.stuck - commander.count(SlotState.STUCK))
+        link.commander = commander
+        return commander
+
+    def remove(self, commander: Commander) -> None:
+        if self.commanders.get(commander.commander_id) is commander:
+            del self.commanders[commander.commander_id]
+
+    def serving(self, agent: str, version: str, labels: Mapping[str, str]) -> Iterator[Commander]:
+        """Those that serve it, free or not, detached ones included: they may return."""
+        return (c for c in self.commanders.values() if c.serves(agent, version, labels))
+
+    def choose(
+        self, agent: str, version: str, labels: Mapping[str, str], affinity: str, not_on: Collection[str]
+    ) -> Commander | None:
+        """A ready commander with a free slot: the one of `affinity` where it has one, else the least loaded.
+
+        `affinity` is a commander id or empty; `not_on` are ids that refused this session.
+        """
+        best: Commander | None = None
+        for commander in self.serving(agent, version, labels):
+            if (
+                commander.state is not CommanderState.READY
+                or commander.free < 1
+                or commander.commander_id in not_on
+            ):
+                continue
+            if commander.commander_id == affinity:
+                return commander
+            if best is None or (commander.load, commander.commander_id) < (best.load, best.commander_id):
+                best = commander
+        return best
+
+    def agents(self) -> list[str]:
+        """Names of all agents there are, sorted."""
+        return sorted({offer.name for c in self.commanders.values() for offer in c.hello.agents})

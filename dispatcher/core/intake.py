@@ -1,0 +1,454 @@
+"""What comes up a link: fenced by attempt, put in order by sequence, judged by policies, kept, acted upon.
+
+The hot path of the core: a token passes through `received` and `_content`. Called by `router.py` alone.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from dispatcher.core.board import Board
+from dispatcher.core.endings import Ending, Refusal
+from dispatcher.core.events import Count, Log, Measure, PacketsReceived, SessionRequested
+from dispatcher.core.fleet import Link, SlotState
+from dispatcher.core.ledger import Asked
+from dispatcher.core.links import Links
+from dispatcher.core.packets import (
+    SEQUENCED,
+    Done,
+    ErrorReport,
+    Goodbye,
+    Heartbeat,
+    Packet,
+    Question,
+    Refused,
+    Signal,
+    Stop,
+    StopAck,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from dispatcher.core.policy import PASS, Verdict
+from dispatcher.core.session import Session, State, Step
+
+# How many strays of one link are answered with a stop; the rest are only counted.
+FENCED_TOLD_MAX: Final = 1_024
+# The reasons that the contract names.
+REFUSED_CODES: Final = frozenset({"no_slot", "no_such_agent", "draining"})
+# The agent's name of a commander that sent no Hello and so named none.
+MINIMAL_AGENT: Final = "minimal"
+
+
+class Intake:
+    """What becomes of packets."""
+
+    def __init__(self, board: Board, links: Links) -> None:
+        self._board = board
+        self._links = links
+        self._kinds: dict[str, Callable[[Session, Packet, Link], None]] = {
+            "content": self._content,
+            "thought": self._thought,
+            "tool_call": self._tool_call,
+            "question": self._question,
+            "error": self._error,
+            "usage": self._usage,
+            "progress": self._progress,
+            "done": self._done,
+            "agent_event": self._agent_event,
+            "artifact": self._pass_on,
+            "embedding": self._pass_on,
+            "unknown": self._unknown,
+        }
+
+    def received(self, event: PacketsReceived) -> None:
+        board = self._board
+        link = board.fleet.links.get(event.link_id)
+        if link is None:
+            return
+        link.heard_at = board.now
+        minimal = link.minimal
+        if link.commander is None and not minimal:
+            if not self._admit_minimal(link, event.packets):
+                return
+            minimal = True
+        sessions, kinds = board.sessions, self._kinds
+        ack_packets = max(1, board.limits.credit_packets // 2)
+        ack_bytes = board.limits.credit_bytes // 2
+        for packet in event.packets:
+            session = sessions.get(link.session_id if minimal else packet.session_id)
+            if (
+                session is None
+                or session.link is not link
+                or (packet.attempt != session.attempt and not minimal)
+                or packet.kind not in SEQUENCED
+            ):
+                self._other(link, session, packet)
+                continue
+            due = session.received + 1
+            if packet.sequence != due and not (minimal and packet.sequence == 0):
+                self._out_of_order(link, session, packet, due)
+                continue
+            session.received = due
+            session.unacked_bytes += packet.size
+            if session.state is State.STARTING:
+                session.advance(Step.SPEAK)
+            if packet.signals_received:
+                session.heard_signals(packet.signals_received)
+            kinds[packet.kind](session, packet, link)
+            if session.link is not link:
+                continue
+            if session.received - session.acked >= ack_packets or session.unacked_bytes >= ack_bytes:
+                board.ack(session, link)
+                if minimal and session.starved is not None:
+                    # It knows no credit, so it can't be made to wait.
+                    board.end(session, Ending.JOURNAL_FULL, "the journal has no room for more")
+            else:
+                link.ack_due.add(session.session_id)
+        if link.ack_due:
+            board.timers.set_if_absent(("ack", link.link_id), board.now + board.limits.ack_interval_s)
+
+    def ack_due(self, link_id: str) -> None:
+        """It is time to acknowledge what was not worth an Ack of its own."""
+        board = self._board
+        link = board.fleet.links.get(link_id)
+        if link is None:
+            return
+        for session_id in sorted(link.ack_due):
+            session = board.sessions.get(session_id)
+            if session is not None and session.link is link:
+                board.ack(session, link)
+        link.ack_due.clear()
+
+    # --- not a session's content -------------------------------------------------------------------------
+
+    def _admit_minimal(self, link: Link, packets: list[Packet]) -> bool:
+        """The first packet was no Hello: this is a link with one session."""
+        board = self._board
+        first = packets[0] if packets else None
+        if first is None:
+            return False
+        if first.attempt or first.session_id in board.sessions:
+            self._links.cut(
+                link,
+                "FAILED_PRECONDITION",
+                f"{first.kind}: came before hello, and it names an attempt or a session of a managed link; "
+                "send hello first",
+            )
+            return False
+        if board.draining or board.live >= board.limits.sessions_max:
+            refusal = Refusal.DRAINING if board.draining else Refusal.SESSIONS_FULL
+            board.out.append(Count("sessions_refused", (refusal.value,)))
+            self._links.cut(link, refusal.traits.grpc, f"{refusal.value}: {refusal.traits.advice}")
+            return False
+        link.minimal = True
+        labels = {"peer_session_id": first.session_id} if first.session_id else {}
+        session = board.open_session(
+            SessionRequested(link.session_id, MINIMAL_AGENT, None, labels=labels, user_id="")
+        )
+        session.advance(Step.TAKE)
+        session.begin_attempt("", link, board.now)
+        board.out.append(Log("info", f"a minimal commander from {link.peer}", session.session_id))
+        return True
+
+    def _other(self, link: Link, session: Session | None, packet: Packet) -> None:
+        """Control, or a packet that doesn't count here."""
+        detail = packet.detail
+        if isinstance(detail, Heartbeat):
+            if packet.session_id and session is not None and session.link is link:
+                session.phase = detail.phase
+            else:
+                self._links.heartbeat(link, detail)
+        elif isinstance(detail, StopAck):
+            self._stop_ack(link, packet, detail)
+        elif isinstance(detail, Refused):
+            self._refused(link, session, packet, detail)
+        elif isinstance(detail, Goodbye):
+            self._links.goodbye(link, detail)
+        elif packet.kind in SEQUENCED:
+            self._stray(link, session, packet)
+        else:
+            self._board.out.append(Count("packets_dropped", ("unknown",)))
+
+    def _stray(self, link: Link, session: Session | None, packet: Packet) -> None:
+        """A packet of no session, of another link's, of an old attempt, or after the ending."""
+        board = self._board
+        if link.minimal:
+            reason = "ended"
+        elif session is None:
+            reason = "unknown_session"
+        elif session.ending is not None:
+            reason = "ended"
+        elif packet.attempt != session.attempt:
+            reason = "stale_attempt"
+        else:
+            reason = "foreign_session"
+        board.out.append(Count("packets_dropped", (reason,)))
+        who = (packet.session_id, packet.attempt)
+        # Behind an ending packets are under way for a while, and their commander was told already.
+        if reason == "ended" or who in link.fenced_told or len(link.fenced_told) >= FENCED_TOLD_MAX:
+            return
+        link.fenced_told.add(who)
+        message = {
+            "unknown_session": f"session_id: there is no session {packet.session_id!r}",
+            "stale_attempt": f"attempt: {packet.attempt} is over, {session.attempt if session else 0} counts now",
+            "foreign_session": f"session_id: session {packet.session_id!r} is not on this link",
+        }[reason]
+        board.out.append(Log("warning", f"{link!r}: {message}", packet.session_id, packet.attempt))
+        stop = Stop(f"fence-{packet.session_id}-{packet.attempt}", "fenced", message, 0)
+        board.send(link, Signal(stop, packet.session_id, packet.attempt), urgent=True)
+
+    def _out_of_order(self, link: Link, session: Session, packet: Packet, due: int) -> None:
+        """Drops a repeat, and acknowledges it again; a hole ends the session, and no other."""
+        board = self._board
+        if 0 < packet.sequence < due:
+            board.out.append(Count("packets_dropped", ("repeat",)))
+            link.ack_due.add(session.session_id)
+            return
+        board.out.append(Count("packets_dropped", ("hole",)))
+        what = f"is {packet.sequence}" if packet.sequence else "is not set"
+        self._breach(session, link, f"{packet.kind}: sequence {what} where {due} is due")
+
+    def _breach(self, session: Session, link: Link, message: str) -> None:
+        """Its commander broke the contract in this session; its other sessions go on."""
+        self._board.end(session, Ending.PROTOCOL_ERROR, message)
+        if link.minimal:
+            self._links.cut(link, "INVALID_ARGUMENT", message)
+
+    def _refused(self, link: Link, session: Session | None, packet: Packet, refused: Refused) -> None:
+        board = self._board
+        commander = link.commander
+        if (
+            commander is None
+            or session is None
+            or session.link is not link
+            or packet.attempt != session.attempt
+            or session.state is not State.STARTING
+        ):
+            board.out.append(Count("packets_dropped", ("stale_attempt",)))
+            return
+        # A label made of what peers send would grow without bound.
+        reason = refused.code if refused.code in REFUSED_CODES else "other"
+        board.out.append(Count("starts_refused", (reason,)))
+        session.advance(Step.REFUSE)
+        session.link = None
+        session.refused_by.add(commander.commander_id)
+        slot = commander.slots.pop((session.session_id, session.attempt), None)
+        board.place(session, first=True)
+        if slot is not None:
+            board.serve_queue(commander)
+
+    def _stop_ack(self, link: Link, packet: Packet, ack: StopAck) -> None:
+        """How far a stop has come on its commander's side."""
+        board = self._board
+        commander = link.commander
+        slot = commander.slots.get((packet.session_id, packet.attempt)) if commander else None
+        if commander is None or slot is None or slot.state is SlotState.BUSY:
+            board.out.append(Count("packets_dropped", ("stop_ack",)))
+            return
+        key = (commander.commander_id, slot.session_id, str(slot.attempt))
+        board.out.append(Measure("stop_step_s", board.now - slot.stopped_at, (ack.phase,)))
+        slot.stop_received = True
+        board.timers.cancel(("stop_received", *key))
+        if ack.phase in ("applied", "killed"):
+            board.free_slot(commander, slot)
+        elif ack.phase == "abandoned" and slot.state is SlotState.STOPPING:
+            self.stuck(*key)
+
+    def stuck(self, commander_id: str, session_id: str, attempt: str) -> None:
+        """An agent ignored its stop: the slot is not filled again while that lasts."""
+        board = self._board
+        commander = board.fleet.commanders.get(commander_id)
+        slot = commander.slots.get((session_id, int(attempt))) if commander else None
+        if commander is None or slot is None or slot.state is not SlotState.STOPPING:
+            return
+        board.timers.cancel(("stop_applied", commander_id, session_id, attempt))
+        slot.state = SlotState.STUCK
+        board.out.append(Count("slots_stuck"))
+        board.out.append(
+            Log(
+                "error",
+                f"{commander!r}: an agent ignored its stop; its slot is stuck",
+                session_id,
+                slot.attempt,
+            )
+        )
+
+    # --- a session's content -----------------------------------------------------------------------------
+
+    def _content(self, session: Session, packet: Packet, link: Link) -> None:
+        text = packet.text
+        if text:
+            session.sent(text)
+            if session.first_content_at is None:
+                self._first_token(session)
+            guard = session.guard
+            assert guard is not None, session
+            verdict = guard.content(text, session.received, packet.agent)
+            if verdict is PASS:
+                session.safe = guard.safe(session.received)
+                session.published(text)
+                self._board.emit(session, "content", packet.agent, text, None)
+            else:
+                self._judged(session, verdict)
+        else:
+            self._settle(session)
+        if packet.is_finish and link.minimal and session.live:
+            self._finish(session)
+            due = self._board.now + self._board.limits.stop_grace_s
+            self._board.timers.set(("finish", link.link_id), due)
+
+    def _thought(self, session: Session, packet: Packet, link: Link) -> None:
+        text, step = packet.text, str(packet.body)
+        session.thought_chars += len(text)
+        if session.first_content_at is None:
+            self._first_token(session)
+        guard = session.guard
+        assert guard is not None, session
+        verdict = guard.thought(text, session.received, packet.agent, step)
+        if verdict is PASS:
+            session.safe = guard.safe(session.received)
+            self._board.emit(session, "thought", packet.agent, text, step, len(step))
+        else:
+            self._judged(session, verdict)
+
+    def _settle(self, session: Session) -> None:
+        """All that was received is kept, but for what policies hold back."""
+        guard = session.guard
+        session.safe = session.received if guard is None else guard.safe(session.received)
+
+    def _judged(self, session: Session, verdict: Verdict) -> None:
+        """Publishes what a policy lets through, tells what it found, and ends what it stops."""
+        board = self._board
+        self._settle(session)
+        for release in verdict.releases:
+            if release.kind == "content":
+                session.published(release.text)
+                board.emit(session, "content", release.agent, release.text, None)
+            else:
+                board.emit(session, "thought", release.agent, release.text, release.step, len(release.step))
+        board.violated(session, verdict)
+
+    def _first_token(self, session: Session) -> None:
+        board = self._board
+        session.first_content_at = board.now
+        board.out.append(Measure("first_content_s", board.now - session.started_at))
+
+    def _tool_call(self, session: Session, packet: Packet, link: Link) -> None:
+        board = self._board
+        detail = packet.detail
+        assert isinstance(detail, ToolCall)
+        self._settle(session)
+        session.tool_calls += 1
+        guard = session.guard
+        assert guard is not None, session
+        self._judged(session, guard.tool_call())
+        if not session.live:
+            return
+        call = session.ledger.named(detail, session.session_id)
+        asked = session.ledger.ask(session.attempt, packet.agent, call, board.now)
+        if asked is Asked.CONFLICT:
+            self._breach(session, link, f"tool_call: call_id {call.call_id!r} was used for another call")
+            return
+        known = session.ledger.find(session.attempt, call.call_id)
+        assert known is not None
+        if asked is Asked.ANSWERED and known.outcome is not None:
+            session.owe(ToolResult(call.call_id, call.tool_name, known.outcome), board.out)
+            return
+        if asked is Asked.REPEATED:
+            return
+        board.emit(session, "tool_call", packet.agent, "", call, len(call.arguments_json))
+        if asked is Asked.RUN:
+            board.run_tool(session, known)
+
+    def _question(self, session: Session, packet: Packet, link: Link) -> None:
+        board = self._board
+        question = packet.detail
+        assert isinstance(question, Question)
+        self._settle(session)
+        if not question.question_id or question.question_id in session.questions:
+            self._breach(
+                session, link, f"question: question_id {question.question_id!r} is empty or open already"
+            )
+            return
+        if len(session.questions) >= board.limits.questions_open_max:
+            self._breach(
+                session,
+                link,
+                f"question: {len(session.questions)} are open, and questions_open_max allows no more",
+            )
+            return
+        session.questions[question.question_id] = question
+        wait_s = min(question.expires_in_s or board.limits.question_wait_s, board.limits.question_wait_s)
+        board.timers.set(("question", session.session_id, question.question_id), board.now + wait_s)
+        board.emit(session, "question", packet.agent, "", question.body, packet.size)
+
+    def _error(self, session: Session, packet: Packet, link: Link) -> None:
+        error = packet.detail
+        assert isinstance(error, ErrorReport)
+        self._settle(session)
+        session.error = error
+        self._board.emit(session, "error", packet.agent, "", packet.body, packet.size)
+        if error.scope == "session":
+            ending = Ending.MODEL_FAILED if error.origin == "llm" else Ending.AGENT_FAILED
+            self._board.end(session, ending, error.message, error=error)
+
+    def _usage(self, session: Session, packet: Packet, link: Link) -> None:
+        usage = packet.detail
+        assert isinstance(usage, Usage)
+        session.usage = session.usage.plus(usage)
+        self._pass_on(session, packet, link)
+        if session.guard is not None:
+            self._judged(session, session.guard.used(session.usage.output_tokens))
+
+    def _progress(self, session: Session, packet: Packet, link: Link) -> None:
+        session.progress = packet.body
+        self._pass_on(session, packet, link)
+
+    def _agent_event(self, session: Session, packet: Packet, link: Link) -> None:
+        if packet.is_finish and session.guard is not None:
+            self._judged(session, session.guard.agent_ended(packet.agent))
+        if session.live:
+            self._pass_on(session, packet, link)
+
+    def _pass_on(self, session: Session, packet: Packet, link: Link) -> None:
+        self._settle(session)
+        self._board.emit(session, packet.kind, packet.agent, "", packet.body, packet.size)
+
+    def _unknown(self, session: Session, packet: Packet, link: Link) -> None:
+        """A newer commander says what this version doesn't know: its number counts, the rest doesn't."""
+        self._settle(session)
+        self._board.out.append(Count("packets_dropped", ("unknown",)))
+
+    def _done(self, session: Session, packet: Packet, link: Link) -> None:
+        done = packet.detail
+        assert isinstance(done, Done)
+        if done.usage is not None:
+            session.usage = done.usage
+        if not done.completed:
+            error = done.error or ErrorReport("agent_failed", "commander", "session", "the agent failed")
+            self._release(session)
+            if session.live:
+                ending = Ending.MODEL_FAILED if error.origin == "llm" else Ending.AGENT_FAILED
+                self._board.end(session, ending, error.message, error=error, turn_over=True)
+        elif (done.content_chars, done.content_crc32) != (session.sent_chars, session.sent_crc32):
+            message = (
+                f"done says {done.content_chars} characters with CRC-32 {done.content_crc32:08x}, and "
+                f"{session.sent_chars} with {session.sent_crc32:08x} arrived"
+            )
+            self._board.end(session, Ending.INCOMPLETE, message, turn_over=True)
+        else:
+            self._finish(session)
+        # The commander may let go of the turn: all of it is settled, even where the session ended otherwise.
+        session.safe = session.received
+        self._board.ack(session, link)
+
+    def _finish(self, session: Session) -> None:
+        """The turn is over, well: what policies held back is judged, then it is complete."""
+        self._release(session)
+        if session.live:
+            self._board.end(session, Ending.COMPLETED, "the agent finished", turn_over=True)
+
+    def _release(self, session: Session) -> None:
+        guard = session.guard
+        assert guard is not None, session
+        self._judged(session, guard.finish())

@@ -1,0 +1,104 @@
+"""The record of a session's tool calls: what is owed, running, answered.
+
+It sees to it that a call runs at most once: the key is (attempt, call id), a repeat with the same words gets
+the stored outcome, a repeat with other words is a breach of contract. It doesn't know what a tool is.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from dispatcher.core.packets import ToolCall, ToolOutcome
+
+
+class CallState(Enum):
+    OWED = "owed"  # waits until the session runs fewer at once
+    RUNNING = "running"
+    ANSWERED = "answered"
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of one attempt. `outcome` is set once, when it is answered."""
+
+    attempt: int
+    agent: str
+    request: ToolCall
+    state: CallState
+    asked_at: float
+    outcome: ToolOutcome | None = None
+
+
+class Asked(Enum):
+    """What asking came to."""
+
+    RUN = "run"  # run it now
+    OWED = "owed"  # wait: run it when another has finished
+    REPEATED = "repeated"  # it runs or waits already
+    ANSWERED = "answered"  # it has an outcome: tell it again
+    CONFLICT = "conflict"  # the same id with other words
+
+
+class Ledger:
+    """The calls of one session. `running_max` bounds how many run at once."""
+
+    def __init__(self, running_max: int) -> None:
+        self._running_max = running_max
+        self._calls: dict[tuple[int, str], Call] = {}
+        self._owed: deque[Call] = deque()
+        self.running = 0
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __repr__(self) -> str:
+        return f"<Ledger {len(self._calls)} calls, {self.running} running, {len(self._owed)} owed>"
+
+    def named(self, request: ToolCall, session_id: str) -> ToolCall:
+        """The call with the ids it lacks. A minimal commander's calls are numbered in the order asked."""
+        call_id = request.call_id or f"call-{len(self._calls) + 1}"
+        key = request.idempotency_key or f"{session_id}:{call_id}"
+        return request._replace(call_id=call_id, idempotency_key=key)
+
+    def find(self, attempt: int, call_id: str) -> Call | None:
+        return self._calls.get((attempt, call_id))
+
+    def ask(self, attempt: int, agent: str, request: ToolCall, now: float) -> Asked:
+        """Enters a call; `request` bears its ids already."""
+        known = self._calls.get((attempt, request.call_id))
+        if known is not None:
+            if known.request != request:
+                return Asked.CONFLICT
+            return Asked.ANSWERED if known.state is CallState.ANSWERED else Asked.REPEATED
+        call = Call(attempt, agent, request, CallState.RUNNING, now)
+        self._calls[attempt, request.call_id] = call
+        if self.running >= self._running_max:
+            call.state = CallState.OWED
+            self._owed.append(call)
+            return Asked.OWED
+        self.running += 1
+        return Asked.RUN
+
+    def finish(self, attempt: int, call_id: str, outcome: ToolOutcome) -> Call | None:
+        """Stores the outcome of a running call; None when it isn't one, so a second outcome counts nothing."""
+        call = self._calls.get((attempt, call_id))
+        if call is None or call.state is not CallState.RUNNING:
+            return None
+        call.state = CallState.ANSWERED
+        call.outcome = outcome
+        self.running -= 1
+        return call
+
+    def next_owed(self) -> Call | None:
+        """The next call that may run now, marked as running."""
+        if not self._owed or self.running >= self._running_max:
+            return None
+        call = self._owed.popleft()
+        call.state = CallState.RUNNING
+        self.running += 1
+        return call
+
+    def abandon(self) -> None:
+        """The session is over: nothing that waits will run, nothing that runs is waited for."""
+        self._owed.clear()
+        self.running = 0

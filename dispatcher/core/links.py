@@ -1,0 +1,271 @@
+"""Links: hello, resume, drain, silence and loss. Decides what becomes of a commander's sessions when its link
+comes and goes; called by `router.py` alone."""
+
+from typing import Final
+
+from dispatcher.core.board import Board
+from dispatcher.core.endings import Ending
+from dispatcher.core.events import CloseLink, Count, HelloReceived, LinkLost, LinkOpened, Log
+from dispatcher.core.fleet import Commander, CommanderState, Link, Slot, SlotState
+from dispatcher.core.packets import (
+    Drain,
+    Goodbye,
+    Heartbeat,
+    LinkHeartbeat,
+    Resume,
+    Signal,
+    Stop,
+    Verdict,
+    Welcome,
+)
+from dispatcher.core.session import Session, State, Step
+
+# How often an attempt that had said nothing is begun afresh elsewhere.
+TRIES_MAX: Final = 3
+
+
+class Links:
+    """What happens to links, and through them to sessions."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    # --- coming ------------------------------------------------------------------------------------------
+
+    def opened(self, event: LinkOpened) -> None:
+        self._board.fleet.link_opened(event.link_id, event.peer, event.session_id, self._board.now)
+
+    def greeted(self, event: HelloReceived) -> None:
+        board = self._board
+        link = board.fleet.links.get(event.link_id)
+        if link is None:
+            return
+        hello = event.hello
+        link.heard_at = board.now
+        if link.minimal or link.commander is not None:
+            self.cut(link, "INVALID_ARGUMENT", "hello: must be the first packet of a link, and came later")
+            return
+        known = board.fleet.commanders.get(hello.commander_id)
+        if known is not None and known.instance != hello.instance:
+            if known.link is not None:
+                self.cut(
+                    link,
+                    "ALREADY_EXISTS",
+                    f"hello.commander_id: {hello.commander_id!r} is linked as another process; "
+                    "give each process an id of its own",
+                )
+                return
+            self.gone(known, "another process took its place")
+        elif known is not None and known.link is not None:
+            self.cut(known.link, "ABORTED", "the same commander has opened a newer link")
+        commander = board.fleet.greet(link, hello)
+        board.timers.cancel(("grace", commander.commander_id))
+        verdicts = tuple(self._verdict(commander, link, resume) for resume in hello.resumes)
+        welcome = Welcome(board.limits.credit_packets, board.limits.credit_bytes, verdicts)
+        board.send(link, Signal(welcome))
+        self._settle(commander, link)
+        interval = board.limits.heartbeat_interval_s
+        board.timers.set(("beat", link.link_id), board.now + interval)
+        board.timers.set(("heard", link.link_id), board.now + interval * board.limits.heartbeats_missed)
+        board.out.append(Log("info", f"{commander!r} linked from {link.peer}", link_id=link.link_id))
+        board.serve_queue(commander)
+
+    def _verdict(self, commander: Commander, link: Link, resume: Resume) -> Verdict:
+        """Judges a session that a returning commander still runs."""
+        board = self._board
+        session = board.sessions.get(resume.session_id)
+        slot = commander.slots.get((resume.session_id, resume.attempt))
+        who = (resume.session_id, resume.attempt)
+        if session is None:
+            verdict = Verdict(*who, "unknown")
+        elif session.ending is not None:
+            verdict = Verdict(*who, "ended", why=session.ending.value)
+        elif slot is None or slot.state is not SlotState.BUSY or session.attempt != resume.attempt:
+            verdict = Verdict(*who, "fenced", why=f"attempt {session.attempt} counts now")
+        elif resume.last_sequence_sent < session.received:
+            board.end(
+                session,
+                Ending.PROTOCOL_ERROR,
+                f"resume.last_sequence_sent is {resume.last_sequence_sent}, and {session.received} was received",
+            )
+            verdict = Verdict(*who, "ended", why=Ending.PROTOCOL_ERROR.value)
+        else:
+            if session.state is State.DETACHED:
+                session.advance(Step.RESUME)
+            session.link = link
+            session.heard_signals(resume.last_signal_received)
+            ack = session.ack(board.limits.credit_packets, board.limits.credit_bytes)
+            # What a policy holds back comes again and is dropped as a repeat: only what is kept is settled.
+            verdict = Verdict(*who, "resumed", session.safe + 1, ack.credit, ack.credit_bytes)
+        board.out.append(Count("resumes", (verdict.kind,)))
+        return verdict
+
+    def _settle(self, commander: Commander, link: Link) -> None:
+        """Sends what is owed, and settles the slots that the commander's Hello doesn't mention."""
+        board = self._board
+        resumed = {(resume.session_id, resume.attempt) for resume in commander.hello.resumes}
+        for key, slot in list(commander.slots.items()):
+            session = board.sessions.get(slot.session_id)
+            if key in resumed:
+                if slot.state is not SlotState.BUSY:
+                    self._stop_again(slot, link)
+                elif session is not None:
+                    for signal in session.owed:
+                        board.send(link, signal)
+            elif slot.state is not SlotState.BUSY or session is None:
+                board.free_slot(commander, slot)
+            elif session.untouched:
+                # The Start was lost with the old link: the same attempt, once more.
+                if session.state is State.DETACHED:
+                    session.advance(Step.RESTART)
+                session.link = link
+                board.start(session)
+            else:
+                del commander.slots[key]
+                self._attempt_lost(session, "its commander no longer runs it")
+
+    def _stop_again(self, slot: Slot, link: Link) -> None:
+        grace_ms = int(self._board.limits.stop_grace_s * 1000)
+        stop = Stop(slot.stop_id, "fenced", "stopped while the link was down", grace_ms)
+        self._board.send(link, Signal(stop, slot.session_id, slot.attempt), urgent=True)
+
+    # --- being there -------------------------------------------------------------------------------------
+
+    def beat(self, link_id: str) -> None:
+        """It is time to tell a commander that we are still here."""
+        board = self._board
+        link = board.fleet.links.get(link_id)
+        if link is not None:
+            board.send(link, Signal(LinkHeartbeat()))
+            board.timers.set(("beat", link_id), board.now + board.limits.heartbeat_interval_s)
+
+    def listen(self, link_id: str) -> None:
+        """It is time to see whether a commander was heard."""
+        board = self._board
+        link = board.fleet.links.get(link_id)
+        if link is None:
+            return
+        due = link.heard_at + board.limits.heartbeat_interval_s * board.limits.heartbeats_missed
+        if due > board.now:
+            board.timers.set(("heard", link_id), due)
+        else:
+            self.cut(link, "UNAVAILABLE", f"not heard for {board.now - link.heard_at:.1f} s")
+
+    def heartbeat(self, link: Link, heartbeat: Heartbeat) -> None:
+        commander = link.commander
+        if commander is None:
+            return
+        if heartbeat.blocked_for_s and not commander.blocked_for_s:
+            self._board.out.append(
+                Log(
+                    "warning",
+                    f"{commander!r}: an agent has blocked its loop for {heartbeat.blocked_for_s:.1f} s",
+                )
+            )
+        commander.blocked_for_s = heartbeat.blocked_for_s
+
+    def drain(self, commander: Commander, reason: str, deadline_s: float | None) -> None:
+        if commander.state is CommanderState.READY:
+            commander.state = CommanderState.DRAINING
+        if commander.link is not None:
+            self._board.send(commander.link, Signal(Drain(reason, deadline_s)))
+
+    def goodbye(self, link: Link, goodbye: Goodbye) -> None:
+        """The commander leaves on purpose; its stream ends next."""
+        link.goodbye = True
+        if link.commander is not None:
+            link.commander.state = CommanderState.DRAINING
+        self._board.out.append(Log("info", f"{link!r} says goodbye: {goodbye.reason}", link_id=link.link_id))
+
+    # --- going -------------------------------------------------------------------------------------------
+
+    def cut(self, link: Link, status: str, message: str) -> None:
+        """Ends a link from this side; its sessions are detached."""
+        self._board.close_link(link, status, message)
+        self.detach(link, message)
+
+    def lost(self, event: LinkLost) -> None:
+        """The stream has ended. Only a Goodbye, or a minimal commander's finish, makes that a clean end."""
+        board = self._board
+        link = board.fleet.links.get(event.link_id)
+        if link is None:
+            return
+        session = board.sessions.get(link.session_id) if link.minimal else None
+        if session is None:
+            clean = link.goodbye or (link.commander is None and not link.minimal)
+            board.out.append(
+                CloseLink(link.link_id, "OK" if clean and event.half_closed else event.status, event.why)
+            )
+            self.detach(link, event.why)
+            return
+        status, message = ("OK", "") if event.half_closed else (event.status, event.why)
+        if session.ending is None and event.half_closed:
+            if session.error is not None:
+                board.end(
+                    session, Ending.AGENT_FAILED, session.error.message, error=session.error, turn_over=True
+                )
+            else:
+                status, message = (
+                    "INVALID_ARGUMENT",
+                    "the stream ended before a content packet with is_finish",
+                )
+                board.end(session, Ending.INCOMPLETE, message, turn_over=True)
+        board.out.append(CloseLink(link.link_id, status, message))
+        self.detach(link, event.why)
+
+    def detach(self, link: Link, why: str) -> None:
+        """The link is gone; its sessions wait for the commander to return."""
+        board = self._board
+        board.fleet.link_lost(link.link_id)
+        for timer in ("beat", "heard", "ack", "finish"):
+            board.timers.cancel((timer, link.link_id))
+        commander = link.commander
+        if commander is None:
+            session = board.sessions.get(link.session_id) if link.minimal else None
+            if session is not None and session.live:
+                board.end(session, Ending.COMMANDER_LOST, why, turn_over=True)
+            return
+        if commander.link is not None:
+            return
+        for slot in commander.slots.values():
+            session = board.sessions.get(slot.session_id)
+            if session is not None and session.link is link:
+                session.advance(Step.DETACH)
+                session.link = None
+        if link.goodbye:
+            self.gone(commander, "its commander left")
+            return
+        board.out.append(Count("links_lost"))
+        board.out.append(Log("warning", f"{commander!r} lost its link: {why}", link_id=link.link_id))
+        board.timers.set(("grace", commander.commander_id), board.now + board.limits.detach_grace_s)
+
+    def grace_over(self, commander_id: str) -> None:
+        commander = self._board.fleet.commanders.get(commander_id)
+        if commander is not None and commander.link is None:
+            self.gone(
+                commander, f"its commander did not return within {self._board.limits.detach_grace_s:g} s"
+            )
+
+    def gone(self, commander: Commander, why: str) -> None:
+        """It will not return: its attempts are lost."""
+        board = self._board
+        board.timers.cancel(("grace", commander.commander_id))
+        board.fleet.remove(commander)
+        slots = list(commander.slots.values())
+        commander.slots.clear()
+        for slot in slots:
+            for timer in ("stop_received", "stop_applied"):
+                board.timers.cancel((timer, commander.commander_id, slot.session_id, str(slot.attempt)))
+            session = board.sessions.get(slot.session_id)
+            if session is not None and session.live and session.attempt == slot.attempt:
+                self._attempt_lost(session, why)
+        board.out.append(Log("warning" if slots else "info", f"{commander!r} is gone: {why}"))
+
+    def _attempt_lost(self, session: Session, why: str) -> None:
+        """Begins afresh, elsewhere, what nobody has seen anything of; ends the rest."""
+        session.tries += 1
+        if session.untouched and session.state is State.DETACHED and session.tries < TRIES_MAX:
+            session.advance(Step.REQUEUE)
+            self._board.place(session, first=True)
+        else:
+            self._board.end(session, Ending.COMMANDER_LOST, why, turn_over=True)

@@ -1,0 +1,333 @@
+"""What crosses a link and what a viewer sees, as the core knows it.
+
+The core maps envelopes. It looks into a payload only where a decision depends on it; everything else rides
+along as `body`, which the core never opens. `rpc/codec.py` makes these from the wire and the wire from these.
+Kinds are the names of the oneof cases of agent.proto and chat.proto, so there is one name for each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+# Kinds that are part of a session's content: numbered, acknowledged, journalled.
+SEQUENCED: Final = frozenset(
+    {
+        "thought",
+        "content",
+        "tool_call",
+        "error",
+        "progress",
+        "question",
+        "agent_event",
+        "artifact",
+        "embedding",
+        "usage",
+        "done",
+        "unknown",
+    }
+)
+
+Scope = Literal["", "call", "agent", "session"]
+Origin = Literal["", "llm", "tool", "commander", "dispatcher", "client"]
+StopCode = Literal[
+    "",
+    "user_cancel",
+    "admin",
+    "policy_violation",
+    "limit",
+    "risk_control",
+    "detached",
+    "shutdown",
+    "protocol",
+    "fenced",
+]
+StopPhase = Literal["", "received", "applied", "killed", "abandoned"]
+
+
+# --- details: the payloads a decision depends on ---------------------------------------------------------
+
+
+class ToolCall(NamedTuple):
+    """A call as asked; `call_id` and `idempotency_key` may still be empty."""
+
+    call_id: str
+    tool_name: str
+    arguments_json: str
+    idempotency_key: str = ""
+    timeout_ms: int | None = None
+
+
+class ToolFailure(NamedTuple):
+    """Why a call failed; `code` is one of not_found, invalid_arguments, denied, timeout, failed, cancelled,
+    too_large, unknown_outcome."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    retry_after_ms: int | None = None
+
+
+class ToolOutcome(NamedTuple):
+    """What a call came to: JSON text, and the failure when it is one."""
+
+    result_json: str
+    failure: ToolFailure | None = None
+
+
+class ErrorReport(NamedTuple):
+    """The part of an ErrorSignal that decides something, and what people are told."""
+
+    code: str
+    origin: Origin
+    scope: Scope
+    message: str
+    error_type: str = ""
+    retryable: bool = False
+    retry_after_ms: int | None = None
+    upstream_status: int | None = None
+    call_id: str = ""
+
+
+class Usage(NamedTuple):
+    """Tokens used."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    model: str = ""
+
+    def plus(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            other.model or self.model,
+        )
+
+
+class Question(NamedTuple):
+    """A question for the user; `expires_in_s` None waits as long as the session lasts."""
+
+    question_id: str
+    expires_in_s: float | None
+    body: object
+
+
+class Done(NamedTuple):
+    """The turn is over. Length and CRC-32 are of the content its commander sent."""
+
+    completed: bool
+    content_chars: int
+    content_crc32: int
+    usage: Usage | None
+    error: ErrorReport | None
+
+
+class StopAck(NamedTuple):
+    stop_id: str
+    phase: StopPhase
+    last_sequence: int
+    usage: Usage | None
+
+
+class Refused(NamedTuple):
+    code: str
+    why: str
+
+
+class Heartbeat(NamedTuple):
+    """`phase` is the wire's number; `blocked_for_s` 0 when the agents' loop turns."""
+
+    phase: int
+    blocked_for_s: float
+    running: int
+    stuck: int
+
+
+class Goodbye(NamedTuple):
+    reason: str
+
+
+Detail = ToolCall | ErrorReport | Usage | Question | Done | StopAck | Refused | Heartbeat | Goodbye | None
+
+
+class Packet(NamedTuple):
+    """One packet from a commander.
+
+    `text` is that of content and thoughts, `size` the payload's bytes. `is_finish`: of content, the answer is
+    complete; of an agent_event, the sub-agent has ended.
+    """
+
+    kind: str
+    session_id: str
+    attempt: int
+    sequence: int
+    agent: str
+    text: str
+    is_finish: bool
+    signals_received: int
+    size: int
+    detail: Detail
+    body: object
+
+
+# --- hello -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOffer:
+    name: str
+    version: str = ""
+    description: str = ""
+    accepted_input: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A session that a returning commander still runs."""
+
+    session_id: str
+    attempt: int
+    last_sequence_sent: int
+    last_signal_received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    commander_id: str
+    instance: str
+    software_version: str
+    agents: tuple[AgentOffer, ...]
+    labels: Mapping[str, str]
+    slots: int
+    stuck: int
+    resumes: tuple[Resume, ...]
+    protocol_version: int
+
+
+# --- down ------------------------------------------------------------------------------------------------
+
+
+class Ack(NamedTuple):
+    """Cumulative: all up to `sequence` is kept, so much more may be under way."""
+
+    sequence: int
+    credit: int
+    credit_bytes: int
+
+
+class Stop(NamedTuple):
+    stop_id: str
+    code: StopCode
+    reason: str
+    grace_ms: int
+    actor: str = ""
+    policy: str = ""
+
+
+class ToolResult(NamedTuple):
+    call_id: str
+    tool_name: str
+    outcome: ToolOutcome
+
+
+class Answer(NamedTuple):
+    """`value_json` None: there will be no answer, `why` says why."""
+
+    question_id: str
+    value_json: str | None
+    why: str = ""
+
+
+class UserMessage(NamedTuple):
+    message_id: str
+    text: str
+
+
+class Drain(NamedTuple):
+    reason: str
+    deadline_s: float | None
+
+
+class Verdict(NamedTuple):
+    """What becomes of one resume; `body` by kind: (next_sequence, credit, credit_bytes), why, ending or None."""
+
+    session_id: str
+    attempt: int
+    kind: Literal["resumed", "fenced", "ended", "unknown"]
+    next_sequence: int = 0
+    credit: int = 0
+    credit_bytes: int = 0
+    why: str = ""
+
+
+class Welcome(NamedTuple):
+    credit: int
+    credit_bytes: int
+    verdicts: tuple[Verdict, ...]
+
+
+class Start(NamedTuple):
+    """Run this. `request` is what was asked, unopened."""
+
+    agent: str
+    agent_version: str
+    user_id: str
+    time_left_s: float | None
+    credit: int
+    credit_bytes: int
+    request: object
+
+
+class LinkHeartbeat(NamedTuple):
+    """Still here."""
+
+
+SignalBody = (
+    Ack | Stop | ToolResult | Answer | UserMessage | Drain | Welcome | Start | Goodbye | LinkHeartbeat
+)
+
+
+class Signal(NamedTuple):
+    """One packet to a commander; `sequence` is 0 except on owed signals."""
+
+    body: SignalBody
+    session_id: str = ""
+    attempt: int = 0
+    sequence: int = 0
+
+
+# --- what viewers see ------------------------------------------------------------------------------------
+
+
+class Opened(NamedTuple):
+    agent: str
+    user_id: str
+    labels: Mapping[str, str]
+
+
+class Started(NamedTuple):
+    commander_id: str
+
+
+class Ended(NamedTuple):
+    """The last event of a session; length and CRC-32 are of the content that viewers were given."""
+
+    ending: str
+    message: str
+    content_chars: int
+    content_crc32: int
+    usage: Usage
+    stop: Stop | None = None
+    error: ErrorReport | None = None
+
+
+class SessionEvent(NamedTuple):
+    """One thing a viewer sees. `body` is one of the types above or a payload that the core never opened."""
+
+    offset: int
+    kind: str
+    attempt: int
+    agent: str
+    text: str
+    body: object

@@ -1,0 +1,411 @@
+"""Verdicts on what passes: limits in numbers and time, and text that must never leave.
+
+Owns what one session has used, and the windows in which its text waits to be judged (`holdback.py` says how).
+Reads no clock, arms no timer, ends nothing: it gives verdicts, packet by packet and in order, to `router.py`,
+its only caller.
+
+It fails closed: text that is possibly a match for too long is a violation, and so is text of more speakers
+than can be looked at. Violations bear names and numbers, never text.
+"""
+
+from dataclasses import dataclass, fields
+from enum import Enum
+from math import inf
+from typing import Final, NamedTuple
+
+from dispatcher.core.endings import Ending
+from dispatcher.core.holdback import Finding, Kind, Matcher, Outcome, Release, Windows
+from dispatcher.core.packets import StopCode
+
+# Matches told of in one session by patterns that only observe; after that they no longer look at its text.
+OBSERVED_MAX: Final = 1_000
+
+
+class Mode(Enum):
+    """What a violation does: it stops the session, or it is only told of."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+
+
+class Policy(Enum):
+    """A rule; the value is its one name in settings, stops, metrics and logs."""
+
+    CONTENT_CHARS = "content_chars_max"
+    THOUGHT_CHARS = "thought_chars_max"
+    TOOL_CALLS = "tool_calls_max"
+    OUTPUT_TOKENS = "output_tokens_max"
+    TOTAL_TIME = "total_time_s"
+    FIRST_TOKEN = "first_token_s"  # noqa: S105 - a name, not a password
+    DENY = "deny_patterns"
+    DENY_HOLD = "deny_hold_chars_max"
+    DENY_SPEAKERS = "deny_speakers_max"
+
+    @property
+    def ending(self) -> Ending:
+        """How a session ends that it stops."""
+        return MEANINGS[self].ending
+
+    @property
+    def stop_code(self) -> StopCode:
+        """Why that session's commander is told to stop."""
+        return MEANINGS[self].stop_code
+
+
+class Meaning(NamedTuple):
+    """What breaking a rule means: to the session, to its commander, and in words."""
+
+    ending: Ending
+    stop_code: StopCode
+    says: str
+
+
+MEANINGS: Final[dict[Policy, Meaning]] = {
+    Policy.CONTENT_CHARS: Meaning(Ending.LIMIT_EXCEEDED, "limit", "more than {limit} characters of content"),
+    Policy.THOUGHT_CHARS: Meaning(Ending.LIMIT_EXCEEDED, "limit", "more than {limit} characters of thoughts"),
+    Policy.TOOL_CALLS: Meaning(Ending.LIMIT_EXCEEDED, "limit", "more than {limit} tool calls"),
+    Policy.OUTPUT_TOKENS: Meaning(Ending.LIMIT_EXCEEDED, "limit", "more than {limit} output tokens"),
+    Policy.TOTAL_TIME: Meaning(Ending.DEADLINE_EXCEEDED, "limit", "not done after {limit} s"),
+    Policy.FIRST_TOKEN: Meaning(Ending.DEADLINE_EXCEEDED, "limit", "no first token after {limit} s"),
+    Policy.DENY: Meaning(
+        Ending.POLICY_BLOCKED,
+        "policy_violation",
+        "pattern {pattern!r} matches the {kind} of {agent} from character {at} on",
+    ),
+    Policy.DENY_HOLD: Meaning(
+        Ending.POLICY_BLOCKED,
+        "policy_violation",
+        "the {kind} of {agent} may match from character {at} on, and {limit} more did not decide it",
+    ),
+    Policy.DENY_SPEAKERS: Meaning(
+        Ending.POLICY_BLOCKED, "policy_violation", "more than {limit} texts at once have to be looked at"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What a request allows itself; None: nothing said. Enforced, and only ever tighter than the limit."""
+
+    content_chars: int | None = None
+    thought_chars: int | None = None
+    tool_calls: int | None = None
+    output_tokens: int | None = None
+    total_time_s: float | None = None
+    first_token_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLimits:
+    """What a session may do. Characters are code points; seconds count from the session's start, and `inf` is
+    no deadline. `deny` is enforced, `deny_observed` only told of. Raises ValueError naming the field."""
+
+    content_chars_max: int = 4_000_000
+    content_chars_mode: Mode = Mode.ENFORCE
+    thought_chars_max: int = 4_000_000
+    thought_chars_mode: Mode = Mode.ENFORCE
+    tool_calls_max: int = 1_000
+    tool_calls_mode: Mode = Mode.ENFORCE
+    output_tokens_max: int = 10_000_000
+    output_tokens_mode: Mode = Mode.ENFORCE
+    total_time_s: float = 7_200.0
+    total_time_mode: Mode = Mode.ENFORCE
+    first_token_s: float = 600.0
+    first_token_mode: Mode = Mode.ENFORCE
+    # How long a match may stay possible without being certain, and how many texts are looked at at once.
+    deny_hold_chars_max: int = 4_096
+    deny_speakers_max: int = 1_000
+    deny: Matcher | None = None
+    deny_observed: Matcher | None = None
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name.endswith("_s") and not value > 0:
+                raise ValueError(f"{one.name}: must be more than 0 seconds, is {value}")
+            least = 1 if one.name.startswith("deny_") else 0
+            if one.name.endswith("_max") and not value >= least:
+                raise ValueError(f"{one.name}: must be at least {least}, is {value}")
+
+
+class Violation(NamedTuple):
+    """A rule that was broken.
+
+    `limit` is what was allowed. For text, `pattern` is the pattern's name, `kind` and `agent` say whose text,
+    and `at` from which of its characters on, counted from 0.
+    """
+
+    policy: Policy
+    mode: Mode
+    limit: float = 0
+    pattern: str = ""
+    kind: Kind = "content"
+    agent: str = ""
+    at: int = 0
+
+    @property
+    def message(self) -> str:
+        """For people."""
+        whose = f"agent {self.agent!r}" if self.agent else "the agent"
+        says = MEANINGS[self.policy].says.format(
+            limit=self.limit, pattern=self.pattern, kind=self.kind, agent=whose, at=self.at
+        )
+        return f"{self.policy.value}: {says}"
+
+
+class Verdict(NamedTuple):
+    """What goes on, in order; which rules were broken; and the one that ends the session, if one does.
+
+    `whole` is true of PASS alone: the packet goes on as it is, there is nothing else to do. Otherwise only
+    `releases` go on: less than the packet's text, or more, since what was held may come before it.
+    """
+
+    whole: bool
+    releases: tuple[Release, ...]
+    violations: tuple[Violation, ...]
+    stop: Violation | None
+
+
+PASS: Final = Verdict(True, (), (), None)
+
+
+class _Bound:
+    """One limit. It may be two numbers: a budget is enforced though the limit it tightens is observed."""
+
+    __slots__ = ("_enforce_at", "_observe_at", "_policy")
+
+    def __init__(self, policy: Policy, limit: float, mode: Mode, budget: float | None) -> None:
+        self._policy = policy
+        self._observe_at = limit if mode is Mode.OBSERVE else inf
+        self._enforce_at = min(limit if mode is Mode.ENFORCE else inf, inf if budget is None else budget)
+
+    @property
+    def free(self) -> float:
+        """Up to here there is nothing to tell."""
+        return min(self._observe_at, self._enforce_at)
+
+    def over(self, count: int) -> int:
+        """By how much an enforced limit is exceeded."""
+        return max(0, count - int(self._enforce_at)) if self._enforce_at < inf else 0
+
+    def exceeded(self, count: int) -> list[Violation]:
+        return self._tell(count > self._observe_at, count > self._enforce_at)
+
+    def due(self, now: float, started_at: float) -> list[Violation]:
+        # Compared as `next_deadline` adds it up, so that a timer set to that finds its deadline due.
+        return self._tell(now >= started_at + self._observe_at, now >= started_at + self._enforce_at)
+
+    def _tell(self, observe: bool, enforce: bool) -> list[Violation]:
+        told = []
+        if observe:
+            told.append(Violation(self._policy, Mode.OBSERVE, self._observe_at))
+            self._observe_at = inf
+        if enforce:
+            told.append(Violation(self._policy, Mode.ENFORCE, self._enforce_at))
+        return told
+
+
+class Guard:
+    """Counts and judges one session. After a verdict with a `stop` every later one repeats it and releases
+    nothing."""
+
+    __slots__ = (
+        "_content",
+        "_content_free",
+        "_cut_at",
+        "_first_token",
+        "_hold_chars_max",
+        "_observed",
+        "_output_tokens",
+        "_speakers_max",
+        "_stopped",
+        "_thought_free",
+        "_thoughts",
+        "_tool_calls",
+        "_total_time",
+        "_windows",
+        "content_chars",
+        "thought_chars",
+        "tool_calls",
+    )
+
+    def __init__(self, limits: PolicyLimits, budgets: Budgets | None = None) -> None:
+        own = budgets or Budgets()
+        self._content = _Bound(
+            Policy.CONTENT_CHARS, limits.content_chars_max, limits.content_chars_mode, own.content_chars
+        )
+        self._thoughts = _Bound(
+            Policy.THOUGHT_CHARS, limits.thought_chars_max, limits.thought_chars_mode, own.thought_chars
+        )
+        self._tool_calls = _Bound(
+            Policy.TOOL_CALLS, limits.tool_calls_max, limits.tool_calls_mode, own.tool_calls
+        )
+        self._output_tokens = _Bound(
+            Policy.OUTPUT_TOKENS, limits.output_tokens_max, limits.output_tokens_mode, own.output_tokens
+        )
+        self._total_time = _Bound(
+            Policy.TOTAL_TIME, limits.total_time_s, limits.total_time_mode, own.total_time_s
+        )
+        self._first_token = _Bound(
+            Policy.FIRST_TOKEN, limits.first_token_s, limits.first_token_mode, own.first_token_s
+        )
+        self._hold_chars_max = limits.deny_hold_chars_max
+        self._speakers_max = limits.deny_speakers_max
+        self._windows: Windows | None = None
+        if limits.deny is not None or limits.deny_observed is not None:
+            self._windows = Windows(
+                limits.deny, limits.deny_observed, self._hold_chars_max, self._speakers_max
+            )
+        self._observed = 0
+        self._stopped: Verdict | None = None
+        self._cut_at: int | None = None  # the packet of which something will never be released
+        # What was received, in characters and calls.
+        self.content_chars = 0
+        self.thought_chars = 0
+        self.tool_calls = 0
+        # Counts up to which text passes without a look: none where there are patterns.
+        self._content_free = -1.0
+        self._thought_free = -1.0
+        self._free()
+
+    def __repr__(self) -> str:
+        how = (
+            f"stopped by {self._stopped.stop.policy.value}"
+            if self._stopped and self._stopped.stop
+            else "open"
+        )
+        return (
+            f"<Guard {how}, {self.content_chars} + {self.thought_chars} characters, {self.tool_calls} calls>"
+        )
+
+    def content(self, text: str, sequence: int, agent: str = "") -> Verdict:
+        """Judges a piece of the answer, the next of this agent; `sequence` is its packet's."""
+        self.content_chars = chars = self.content_chars + len(text)
+        if chars <= self._content_free:
+            return PASS
+        return self._text(self._content, chars, "content", text, sequence, agent, "")
+
+    def thought(self, text: str, sequence: int, agent: str = "", step: str = "") -> Verdict:
+        """Judges a piece of reasoning. Where `step` is another than before, the step before ends."""
+        self.thought_chars = chars = self.thought_chars + len(text)
+        if chars <= self._thought_free:
+            return PASS
+        return self._text(self._thoughts, chars, "thought", text, sequence, agent, step)
+
+    def tool_call(self) -> Verdict:
+        """Judges one more tool call; with a `stop` it is not to be run."""
+        self.tool_calls += 1
+        return self._told(self._tool_calls.exceeded(self.tool_calls))
+
+    def used(self, output_tokens: int) -> Verdict:
+        """Judges what the session has used so far, all in all."""
+        return self._told(self._output_tokens.exceeded(output_tokens))
+
+    def next_deadline(self, started_at: float, first_token_came: bool) -> float | None:
+        """When `time_passed` next has something to tell; None: never."""
+        due = (
+            self._total_time.free if first_token_came else min(self._total_time.free, self._first_token.free)
+        )
+        return None if due == inf or self._stopped is not None else started_at + due
+
+    def time_passed(self, now: float, started_at: float, first_token_came: bool) -> Verdict:
+        """Judges how long it takes."""
+        told = [] if first_token_came else self._first_token.due(now, started_at)
+        return self._told(told + self._total_time.due(now, started_at))
+
+    def agent_ended(self, agent: str) -> Verdict:
+        """This agent says no more: its text is judged as it stands, and what was held goes on."""
+        if self._stopped is not None or self._windows is None:
+            return self._stopped or PASS
+        out = Outcome()
+        self._windows.end_agent(agent, out)
+        return self._end(out)
+
+    def finish(self) -> Verdict:
+        """The session ends by itself: all text is judged as it stands, and what was held goes on."""
+        if self._stopped is not None or self._windows is None:
+            return self._stopped or PASS
+        out = Outcome()
+        self._windows.finish(out)
+        return self._end(out)
+
+    def safe(self, received: int) -> int:
+        """The packet up to which everything was released, where all up to `received` have come: one of which
+        a character is held, or was cut off, is not safe."""
+        if self._windows is not None and (since := self._windows.since) is not None:
+            received = min(received, since - 1)
+        return received if self._cut_at is None else min(received, self._cut_at - 1)
+
+    def _text(
+        self, bound: _Bound, chars: int, kind: Kind, text: str, sequence: int, agent: str, step: str
+    ) -> Verdict:
+        if self._stopped is not None:
+            return self._stopped
+        over = bound.over(chars)
+        allowed = text[: max(0, len(text) - over)]
+        out = Outcome()
+        if self._windows is not None and (allowed or not text):
+            self._windows.take(kind, allowed, sequence, agent, step, out)
+        elif allowed:
+            out.releases.append(Release(kind, allowed, agent, step))
+        # What was blocked ended before it could become too long.
+        told = [] if out.blocked else bound.exceeded(chars)
+        if over and not out.blocked and self._windows is not None:
+            self._windows.finish(out)
+        violations = told + self._violations(out)
+        if over or out.blocked:
+            self._cut_at = sequence
+            return self._stop(out.releases, violations)
+        self._free()
+        if not violations and out.releases == [Release(kind, text, agent, step)]:
+            return PASS
+        return Verdict(False, tuple(out.releases), tuple(violations), None)
+
+    def _told(self, told: list[Violation]) -> Verdict:
+        if self._stopped is not None:
+            return self._stopped
+        if not told:
+            return PASS
+        if all(one.mode is Mode.OBSERVE for one in told):
+            return Verdict(False, (), tuple(told), None)
+        return self._stop([], told)
+
+    def _end(self, out: Outcome) -> Verdict:
+        violations = self._violations(out)
+        if out.blocked:
+            return self._stop(out.releases, violations)
+        if not violations and not out.releases:
+            return PASS
+        return Verdict(False, tuple(out.releases), tuple(violations), None)
+
+    def _stop(self, releases: list[Release], violations: list[Violation]) -> Verdict:
+        stop = next(one for one in violations if one.mode is Mode.ENFORCE)
+        self._stopped = Verdict(False, (), (), stop)
+        self._free()
+        return Verdict(False, tuple(releases), tuple(violations), stop)
+
+    def _free(self) -> None:
+        judged = self._windows is not None or self._stopped is not None
+        self._content_free = -1 if judged else self._content.free
+        self._thought_free = -1 if judged else self._thoughts.free
+
+    def _violations(self, out: Outcome) -> list[Violation]:
+        violations = []
+        for finding in out.findings:
+            if not finding.enforced:
+                if self._observed == OBSERVED_MAX:
+                    continue
+                self._observed += 1
+            violations.append(self._violation(finding))
+        if self._observed == OBSERVED_MAX and self._windows is not None:
+            self._windows.unwatch()
+        return violations
+
+    def _violation(self, finding: Finding) -> Violation:
+        mode = Mode.ENFORCE if finding.enforced else Mode.OBSERVE
+        kind, agent, spot = finding.kind, finding.agent, finding.spot
+        if spot is None:
+            return Violation(Policy.DENY_SPEAKERS, mode, self._speakers_max, "", kind, agent)
+        if spot.pattern:
+            return Violation(Policy.DENY, mode, 0, spot.pattern, kind, agent, spot.at)
+        return Violation(Policy.DENY_HOLD, mode, self._hold_chars_max, "", kind, agent, spot.at)

@@ -1,0 +1,407 @@
+"""The heart: `step(event, now) -> effects`.
+
+One event at a time, called by `hub.py` alone. It never waits, so each decision is atomic: a slot is taken in
+the step that finds it free, a stop wins or loses against a finish exactly once. `now` is a monotonic clock's
+seconds. What comes from links is decided in `links.py` and `intake.py`; asking, stopping, answering and
+deadlines are decided here. All state is on the board.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from dispatcher.core.board import Board
+from dispatcher.core.endings import Ending, Refusal
+from dispatcher.core.events import (
+    Accepted,
+    AnswerGiven,
+    CommanderDrainRequested,
+    Count,
+    Declined,
+    Draining,
+    DrainRequested,
+    Effect,
+    Event,
+    HelloReceived,
+    Leave,
+    LimitsChanged,
+    LinkLost,
+    LinkOpened,
+    Log,
+    MessageGiven,
+    PacketsReceived,
+    Selector,
+    SessionRequested,
+    ShutdownRequested,
+    Stopped,
+    StoppedMany,
+    StopRequested,
+    StopsRequested,
+    TimePassed,
+    ToolFinished,
+    ViewerCame,
+    ViewerLeft,
+)
+from dispatcher.core.fleet import Fleet
+from dispatcher.core.intake import Intake
+from dispatcher.core.limits import Limits
+from dispatcher.core.links import Links
+from dispatcher.core.packets import Answer, Goodbye, Signal, Stop, StopCode, ToolResult, UserMessage
+from dispatcher.core.session import Session
+
+_ENDING_OF_STOP: Final[dict[StopCode, Ending]] = {
+    "policy_violation": Ending.POLICY_BLOCKED,
+    "limit": Ending.LIMIT_EXCEEDED,
+    "detached": Ending.DETACHED,
+    "shutdown": Ending.SHUTDOWN,
+    "protocol": Ending.PROTOCOL_ERROR,
+}
+
+
+class Router:
+    """Decides about everything that happens to sessions and commanders."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._board = Board(limits)
+        self._links = Links(self._board)
+        self._intake = Intake(self._board, self._links)
+        self._steps: dict[type[Any], Callable[[Any], None]] = {
+            PacketsReceived: self._intake.received,
+            LinkOpened: self._links.opened,
+            HelloReceived: self._links.greeted,
+            LinkLost: self._links.lost,
+            SessionRequested: self._session_requested,
+            StopRequested: self._stop_requested,
+            StopsRequested: self._stops_requested,
+            AnswerGiven: self._answer_given,
+            MessageGiven: self._message_given,
+            ToolFinished: self._tool_finished,
+            ViewerCame: self._viewer_came,
+            ViewerLeft: self._viewer_left,
+            CommanderDrainRequested: self._commander_drain_requested,
+            DrainRequested: self._drain_requested,
+            ShutdownRequested: self._shutdown_requested,
+            LimitsChanged: self._limits_changed,
+            TimePassed: self._time_passed,
+        }
+        self._deadlines: dict[str, Callable[..., None]] = {
+            "beat": self._links.beat,
+            "heard": self._links.listen,
+            "grace": self._links.grace_over,
+            "ack": self._intake.ack_due,
+            "stop_applied": self._intake.stuck,
+            "stop_received": self._stop_unreceived,
+            "queue": self._queue_over,
+            "policy": self._policy_due,
+            "question": self._question_over,
+            "full": self._full_over,
+            "unwatched": self._unwatched_over,
+            "finish": self._finish_over,
+            "forget": self._keep_over,
+        }
+
+    def __repr__(self) -> str:
+        board = self._board
+        return (
+            f"<Router {board.live} live of {len(board.sessions)}, {len(board.queue)} queued, {board.fleet!r}>"
+        )
+
+    # --- for views: read, never change -------------------------------------------------------------------
+
+    @property
+    def limits(self) -> Limits:
+        return self._board.limits
+
+    @property
+    def sessions(self) -> dict[str, Session]:
+        return self._board.sessions
+
+    @property
+    def fleet(self) -> Fleet:
+        return self._board.fleet
+
+    @property
+    def queued(self) -> int:
+        return len(self._board.queue)
+
+    @property
+    def live(self) -> int:
+        return self._board.live
+
+    @property
+    def draining(self) -> bool:
+        return self._board.draining
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._board.kept_bytes
+
+    def selected(self, selector: Selector, *, ended: bool = False) -> list[Session]:
+        """The sessions that match, oldest first; those that have ended too where `ended`."""
+        return [s for s in self._board.sessions.values() if (ended or s.live) and _matches(s, selector)]
+
+    # --- steps -------------------------------------------------------------------------------------------
+
+    def step(self, event: Event, now: float) -> list[Effect]:
+        """Decides what is to be done about one event. The effects are to be performed in their order."""
+        out = self._board.begin(now)
+        self._steps[type(event)](event)
+        return out
+
+    def next_deadline(self) -> float | None:
+        """When TimePassed is due, on the clock of `now`; None: not before another event."""
+        return self._board.timers.next_deadline()
+
+    def _time_passed(self, event: TimePassed) -> None:
+        timers, now = self._board.timers, self._board.now
+        while (key := timers.pop_due(now)) is not None:
+            self._deadlines[key[0]](*key[1:])
+
+    # --- asking ------------------------------------------------------------------------------------------
+
+    def _session_requested(self, event: SessionRequested) -> None:
+        board = self._board
+        first = board.by_idempotency_key.get((event.user_id, event.idempotency_key))
+        if event.idempotency_key and first is not None:
+            board.out.append(Accepted(first, joined=True))
+            return
+        limits = board.limits
+        agents = board.fleet.agents()
+        if not event.agent and len(agents) == 1:
+            event = replace(event, agent=agents[0])
+        if board.draining:
+            self._refuse(Refusal.DRAINING, "the dispatcher is draining and takes no new sessions")
+        elif board.live >= limits.sessions_max:
+            self._refuse(
+                Refusal.SESSIONS_FULL, f"sessions_max is {limits.sessions_max}, and so many run or wait"
+            )
+        elif not event.agent and agents:
+            self._refuse(Refusal.INVALID_REQUEST, f"agent: is empty; name one of {', '.join(agents)}")
+        elif not any(board.fleet.serving(event.agent, event.agent_version, event.commander_labels)):
+            self._refuse(Refusal.NO_SUCH_AGENT, _no_such_agent(event, agents))
+        elif len(board.queue) >= limits.queue_sessions_max:
+            message = f"queue_sessions_max is {limits.queue_sessions_max}, and so many wait already"
+            self._refuse(Refusal.QUEUE_FULL, message)
+        else:
+            session = board.open_session(event)
+            board.out.append(Accepted(session.session_id))
+            board.place(session)
+
+    def _refuse(self, refusal: Refusal, message: str) -> None:
+        self._board.out.append(Count("sessions_refused", (refusal.value,)))
+        self._board.out.append(Declined(refusal.value, message, refusal))
+
+    def _queue_over(self, session_id: str) -> None:
+        session = self._board.sessions[session_id]
+        message = f"no commander became free within {self._board.limits.queue_wait_s:g} s"
+        self._board.end(session, Ending.QUEUE_TIMEOUT, message)
+
+    # --- stopping ----------------------------------------------------------------------------------------
+
+    def _stop_requested(self, event: StopRequested) -> None:
+        session = self._board.sessions.get(event.session_id)
+        if session is None:
+            message = f"session_id: there is no session {event.session_id!r}, or it is no longer kept"
+            self._board.out.append(Declined("unknown_session", message))
+        elif session.ending is not None:
+            ending = session.ending.value
+            self._board.out.append(Stopped(session.session_id, session.stop_id, ending, already_ended=True))
+        else:
+            self._stop(session, event, event.stop_id)
+            ending = _ENDING_OF_STOP.get(event.code, Ending.STOPPED).value
+            self._board.out.append(Stopped(session.session_id, event.stop_id, ending, already_ended=False))
+
+    def _stops_requested(self, event: StopsRequested) -> None:
+        sessions = self.selected(event.selector)
+        for number, session in enumerate(sessions, 1):
+            self._stop(session, event, f"{event.stop_id}-{number}")
+        self._board.out.append(StoppedMany([session.session_id for session in sessions]))
+
+    def _stop(self, session: Session, event: StopRequested | StopsRequested, stop_id: str) -> None:
+        grace_s = self._board.limits.stop_grace_s if event.grace_s is None else event.grace_s
+        stop = Stop(stop_id, event.code, event.reason, int(grace_s * 1000), event.actor)
+        by = f" by {event.actor}" if event.actor else ""
+        ending = _ENDING_OF_STOP.get(event.code, Ending.STOPPED)
+        self._board.end(session, ending, f"stopped{by}: {event.reason}", stop=stop)
+
+    def _stop_unreceived(self, commander_id: str, session_id: str, attempt: str) -> None:
+        message = f"commander {commander_id} has not acknowledged its stop"
+        self._board.out.append(Count("stops_unreceived"))
+        self._board.out.append(Log("warning", message, session_id, int(attempt)))
+
+    def _shutdown_requested(self, event: ShutdownRequested) -> None:
+        board = self._board
+        board.draining = True
+        everything = Selector(everything=True)
+        self._stops_requested(StopsRequested(everything, event.stop_id, "shutdown", event.reason))
+        for link in list(board.fleet.links.values()):
+            if not link.minimal:
+                board.send(link, Signal(Goodbye(event.reason)))
+            link.goodbye = True
+            self._links.cut(link, "UNAVAILABLE", event.reason)
+
+    # --- while it runs -----------------------------------------------------------------------------------
+
+    def _answer_given(self, event: AnswerGiven) -> None:
+        board = self._board
+        session = board.sessions.get(event.session_id)
+        if session is None or session.ending is not None:
+            self._declined_for(session, event.session_id)
+            return
+        if event.question_id not in session.questions:
+            open_ids = ", ".join(session.questions) or "none"
+            message = f"question_id: {event.question_id!r} is not an open question; open: {open_ids}"
+            board.out.append(Declined("no_such_question", message))
+            return
+        self._answer(
+            session, Answer(event.question_id, event.value_json, "" if event.value_json else "declined")
+        )
+        board.out.append(Accepted(session.session_id))
+
+    def _answer(self, session: Session, answer: Answer) -> None:
+        del session.questions[answer.question_id]
+        self._board.timers.cancel(("question", session.session_id, answer.question_id))
+        self._board.emit(session, "answer", "", "", answer, len(answer.value_json or ""))
+        session.owe(answer, self._board.out)
+
+    def _question_over(self, session_id: str, question_id: str) -> None:
+        session = self._board.sessions[session_id]
+        self._answer(session, Answer(question_id, None, "expired"))
+
+    def _message_given(self, event: MessageGiven) -> None:
+        board = self._board
+        session = board.sessions.get(event.session_id)
+        if session is None or session.ending is not None:
+            self._declined_for(session, event.session_id)
+            return
+        waiting = sum(isinstance(signal.body, UserMessage) for signal in session.owed)
+        if session.commander_id == "" or waiting >= board.limits.messages_waiting_max:
+            code = "not_started" if session.commander_id == "" else "too_many_messages"
+            message = (
+                "message: the session has no agent yet that could read it; try again when it has started"
+                if session.commander_id == ""
+                else f"message: {waiting} wait already, and messages_waiting_max allows no more"
+            )
+            board.out.append(Declined(code, message))
+            return
+        given = UserMessage(event.message_id, event.text)
+        board.emit(session, "user_message", "", "", given, len(event.text))
+        session.owe(given, board.out)
+        board.out.append(Accepted(session.session_id))
+
+    def _declined_for(self, session: Session | None, session_id: str) -> None:
+        if session is None:
+            message = f"session_id: there is no session {session_id!r}, or it is no longer kept"
+            self._board.out.append(Declined("unknown_session", message))
+        else:
+            ending = session.ending.value if session.ending else ""
+            self._board.out.append(Declined("session_ended", f"session_id: it has ended: {ending}"))
+
+    def _tool_finished(self, event: ToolFinished) -> None:
+        board = self._board
+        session = board.sessions.get(event.session_id)
+        if session is None or session.ending is not None:
+            return
+        call = session.ledger.finish(event.attempt, event.call_id, event.outcome)
+        if call is None or event.attempt != session.attempt:
+            board.out.append(Count("tool_outcomes_dropped"))
+            return
+        result = ToolResult(event.call_id, call.request.tool_name, event.outcome)
+        board.emit(session, "tool_result", call.agent, "", result, len(event.outcome.result_json))
+        session.owe(result, board.out)
+        while (owed := session.ledger.next_owed()) is not None:
+            board.run_tool(session, owed)
+
+    # --- viewers -----------------------------------------------------------------------------------------
+
+    def _viewer_came(self, event: ViewerCame) -> None:
+        session = self._board.sessions.get(event.session_id)
+        if session is not None:
+            session.viewers += 1
+            self._board.timers.cancel(("unwatched", session.session_id))
+
+    def _viewer_left(self, event: ViewerLeft) -> None:
+        session = self._board.sessions.get(event.session_id)
+        if session is None:
+            return
+        session.viewers -= 1
+        requested = session.requested
+        if session.viewers == 0 and requested is not None and requested.stop_when_unwatched_s is not None:
+            due = self._board.now + requested.stop_when_unwatched_s
+            self._board.timers.set(("unwatched", session.session_id), due)
+
+    def _unwatched_over(self, session_id: str) -> None:
+        session = self._board.sessions[session_id]
+        self._board.end(session, Ending.DETACHED, "nobody watches it any more")
+
+    # --- deadlines ---------------------------------------------------------------------------------------
+
+    def _policy_due(self, session_id: str) -> None:
+        """A limit in time may be over: enforced, it ends the session; observed, it is counted."""
+        board = self._board
+        session = board.sessions[session_id]
+        guard = session.guard
+        assert guard is not None, session
+        verdict = guard.time_passed(board.now, session.opened_at, session.first_content_at is not None)
+        board.violated(session, verdict)
+        if session.live:
+            board.arm_policy(session)
+
+    def _full_over(self, session_id: str) -> None:
+        session = self._board.sessions[session_id]
+        wait_s = self._board.limits.journal_full_wait_s
+        self._board.end(session, Ending.JOURNAL_FULL, f"the journal had no room for {wait_s:g} s")
+
+    def _finish_over(self, link_id: str) -> None:
+        """A minimal commander's session is over and its stream is still there."""
+        link = self._board.fleet.links.get(link_id)
+        session = self._board.sessions.get(link.session_id) if link else None
+        if link is not None:
+            whole = session is None or session.ending is Ending.COMPLETED
+            self._links.cut(link, "OK" if whole else "CANCELLED", "the session is over")
+
+    def _keep_over(self, session_id: str) -> None:
+        self._board.forget(self._board.sessions[session_id])
+
+    # --- operating ---------------------------------------------------------------------------------------
+
+    def _commander_drain_requested(self, event: CommanderDrainRequested) -> None:
+        commander = self._board.fleet.commanders.get(event.commander_id)
+        if commander is None:
+            known = ", ".join(sorted(self._board.fleet.commanders)) or "none"
+            message = f"commander_id: there is no commander {event.commander_id!r}; there are: {known}"
+            self._board.out.append(Declined("unknown_commander", message))
+            return
+        self._links.drain(commander, event.reason, event.deadline_s)
+        self._board.out.append(Draining(len(commander.slots)))
+
+    def _drain_requested(self, event: DrainRequested) -> None:
+        self._board.draining = True
+        self._board.out.append(Log("info", f"draining: {event.reason}"))
+        self._board.out.append(Draining(self._board.live))
+        if self._board.live == 0:
+            self._board.out.append(Leave())
+
+    def _limits_changed(self, event: LimitsChanged) -> None:
+        self._board.limits = event.limits
+
+
+def _matches(session: Session, selector: Selector) -> bool:
+    if selector.everything:
+        return True
+    wanted = [
+        (selector.user_id, session.user_id),
+        (selector.agent, session.agent),
+        (selector.commander_id, session.commander_id),
+        *((value, session.labels.get(key)) for key, value in selector.labels.items()),
+    ]
+    return any(want for want, _ in wanted) and all(not want or want == has for want, has in wanted)
+
+
+def _no_such_agent(event: SessionRequested, agents: list[str]) -> str:
+    if event.agent not in agents:
+        known = f"there are: {', '.join(agents)}" if agents else "no commander serves any agent now"
+        return f"agent: no commander serves {event.agent!r}; {known}"
+    which = [f"version {event.agent_version!r}"] if event.agent_version else []
+    which += [f"{key}={value}" for key, value in event.commander_labels.items()]
+    return f"agent: {event.agent!r} is served, but not with {', '.join(which)}"

@@ -1,0 +1,266 @@
+"""One session: its table of states, its order, its fence, and what is owed to whom.
+
+Two rules. Everything that affects one session lives here; what is shared between sessions (slots, queue,
+deadlines) lives in `router.py`, the only caller. And every change of state goes through `advance`, which
+looks into TRANSITIONS; the diagram in docs/architecture.md is drawn from that table.
+
+    queued     waits for a slot
+    starting   a commander was told; nothing came from it yet
+    running    packets come
+    detached   its commander's link was lost; the commander may return
+    ended      over; what comes later is fenced
+
+Effects are appended to the list that the caller hands in.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+from zlib import crc32
+
+from dispatcher.core.endings import Ending
+from dispatcher.core.events import Effect, Send, SessionRequested
+from dispatcher.core.fleet import Link
+from dispatcher.core.ledger import Ledger
+from dispatcher.core.packets import (
+    Ack,
+    Answer,
+    Ended,
+    ErrorReport,
+    Question,
+    SessionEvent,
+    Signal,
+    ToolResult,
+    Usage,
+    UserMessage,
+)
+from dispatcher.core.policy import Guard
+
+# What an event costs the journal besides its text and body, bytes. Rough, and the same on every journal.
+EVENT_OVERHEAD_BYTES: Final = 128
+
+
+class State(Enum):
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    DETACHED = "detached"
+    ENDED = "ended"
+
+
+class Step(Enum):
+    """What moves a session from one state to another."""
+
+    TAKE = "a slot was taken"
+    SPEAK = "its first packet came"
+    REFUSE = "the commander refused it"
+    DETACH = "its link was lost"
+    RESUME = "its commander returned"
+    RESTART = "its commander returned without having heard of it"
+    REQUEUE = "its commander is gone, and it had said nothing"
+    END = "it ended"
+
+
+TRANSITIONS: Final[Mapping[State, Mapping[Step, State]]] = {
+    State.QUEUED: {Step.TAKE: State.STARTING, Step.END: State.ENDED},
+    State.STARTING: {
+        Step.SPEAK: State.RUNNING,
+        Step.REFUSE: State.QUEUED,
+        Step.DETACH: State.DETACHED,
+        Step.END: State.ENDED,
+    },
+    State.RUNNING: {Step.DETACH: State.DETACHED, Step.END: State.ENDED},
+    State.DETACHED: {
+        Step.RESUME: State.RUNNING,
+        Step.RESTART: State.STARTING,
+        Step.REQUEUE: State.QUEUED,
+        Step.END: State.ENDED,
+    },
+    State.ENDED: {},
+}
+
+
+class Session:
+    """The state of one session. Attributes are read by views; only `router.py` calls what changes them."""
+
+    __slots__ = (
+        "acked",
+        "agent",
+        "attempt",
+        "commander_id",
+        "content_chars",
+        "content_crc32",
+        "ended",
+        "ended_at",
+        "ending",
+        "error",
+        "first_content_at",
+        "guard",
+        "idempotency_key",
+        "kept_bytes",
+        "labels",
+        "ledger",
+        "link",
+        "messages_given",
+        "offset",
+        "opened_at",
+        "owed",
+        "owed_sequence",
+        "phase",
+        "progress",
+        "questions",
+        "received",
+        "refused_by",
+        "requested",
+        "safe",
+        "sent_chars",
+        "sent_crc32",
+        "session_id",
+        "started_at",
+        "starved",
+        "state",
+        "stop_id",
+        "thought_chars",
+        "tool_calls",
+        "tries",
+        "unacked_bytes",
+        "usage",
+        "user_id",
+        "viewers",
+    )
+
+    def __init__(self, requested: SessionRequested, guard: Guard, running_tools_max: int, now: float) -> None:
+        self.session_id = requested.session_id
+        self.agent = requested.agent
+        self.user_id = requested.user_id
+        self.labels = dict(requested.labels)
+        self.idempotency_key = requested.idempotency_key
+        self.requested: SessionRequested | None = requested
+        self.state = State.QUEUED
+        self.opened_at = now
+        self.ended_at = 0.0
+        # Whose it is now. `tries` counts attempts that a commander took and lost; refusals don't count.
+        self.attempt = 0
+        self.tries = 0
+        self.commander_id = ""
+        self.link: Link | None = None
+        self.refused_by: set[str] = set()
+        self.started_at = 0.0
+        self.first_content_at: float | None = None
+        self.phase = 0
+        # Order. `received` is the highest packet taken, `safe` the highest of which all was kept, `acked` the
+        # highest acknowledged; `starved` since when the journal has had no room.
+        self.received = 0
+        self.safe = 0
+        self.acked = 0
+        self.unacked_bytes = 0
+        self.starved: float | None = None
+        # What the attempt's commander sent, to check its Done against; what viewers were given.
+        self.sent_chars = 0
+        self.sent_crc32 = 0
+        self.content_chars = 0
+        self.content_crc32 = 0
+        self.thought_chars = 0
+        self.tool_calls = 0
+        self.usage = Usage()
+        self.progress: object = None
+        self.error: ErrorReport | None = None
+        self.offset = 0
+        self.kept_bytes = 0
+        # Signals kept until the commander has them.
+        self.owed: deque[Signal] = deque()
+        self.owed_sequence = 0
+        self.questions: dict[str, Question] = {}
+        self.messages_given = 0
+        self.guard: Guard | None = guard
+        self.ledger = Ledger(running_tools_max)
+        self.viewers = 0
+        self.ending: Ending | None = None
+        self.ended: Ended | None = None
+        self.stop_id = ""
+
+    def __repr__(self) -> str:
+        where = f" on {self.commander_id}" if self.commander_id else ""
+        how = f" {self.ending.value}" if self.ending else ""
+        return f"<Session {self.session_id} {self.state.value}{how} attempt {self.attempt}{where} at {self.offset}>"
+
+    @property
+    def live(self) -> bool:
+        return self.state is not State.ENDED
+
+    @property
+    def untouched(self) -> bool:
+        """Nothing of this attempt was seen by anybody: another commander can begin it afresh."""
+        return self.received == 0 and len(self.ledger) == 0
+
+    def advance(self, step: Step) -> None:
+        """Moves to the state that the table gives. A step that isn't in the table is a bug of ours."""
+        after = TRANSITIONS[self.state].get(step)
+        if after is None:
+            raise AssertionError(f"{self!r}: {step.name} is not a step from {self.state.name}")
+        self.state = after
+
+    def event(self, kind: str, agent: str, text: str, body: object, size: int) -> SessionEvent:
+        """The session's next event, accounted for; `size` is that of `body` in bytes."""
+        self.offset += 1
+        self.kept_bytes += len(text) + size + EVENT_OVERHEAD_BYTES
+        return SessionEvent(self.offset, kind, self.attempt, agent, text, body)
+
+    def sent(self, text: str) -> None:
+        """Its commander sent content; `Done` will be checked against it."""
+        self.sent_chars += len(text)
+        self.sent_crc32 = crc32(text.encode(errors="surrogatepass"), self.sent_crc32)
+
+    def published(self, text: str) -> None:
+        """Viewers are given content."""
+        self.content_chars += len(text)
+        self.content_crc32 = crc32(text.encode(errors="surrogatepass"), self.content_crc32)
+
+    def begin_attempt(self, commander_id: str, link: Link | None, now: float) -> None:
+        """A new try: its order and its debts begin afresh, what viewers have stays."""
+        self.attempt += 1
+        self.commander_id = commander_id
+        self.link = link
+        self.started_at = now
+        self.received = self.safe = self.acked = self.unacked_bytes = 0
+        self.sent_chars = self.sent_crc32 = 0
+        self.owed.clear()
+        self.owed_sequence = 0
+
+    def ack(self, credit_packets: int, credit_bytes: int) -> Ack:
+        """What is kept, and the credit from there. What a policy holds back is neither kept nor charged."""
+        self.acked = self.safe
+        self.unacked_bytes = 0
+        if self.starved is not None:
+            return Ack(self.safe, 0, 0)
+        return Ack(self.safe, credit_packets + self.received - self.safe, credit_bytes)
+
+    def owe(self, body: ToolResult | Answer | UserMessage, out: list[Effect]) -> None:
+        """Numbers a signal, keeps it until its commander has it, and sends it where there is a link."""
+        self.owed_sequence += 1
+        signal = Signal(body, self.session_id, self.attempt, self.owed_sequence)
+        self.owed.append(signal)
+        if self.link is not None:
+            out.append(Send(self.link.link_id, signal))
+
+    def heard_signals(self, up_to: int) -> None:
+        """Its commander has all owed signals up to this one."""
+        owed = self.owed
+        while owed and owed[0].sequence <= up_to:
+            owed.popleft()
+
+    def close(self, ending: Ending, ended: Ended, now: float) -> None:
+        """Ends it: what is no longer needed is let go, what views and late stops ask for is kept."""
+        self.advance(Step.END)
+        self.ending = ending
+        self.ended = ended
+        self.ended_at = now
+        self.link = None
+        self.requested = None
+        self.guard = None
+        self.starved = None
+        self.owed.clear()
+        self.questions.clear()
+        self.refused_by.clear()
+        self.ledger.abandon()

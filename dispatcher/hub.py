@@ -1,0 +1,213 @@
+"""The one caller of `router.step`: hands it what happens, performs what it decides, in order.
+
+No opinions: what is to be done is decided in `core/`. The hub owns the running tool calls, the timer for the
+router's next deadline, and the way from a link's id to its stream. Everything runs in the event loop's thread;
+`submit` never waits, so an event is decided and its effects are under way when it returns.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from dispatcher.core import events
+from dispatcher.core.events import Event, Reply
+from dispatcher.core.packets import Signal, ToolFailure, ToolOutcome
+from dispatcher.core.router import Router
+from dispatcher.journal import Journal
+from dispatcher.metrics import Metrics
+from dispatcher.tools.contract import ToolRequest
+from dispatcher.tools.runner import ToolRunner
+
+log = logging.getLogger(__name__)
+
+_TIMER_STEP_S = 0.001
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class LinkStream(Protocol):
+    """The way down a link. Both calls return at once."""
+
+    def send(self, signal: Signal, *, urgent: bool) -> None: ...
+
+    def close(self, status: str, message: str) -> None:
+        """Ends the stream with this status after what waits was written."""
+
+
+class Hub:
+    """Between the shells and the core. `idle` is called when the last session of a draining dispatcher ends."""
+
+    def __init__(
+        self,
+        router: Router,
+        journal: Journal,
+        tools: ToolRunner,
+        metrics: Metrics,
+        tasks: asyncio.TaskGroup,
+        idle: Callable[[], None],
+    ) -> None:
+        self.router = router
+        self.journal = journal
+        self._tools = tools
+        self._metrics = metrics
+        self._tasks = tasks
+        self._idle = idle
+        self._loop = asyncio.get_running_loop()
+        self._links: dict[str, LinkStream] = {}
+        self._calls: dict[tuple[str, int], set[asyncio.Task[None]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = 0.0
+        self._stepping = False
+        self._waiting: deque[Event] = deque()
+        self._reply: Reply | None = None
+        self._perform: dict[type[Any], Callable[[Any], None]] = {
+            events.Append: self._append,
+            events.Send: self._send,
+            events.RunTool: self._run_tool,
+            events.CancelTools: self._cancel_tools,
+            events.CloseLink: self._close_link,
+            events.Forget: self._forget,
+            events.Count: self._count,
+            events.Measure: self._measure,
+            events.Log: self._log,
+            events.Accepted: self._answer,
+            events.Declined: self._answer,
+            events.Stopped: self._answer,
+            events.StoppedMany: self._answer,
+            events.Draining: self._answer,
+            events.Leave: self._leave,
+        }
+
+    def __repr__(self) -> str:
+        calls = sum(len(tasks) for tasks in self._calls.values())
+        return f"<Hub {self.router!r}, {len(self._links)} streams, {calls} tool calls>"
+
+    def submit(self, event: Event) -> Reply | None:
+        """Lets the router decide about an event and performs the effects. Returns its reply, if it gave one.
+
+        An event that arises while effects are performed is decided right after them, without a reply.
+        """
+        if self._stepping:
+            self._waiting.append(event)
+            return None
+        self._stepping = True
+        try:
+            self._step(event)
+            reply, self._reply = self._reply, None
+            while self._waiting:
+                self._step(self._waiting.popleft())
+            self._reply = None
+        finally:
+            self._stepping = False
+        self._arm()
+        return reply
+
+    def attach(self, link_id: str, stream: LinkStream) -> None:
+        self._links[link_id] = stream
+
+    def detach(self, link_id: str) -> None:
+        self._links.pop(link_id, None)
+
+    def close(self) -> None:
+        """No more deadlines; tool calls that still run are cancelled."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for tasks in self._calls.values():
+            for task in tasks:
+                task.cancel()
+
+    def _step(self, event: Event) -> None:
+        for effect in self.router.step(event, time.monotonic()):
+            self._perform[type(effect)](effect)
+
+    def _arm(self) -> None:
+        """Sees to it that the router hears when its next deadline is due. An early timer is left: it re-arms."""
+        due = self.router.next_deadline()
+        if due is None or (self._timer is not None and self._armed_for <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_for = due
+        # Event loops round to milliseconds, some of them down.
+        self._timer = self._loop.call_later(max(_TIMER_STEP_S, due - time.monotonic()), self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self.submit(events.TimePassed())
+
+    # --- effects -----------------------------------------------------------------------------------------
+
+    def _append(self, effect: events.Append) -> None:
+        self.journal.append(effect.session_id, effect.events)
+        self._metrics.kept(len(effect.events))
+
+    def _send(self, effect: events.Send) -> None:
+        stream = self._links.get(effect.link_id)
+        if stream is not None:
+            stream.send(effect.signal, urgent=effect.urgent)
+
+    def _close_link(self, effect: events.CloseLink) -> None:
+        stream = self._links.get(effect.link_id)
+        if stream is not None:
+            stream.close(effect.status, effect.message)
+
+    def _run_tool(self, effect: events.RunTool) -> None:
+        key = (effect.session_id, effect.attempt)
+        task = self._tasks.create_task(self._call(effect), name=f"tool {effect.call.tool_name}")
+        running = self._calls.setdefault(key, set())
+        running.add(task)
+        task.add_done_callback(lambda done: self._call_over(key, done))
+
+    def _call_over(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
+        running = self._calls.get(key)
+        if running is not None:
+            running.discard(task)
+            if not running:
+                del self._calls[key]
+
+    async def _call(self, effect: events.RunTool) -> None:
+        call = effect.call
+        request = ToolRequest(
+            session_id=effect.session_id,
+            attempt=effect.attempt,
+            call_id=call.call_id,
+            tool_name=call.tool_name,
+            arguments_json=call.arguments_json,
+            idempotency_key=call.idempotency_key,
+            timeout_s=None if call.timeout_ms is None else call.timeout_ms / 1000,
+            user_id=effect.user_id,
+            agent=effect.agent,
+        )
+        outcome = await self._tools.run(request)
+        failure = None
+        if outcome.error is not None:
+            error = outcome.error
+            retry_after_ms = None if error.retry_after_s is None else int(error.retry_after_s * 1000)
+            failure = ToolFailure(error.code, error.message, error.retryable, retry_after_ms)
+        answer = ToolOutcome(outcome.result_json, failure)
+        self.submit(events.ToolFinished(effect.session_id, effect.attempt, call.call_id, answer))
+
+    def _cancel_tools(self, effect: events.CancelTools) -> None:
+        for task in self._calls.get((effect.session_id, effect.attempt), ()):
+            task.cancel()
+
+    def _forget(self, effect: events.Forget) -> None:
+        self.journal.forget(effect.session_id)
+
+    def _count(self, effect: events.Count) -> None:
+        self._metrics.count(effect)
+
+    def _measure(self, effect: events.Measure) -> None:
+        self._metrics.measure(effect)
+
+    def _log(self, effect: events.Log) -> None:
+        fields = {"session": effect.session_id, "attempt": effect.attempt, "link": effect.link_id}
+        log.log(_LEVELS[effect.level], "%s", effect.text, extra={k: v for k, v in fields.items() if v})
+
+    def _leave(self, effect: events.Leave) -> None:
+        self._idle()
+
+    def _answer(self, effect: Reply) -> None:
+        self._reply = effect

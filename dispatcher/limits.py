@@ -1,0 +1,87 @@
+"""The settings that operators may change while the dispatcher runs, and who must hear of it."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from dispatcher.core.limits import Limits
+from dispatcher.core.policy import PolicyLimits
+from dispatcher.settings import Loaded, Settings, change
+
+
+class LimitView(NamedTuple):
+    """A number in settings, as an operator sees it. `mode` is set for limits that are policies."""
+
+    name: str
+    value: float
+    changeable: bool
+    description: str
+    mode: str
+
+
+# Limits that are policies, with the setting that holds their mode.
+_MODES: Mapping[str, str] = {
+    "content_chars_max": "content_mode",
+    "thought_chars_max": "thought_mode",
+    "tool_calls_max": "tool_calls_mode",
+    "total_time_s": "total_time_mode",
+    "first_token_s": "first_token_mode",
+    "deny_hold_chars_max": "deny_mode",
+}
+
+
+class LiveLimits:
+    """Settings as they are now. `changed` is called with the new ones after each change."""
+
+    def __init__(self, loaded: Loaded, changed: Callable[[Settings], None]) -> None:
+        self._loaded = loaded
+        self._changed = changed
+
+    def view(self) -> list[LimitView]:
+        settings = self._loaded.settings
+        views = []
+        for name, field in Settings.model_fields.items():
+            value = getattr(settings, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            mode = str(getattr(settings, _MODES[name])) if name in _MODES else ""
+            views.append(
+                LimitView(name, float(value), bool(extra.get("changeable")), field.description or "", mode)
+            )
+        return views
+
+    def change(self, values: Mapping[str, float], modes: Mapping[str, str]) -> None:
+        """Changes all that is named, or nothing. Raises SettingsError with every problem there is."""
+        changes: dict[str, float | str] = dict(values)
+        changes |= {_MODES.get(name, name): mode for name, mode in modes.items()}
+        loaded = change(self._loaded, changes)
+        self._loaded = loaded
+        self._changed(loaded.settings)
+
+
+def core_limits(settings: Settings) -> Limits:
+    """The core's numbers, from settings."""
+    s = settings
+    return Limits(
+        sessions_max=s.sessions_max,
+        queue_sessions_max=s.queue_sessions_max,
+        queue_wait_s=s.queue_wait_s,
+        credit_packets=s.credit_packets,
+        credit_bytes=s.credit_bytes,
+        ack_interval_s=s.ack_interval_s,
+        heartbeat_interval_s=s.heartbeat_interval_s,
+        heartbeats_missed=s.heartbeats_missed,
+        detach_grace_s=s.detach_grace_s,
+        stop_grace_s=s.stop_grace_s,
+        stop_received_s=s.stop_received_s,
+        messages_waiting_max=s.messages_waiting_max,
+        questions_open_max=s.questions_open_max,
+        question_wait_s=s.question_wait_s,
+        session_tools_running_max=s.session_tools_running_max,
+        journal_session_bytes=s.journal_session_bytes,
+        journal_bytes=s.journal_bytes,
+        journal_keep_s=s.journal_keep_s,
+        journal_keep_sessions=s.journal_keep_sessions,
+        journal_full_wait_s=s.journal_full_wait_s,
+        policy=PolicyLimits(),
+    )

@@ -1,0 +1,48 @@
+"""How log lines look: text for people, JSON for collectors. Fields such as session and attempt come by `extra`."""
+
+import json
+import logging
+import sys
+from typing import Final
+
+# Fields that a line may carry besides its text, in this order.
+FIELDS: Final = ("session", "attempt", "link", "commander", "tool", "call")
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31 12:00:00,123 info    dispatcher.hub  ended: completed  session=s-1 attempt=1`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {k}={getattr(record, k)}" for k in FIELDS if getattr(record, k, ""))
+        text = record.getMessage().replace("\n", "\\n")
+        name = record.name.removeprefix("dispatcher.")
+        line = f"{self.formatTime(record)} {record.levelname.lower():<7} {name}: {text}"
+        line += f" |{fields}" if fields else ""
+        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (Unix seconds), level, logger, message, and the fields that are set."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": round(record.created, 6),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {k: getattr(record, k) for k in FIELDS if getattr(record, k, "")}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(log_format: str, log_level: str) -> None:
+    """Sends this process's log to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(log_level.upper())
+    # gRPC tells at debug of every call that it uses an event loop.
+    logging.getLogger("grpc").setLevel(logging.WARNING)

@@ -1,0 +1,200 @@
+"""What Prometheus sees. Names and labels are defined here and nowhere else; docs/operating.md lists them."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from dispatcher.core.events import Count, Measure
+from dispatcher.core.fleet import SlotState
+from dispatcher.core.limits import Limits
+from dispatcher.core.router import Router
+
+_SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LONG = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+
+# Counted by the core: the name it uses, what it is, its labels.
+_COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("sessions_opened", "Sessions opened.", ("agent",)),
+    ("sessions_ended", "Sessions ended.", ("ending",)),
+    ("sessions_refused", "Requests that opened no session.", ("reason",)),
+    ("sessions_starved", "Sessions that got no credit because the journal had no room.", ()),
+    ("starts_refused", "Starts that a commander refused.", ("reason",)),
+    ("packets_dropped", "Packets that did not count.", ("reason",)),
+    ("policy_violations", "What policies found.", ("policy", "mode")),
+    ("resumes", "Sessions that a returning commander asked to resume.", ("verdict",)),
+    ("links_lost", "Links that ended without a goodbye.", ()),
+    ("slots_stuck", "Slots whose agent ignored its stop.", ()),
+    ("stops_unreceived", "Stops that a commander did not acknowledge in time.", ()),
+    ("tool_outcomes_dropped", "Tool outcomes that nobody waited for any more.", ()),
+)
+_HISTOGRAMS: tuple[tuple[str, str, str, tuple[str, ...], tuple[float, ...]], ...] = (
+    ("queue_wait_s", "session_queue_wait_seconds", "Wait for a slot.", (), _LONG),
+    ("first_content_s", "session_first_content_seconds", "Start to first thought or content.", (), _LONG),
+    ("session_s", "session_duration_seconds", "Opened to ended.", ("ending",), _LONG),
+    ("stop_step_s", "stop_step_seconds", "Stop accepted to the step of the ladder.", ("step",), _SHORT),
+)
+
+
+_NOW_LABELS: dict[str, tuple[str, ...]] = {
+    "dispatcher_sessions": ("state",),
+    "dispatcher_slots": ("state", "agent"),
+    "dispatcher_commanders": ("state",),
+}
+
+
+class Metrics:
+    """The metrics of one dispatcher, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._counters = {
+            name: Counter(f"dispatcher_{name}", text, labels, registry=self.registry)
+            for name, text, labels in _COUNTERS
+        }
+        self._histograms = {
+            key: Histogram(f"dispatcher_{name}", text, labels, registry=self.registry, buckets=buckets)
+            for key, name, text, labels, buckets in _HISTOGRAMS
+        }
+        self._tool_calls = Counter(
+            "dispatcher_tool_calls", "Tool calls by outcome.", ["tool", "outcome"], registry=self.registry
+        )
+        self._tool_seconds = Histogram(
+            "dispatcher_tool_call_seconds",
+            "Duration of tool calls.",
+            ["tool"],
+            registry=self.registry,
+            buckets=_SHORT,
+        )
+        # Counted for each token, so they are plain numbers that a scrape reads.
+        self.events_kept = 0
+        self.packets_received = 0
+        self.packets_unprocessed = 0
+        self.registry.register(_Counted(self))
+
+    def count(self, effect: Count) -> None:
+        counter = self._counters[effect.metric]
+        (counter.labels(*effect.labels) if effect.labels else counter).inc()
+
+    def measure(self, effect: Measure) -> None:
+        histogram = self._histograms[effect.metric]
+        (histogram.labels(*effect.labels) if effect.labels else histogram).observe(effect.seconds)
+
+    def kept(self, events: int) -> None:
+        self.events_kept += events
+
+    def received(self, packets: int) -> None:
+        """So many packets were taken off a link; `processed` follows."""
+        self.packets_unprocessed += packets
+
+    def processed(self, packets: int) -> None:
+        self.packets_unprocessed -= packets
+        self.packets_received += packets
+
+    def tool_called(self, tool: str, outcome: str, seconds: float) -> None:
+        self._tool_calls.labels(tool, outcome).inc()
+        self._tool_seconds.labels(tool).observe(seconds)
+
+    def table(self) -> list[tuple[str, str, tuple[str, ...], str]]:
+        """Name, kind, labels and text of every metric, sorted: for the documentation."""
+        rows = [(f"dispatcher_{name}_total", "counter", labels, text) for name, text, labels in _COUNTERS]
+        rows += [
+            (f"dispatcher_{name}", "histogram", labels, text) for _, name, text, labels, _ in _HISTOGRAMS
+        ]
+        rows += [
+            ("dispatcher_tool_calls_total", "counter", ("tool", "outcome"), "Tool calls by outcome."),
+            ("dispatcher_tool_call_seconds", "histogram", ("tool",), "Duration of tool calls."),
+        ]
+        for family in (*_Counted(self).collect(), *_Now(Snapshot.empty).collect()):
+            total = "_total" if family.type == "counter" else ""
+            rows.append(
+                (family.name + total, family.type, _NOW_LABELS.get(family.name, ()), family.documentation)
+            )
+        return sorted(rows)
+
+    def watch(self, snapshot: Callable[[], "Snapshot"]) -> None:
+        """Adds the gauges of what there is now, read from `snapshot` at each scrape."""
+        self.registry.register(_Now(snapshot))
+
+
+class _Counted(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        now = self._metrics
+        return [
+            CounterMetricFamily("dispatcher_events_kept", "Events journalled.", value=now.events_kept),
+            CounterMetricFamily(
+                "dispatcher_packets_received", "Packets processed.", value=now.packets_received
+            ),
+            GaugeMetricFamily(
+                "dispatcher_packets_unprocessed",
+                "Packets received but not yet processed.",
+                value=now.packets_unprocessed,
+            ),
+        ]
+
+
+class Snapshot:
+    """The gauges' values, taken in the event loop's thread."""
+
+    @classmethod
+    def empty(cls) -> "Snapshot":
+        return cls(Router(Limits()))
+
+    def __init__(self, router: Router) -> None:
+        self.sessions: dict[str, int] = {"queued": 0, "starting": 0, "running": 0, "detached": 0, "ended": 0}
+        for session in router.sessions.values():
+            self.sessions[session.state.value] += 1
+        self.slots: dict[tuple[str, str], int] = {}
+        self.commanders: dict[str, int] = {"ready": 0, "draining": 0, "detached": 0}
+        for commander in router.fleet.commanders.values():
+            self.commanders[commander.state.value] += 1
+            states = {"free": commander.free} | {s.value: commander.count(s) for s in SlotState}
+            for agent in {offer.name for offer in commander.hello.agents}:
+                for state, number in states.items():
+                    key = (state, agent)
+                    self.slots[key] = self.slots.get(key, 0) + number
+        self.queued = router.queued
+        self.links = len(router.fleet.links)
+        self.journal_bytes = router.kept_bytes
+
+
+class _Now(Collector):
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not take a snapshot."""
+        return []
+
+    def collect(self) -> list[Metric]:
+        now = self._snapshot()
+        sessions = GaugeMetricFamily(
+            "dispatcher_sessions", "Sessions by state.", labels=_NOW_LABELS["dispatcher_sessions"]
+        )
+        for state, number in now.sessions.items():
+            sessions.add_metric([state], number)
+        slots = GaugeMetricFamily(
+            "dispatcher_slots",
+            "Slots by state and agent; a commander's slots count for each agent it serves.",
+            labels=_NOW_LABELS["dispatcher_slots"],
+        )
+        for key, number in now.slots.items():
+            slots.add_metric(key, number)
+        commanders = GaugeMetricFamily(
+            "dispatcher_commanders", "Commanders by state.", labels=_NOW_LABELS["dispatcher_commanders"]
+        )
+        for state, number in now.commanders.items():
+            commanders.add_metric([state], number)
+        return [
+            sessions,
+            slots,
+            commanders,
+            GaugeMetricFamily("dispatcher_queue_length", "Sessions waiting for a slot.", value=now.queued),
+            GaugeMetricFamily("dispatcher_links", "Links open.", value=now.links),
+            GaugeMetricFamily("dispatcher_journal_bytes", "Size of the journal.", value=now.journal_bytes),
+        ]

@@ -1,0 +1,297 @@
+"""Admin: what an operator calls. Views are read from the core's state as it is; changes go through the hub."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
+
+from dispatcher.core.events import (
+    CommanderDrainRequested,
+    Declined,
+    Draining,
+    DrainRequested,
+    Selector,
+    Stopped,
+    StoppedMany,
+    StopRequested,
+    StopsRequested,
+)
+from dispatcher.core.fleet import Commander, SlotState
+from dispatcher.core.packets import StopCode
+from dispatcher.core.session import Session
+from dispatcher.hub import Hub
+from dispatcher.limits import LiveLimits
+from dispatcher.rpc import codec
+from dispatcher.rpc.chat import ChatService, agent_offer
+from dispatcher.rpc.methods import Answered, unary, watched
+from dispatcher.settings import SettingsError
+from dispatcher.tools.runner import ToolRunner
+
+PAGE_DEFAULT: Final = 100
+PAGE_MAX: Final = 1_000
+GRACE_S_MAX: Final = 3_600.0
+
+
+class AdminService:
+    """The service. `leave` is called once when the dispatcher is told to drain, with the deadline in seconds."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        chat: ChatService,
+        tools: ToolRunner,
+        limits: LiveLimits,
+        mint: Callable[[str], str],
+        leave: Callable[[float | None], None],
+    ) -> None:
+        self._hub = hub
+        self._chat = chat
+        self._tools = tools
+        self._limits = limits
+        self._mint = mint
+        self._leave = leave
+
+    async def stop_session(
+        self, request: admin_pb2.StopSessionRequest, context: Any
+    ) -> admin_pb2.StopSessionResponse:
+        if not request.session_id:
+            raise Answered("INVALID_ARGUMENT", "session_id: is empty; name the session to stop")
+        reply = self._hub.submit(
+            StopRequested(
+                request.session_id,
+                self._mint("stop"),
+                _stop_code(request.code),
+                request.reason or "AdminStop",
+                request.actor,
+                _grace_s(request),
+            )
+        )
+        if isinstance(reply, Declined):
+            raise Answered("NOT_FOUND", reply.message)
+        assert isinstance(reply, Stopped)
+        result = admin_pb2.STOP_RESULT_ALREADY_ENDED if reply.already_ended else admin_pb2.STOP_RESULT_STOPPED
+        return admin_pb2.StopSessionResponse(result=result, stop_id=reply.stop_id, ending=reply.ending)
+
+    async def stop_sessions(
+        self, request: admin_pb2.StopSessionsRequest, context: Any
+    ) -> admin_pb2.StopSessionsResponse:
+        selector = _selector(request.selector)
+        if selector == Selector():
+            raise Answered(
+                "INVALID_ARGUMENT",
+                "selector: says nothing; set user_id, agent, commander_id, labels, or all for every session",
+            )
+        reply = self._hub.submit(
+            StopsRequested(
+                selector,
+                self._mint("stop"),
+                _stop_code(request.code),
+                request.reason or "AdminStop",
+                request.actor,
+                _grace_s(request),
+            )
+        )
+        assert isinstance(reply, StoppedMany)
+        return admin_pb2.StopSessionsResponse(stopped=len(reply.session_ids), session_ids=reply.session_ids)
+
+    async def list_sessions(
+        self, request: admin_pb2.ListSessionsRequest, context: Any
+    ) -> admin_pb2.ListSessionsResponse:
+        size = request.page_size or PAGE_DEFAULT
+        if size > PAGE_MAX:
+            raise Answered("INVALID_ARGUMENT", f"page_size: is {size}; at most {PAGE_MAX} is right")
+        selector = _selector(request.selector)
+        if selector == Selector():
+            selector = Selector(everything=True)
+        sessions = self._hub.router.selected(selector, ended=request.include_ended)[::-1]
+        start = 0
+        if request.page_token:
+            # A page ends at a session; the next begins after it, or where it was when it is gone by now.
+            ids = [session.session_id for session in sessions]
+            if request.page_token not in ids:
+                raise Answered("INVALID_ARGUMENT", "page_token: its session is no longer listed; begin again")
+            start = ids.index(request.page_token) + 1
+        page = sessions[start : start + size]
+        more = len(sessions) > start + size
+        return admin_pb2.ListSessionsResponse(
+            sessions=[self._view(session) for session in page],
+            next_page_token=page[-1].session_id if more else "",
+        )
+
+    async def get_session(
+        self, request: admin_pb2.GetSessionRequest, context: Any
+    ) -> admin_pb2.GetSessionResponse:
+        session = self._hub.router.sessions.get(request.session_id)
+        if session is None:
+            raise Answered(
+                "NOT_FOUND",
+                f"session_id: there is no session {request.session_id!r}, or it is no longer kept",
+            )
+        return admin_pb2.GetSessionResponse(session=self._view(session))
+
+    async def watch_session(self, request: admin_pb2.WatchSessionRequest, context: Any) -> None:
+        cursor = request.cursor if request.HasField("cursor") else None
+        await self._chat.show(context, request.session_id, cursor, thoughts=True)
+
+    async def list_commanders(
+        self, request: admin_pb2.ListCommandersRequest, context: Any
+    ) -> admin_pb2.ListCommandersResponse:
+        commanders = self._hub.router.fleet.commanders
+        return admin_pb2.ListCommandersResponse(
+            commanders=[_commander(commanders[name]) for name in sorted(commanders)]
+        )
+
+    async def drain_commander(
+        self, request: admin_pb2.DrainCommanderRequest, context: Any
+    ) -> admin_pb2.DrainCommanderResponse:
+        deadline_s = codec.seconds(request.deadline) if request.HasField("deadline") else None
+        reply = self._hub.submit(
+            CommanderDrainRequested(request.commander_id, request.reason or "AdminDrain", deadline_s)
+        )
+        if isinstance(reply, Declined):
+            raise Answered("NOT_FOUND", reply.message)
+        assert isinstance(reply, Draining)
+        return admin_pb2.DrainCommanderResponse(running=reply.running)
+
+    async def drain(self, request: admin_pb2.DrainRequest, context: Any) -> admin_pb2.DrainResponse:
+        reply = self._hub.submit(DrainRequested(request.reason or "AdminDrain"))
+        assert isinstance(reply, Draining)
+        self._leave(codec.seconds(request.deadline) if request.HasField("deadline") else None)
+        return admin_pb2.DrainResponse(running=reply.running)
+
+    async def get_limits(
+        self, request: admin_pb2.GetLimitsRequest, context: Any
+    ) -> admin_pb2.GetLimitsResponse:
+        return admin_pb2.GetLimitsResponse(limits=self._limit_views())
+
+    async def set_limits(
+        self, request: admin_pb2.SetLimitsRequest, context: Any
+    ) -> admin_pb2.SetLimitsResponse:
+        if not request.values and not request.modes:
+            raise Answered("INVALID_ARGUMENT", "values: is empty, and so is modes; name a limit to change")
+        try:
+            self._limits.change(dict(request.values), dict(request.modes))
+        except SettingsError as error:
+            raise Answered("INVALID_ARGUMENT", str(error)) from None
+        return admin_pb2.SetLimitsResponse(limits=self._limit_views())
+
+    async def list_tools(
+        self, request: admin_pb2.ListToolsRequest, context: Any
+    ) -> admin_pb2.ListToolsResponse:
+        stats = self._tools.stats()
+        tools = []
+        for offer in self._tools.offers():
+            now = stats[offer.name]
+            tools.append(
+                admin_pb2.ToolView(
+                    offer=agent_pb2.ToolOffer(
+                        name=offer.name,
+                        description=offer.description,
+                        parameters_schema_json=offer.parameters_schema_json,
+                    ),
+                    running=now.running,
+                    calls=now.calls,
+                    timeout=codec.duration(now.timeout_s),
+                    concurrency=now.concurrency,
+                    output_bytes=now.output_bytes,
+                )
+            )
+        return admin_pb2.ListToolsResponse(tools=tools)
+
+    def _limit_views(self) -> list[admin_pb2.Limit]:
+        return [admin_pb2.Limit(**view._asdict()) for view in self._limits.view()]
+
+    def _view(self, session: Session) -> admin_pb2.SessionView:
+        now = time.monotonic()
+        view = admin_pb2.SessionView(
+            session_id=session.session_id,
+            state=session.state.value,
+            agent=session.agent,
+            user_id=session.user_id,
+            labels=session.labels,
+            commander_id=session.commander_id,
+            attempt=session.attempt,
+            phase=session.phase,  # type: ignore[arg-type]  # the wire's own number, kept as it came
+            age=codec.duration((session.ended_at or now) - session.opened_at),
+            cursor=chat_pb2.Cursor(epoch=self._hub.journal.epoch, offset=session.offset),
+            content_chars=session.content_chars,
+            thought_chars=session.thought_chars,
+            tool_calls=session.tool_calls,
+            tool_calls_running=session.ledger.running,
+            usage=codec.usage(session.usage),
+            viewers=session.viewers,
+        )
+        for question in session.questions.values():
+            assert isinstance(question.body, bytes)
+            view.open_questions.add().MergeFromString(question.body)
+        if isinstance(session.progress, bytes):
+            view.progress.MergeFromString(session.progress)
+        if session.ended is not None:
+            view.ended.CopyFrom(codec.session_ended(session.ended))
+        return view
+
+
+def _commander(commander: Commander) -> admin_pb2.CommanderView:
+    now = time.monotonic()
+    view = admin_pb2.CommanderView(
+        commander_id=commander.commander_id,
+        instance=commander.instance,
+        state=commander.state.value,
+        software_version=commander.hello.software_version,
+        agents=[agent_offer(offer) for offer in commander.hello.agents],
+        labels=commander.hello.labels,
+        slots=commander.hello.slots,
+        slots_taken=len(commander.slots),
+        slots_stopping=commander.count(SlotState.STOPPING),
+        slots_stuck=commander.count(SlotState.STUCK) + commander.stuck_elsewhere,
+        session_ids=[slot.session_id for slot in commander.slots.values()],
+    )
+    if commander.blocked_for_s:
+        view.blocked_for.CopyFrom(codec.duration(commander.blocked_for_s))
+    if commander.link is not None:
+        view.peer = commander.link.peer
+        view.connected_for.CopyFrom(codec.duration(now - commander.link.opened_at))
+        view.silent_for.CopyFrom(codec.duration(now - commander.link.heard_at))
+    return view
+
+
+def _selector(wire: admin_pb2.SessionSelector) -> Selector:
+    return Selector(wire.user_id, wire.agent, wire.commander_id, dict(wire.labels), wire.all)
+
+
+def _stop_code(number: int) -> StopCode:
+    code = codec.STOP_CODES.get(number)
+    if code is None:
+        raise Answered("INVALID_ARGUMENT", f"code: {number} is not a StopCode")
+    return code or "admin"  # type: ignore[return-value]  # the table's values are the literal's
+
+
+def _grace_s(request: admin_pb2.StopSessionRequest | admin_pb2.StopSessionsRequest) -> float | None:
+    if not request.HasField("grace"):
+        return None
+    grace_s = codec.seconds(request.grace)
+    if not 0 <= grace_s <= GRACE_S_MAX:
+        raise Answered("INVALID_ARGUMENT", f"grace: is {grace_s:g} s; 0 to {GRACE_S_MAX:g} s are right")
+    return grace_s
+
+
+def handlers(service: AdminService) -> grpc.GenericRpcHandler:
+    a = admin_pb2
+    return grpc.method_handlers_generic_handler(
+        admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
+        {
+            "StopSession": unary(a.StopSessionRequest, service.stop_session),
+            "StopSessions": unary(a.StopSessionsRequest, service.stop_sessions),
+            "ListSessions": unary(a.ListSessionsRequest, service.list_sessions),
+            "GetSession": unary(a.GetSessionRequest, service.get_session),
+            "WatchSession": watched(a.WatchSessionRequest, service.watch_session),
+            "ListCommanders": unary(a.ListCommandersRequest, service.list_commanders),
+            "DrainCommander": unary(a.DrainCommanderRequest, service.drain_commander),
+            "Drain": unary(a.DrainRequest, service.drain),
+            "GetLimits": unary(a.GetLimitsRequest, service.get_limits),
+            "SetLimits": unary(a.SetLimitsRequest, service.set_limits),
+            "ListTools": unary(a.ListToolsRequest, service.list_tools),
+        },
+    )

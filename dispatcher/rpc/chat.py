@@ -1,0 +1,303 @@
+"""Chat: what an application calls. Reads its packets, hands them to the hub, answers each with a receipt."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import grpc
+from grpc import aio
+from southwest.ai.agent.v1 import agent_pb2, chat_pb2
+
+from dispatcher.core.events import (
+    Accepted,
+    AnswerGiven,
+    Declined,
+    Event,
+    MessageGiven,
+    SessionRequested,
+    Stopped,
+    StopRequested,
+)
+from dispatcher.core.fleet import CommanderState
+from dispatcher.core.policy import Budgets
+from dispatcher.hub import Hub
+from dispatcher.rpc import codec
+from dispatcher.rpc.feed import Feed
+from dispatcher.rpc.methods import Answered, conversed, unary, watched
+
+LABELS_MAX: Final = 64
+LABEL_CHARS_MAX: Final = 256
+# Sessions that one Converse stream may have open.
+STREAM_SESSIONS_MAX: Final = 1_000
+
+
+class ViewLimits(NamedTuple):
+    """`request_bytes_max`: the largest ClientPacket; `viewers_per_session_max`: viewers of one session."""
+
+    request_bytes_max: int
+    max_message_bytes: int
+    write_s: float
+    viewers_per_session_max: int
+
+
+class ChatService:
+    """The service. `mint` makes ids."""
+
+    def __init__(self, hub: Hub, mint: Callable[[str], str], limits: ViewLimits) -> None:
+        self._hub = hub
+        self._mint = mint
+        self._limits = limits
+
+    def feed(self, context: Any) -> Feed:
+        return Feed(
+            self._hub,
+            context,
+            write_s=self._limits.write_s,
+            max_message_bytes=self._limits.max_message_bytes // 2,
+        )
+
+    async def converse(self, context: Any) -> None:
+        feed = self.feed(context)
+        conversation = _Conversation(self._hub, self._mint, self._limits, feed)
+        reader = asyncio.ensure_future(self._read(context, conversation, feed))
+        writer = asyncio.ensure_future(feed.run())
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_EXCEPTION)
+            for task in (reader, writer):
+                if task.done():
+                    task.result()
+        finally:
+            reader.cancel()
+            writer.cancel()
+            await asyncio.wait({reader, writer})
+
+    async def _read(self, context: Any, conversation: "_Conversation", feed: Feed) -> None:
+        while (data := await context.read()) is not aio.EOF:
+            conversation.receive(data)
+        feed.finish()
+
+    async def subscribe(self, request: chat_pb2.SubscribeRequest, context: Any) -> None:
+        await self.show(
+            context,
+            request.session_id,
+            request.cursor if request.HasField("cursor") else None,
+            thoughts=request.include_thoughts,
+        )
+
+    async def show(
+        self, context: Any, session_id: str, cursor: chat_pb2.Cursor | None, *, thoughts: bool
+    ) -> None:
+        """Streams one session to `context`, from the cursor to its ending."""
+        session = self._hub.router.sessions.get(session_id)
+        if session is None:
+            raise Answered(
+                "NOT_FOUND", f"session_id: there is no session {session_id!r}, or it is no longer kept"
+            )
+        if session.viewers >= self._limits.viewers_per_session_max:
+            raise Answered(
+                "RESOURCE_EXHAUSTED",
+                f"viewers_per_session_max is {self._limits.viewers_per_session_max}, and so many watch already",
+            )
+        feed = self.feed(context)
+        feed.watch(session_id, cursor, thoughts=thoughts)
+        feed.finish()
+        await feed.run()
+
+    async def list_agents(
+        self, request: chat_pb2.ListAgentsRequest, context: Any
+    ) -> chat_pb2.ListAgentsResponse:
+        listings: dict[tuple[str, str], chat_pb2.AgentListing] = {}
+        for commander in self._hub.router.fleet.commanders.values():
+            for offer in commander.hello.agents:
+                listing = listings.get((offer.name, offer.version))
+                if listing is None:
+                    listing = listings[offer.name, offer.version] = chat_pb2.AgentListing(
+                        offer=agent_offer(offer)
+                    )
+                listing.commanders += 1
+                if commander.state is CommanderState.READY:
+                    listing.slots += commander.hello.slots
+                    listing.slots_free += commander.free
+        return chat_pb2.ListAgentsResponse(agents=[listings[key] for key in sorted(listings)])
+
+
+def agent_offer(offer: Any) -> agent_pb2.AgentOffer:
+    return agent_pb2.AgentOffer(
+        name=offer.name,
+        version=offer.version,
+        description=offer.description,
+        accepted_input=offer.accepted_input,
+    )
+
+
+class _Conversation:
+    """What one Converse stream has asked for: its references, and the receipts for its packets."""
+
+    def __init__(self, hub: Hub, mint: Callable[[str], str], limits: ViewLimits, feed: Feed) -> None:
+        self._hub = hub
+        self._mint = mint
+        self._limits = limits
+        self._feed = feed
+        self._sessions: dict[str, str] = {}
+        self._requests: dict[str, Callable[[chat_pb2.ClientPacket, chat_pb2.Receipt], None]] = {
+            "ask": self._ask,
+            "answer": self._answer,
+            "message": self._message,
+            "stop": self._stop,
+        }
+
+    def receive(self, data: bytes) -> None:
+        """One packet from the application. Whatever is wrong with it is said in its receipt."""
+        packet = codec.parse(chat_pb2.ClientPacket, data)
+        receipt = chat_pb2.Receipt(client_ref=packet.client_ref, request_id=packet.request_id)
+        receipt.session_id = self._sessions.get(packet.client_ref, "")
+        opened = None
+        try:
+            if len(data) > self._limits.request_bytes_max:
+                raise _Wrong(
+                    "too_large",
+                    f"the packet has {len(data)} bytes; request_bytes_max is {self._limits.request_bytes_max}",
+                )
+            if not 1 <= len(packet.client_ref) <= codec.ID_CHARS_MAX:
+                raise _Wrong("invalid_request", f"client_ref: 1 to {codec.ID_CHARS_MAX} characters are right")
+            kind = packet.WhichOneof("request")
+            if kind is None:
+                names = ", ".join(self._requests)
+                raise _Wrong(
+                    "unknown_request", f"request: is not set, or unknown here; one of {names} is right"
+                )
+            if kind != "ask" and not receipt.session_id:
+                raise _Wrong("unknown_session", f"client_ref: {packet.client_ref!r} was never asked for")
+            self._requests[kind](packet, receipt)
+            opened = receipt.session_id if kind == "ask" else None
+        except _Wrong as wrong:
+            receipt.error.CopyFrom(wrong.signal())
+        self._feed.receipt(receipt)
+        if opened:
+            self._feed.watch(opened, None, thoughts=packet.ask.include_thoughts)
+
+    def _submit(self, event: Event) -> Any:
+        reply = self._hub.submit(event)
+        if isinstance(reply, Declined):
+            raise _Wrong(reply.code, reply.message, reply)
+        return reply
+
+    def _ask(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
+        if packet.client_ref in self._sessions:
+            raise _Wrong("invalid_request", f"client_ref: {packet.client_ref!r} names a session already")
+        if len(self._sessions) >= STREAM_SESSIONS_MAX:
+            raise _Wrong("too_many_sessions", f"one stream may ask for {STREAM_SESSIONS_MAX} sessions")
+        asked = requested(packet.ask, self._mint("s"))
+        reply = self._submit(asked)
+        assert isinstance(reply, Accepted)
+        self._sessions[packet.client_ref] = receipt.session_id = reply.session_id
+
+    def _answer(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
+        answer = packet.answer
+        value_json: str | None = None
+        if answer.WhichOneof("result") == "value_json":
+            value_json = answer.value_json
+            try:
+                json.loads(value_json)
+            except ValueError as error:
+                raise _Wrong("invalid_request", f"answer.value_json: is no JSON: {error}") from None
+            except RecursionError:
+                raise _Wrong("invalid_request", "answer.value_json: is nested too deeply") from None
+        elif not answer.decline:
+            raise _Wrong("invalid_request", "answer: neither value_json nor decline is set; set one")
+        self._submit(AnswerGiven(receipt.session_id, answer.question_id, value_json))
+
+    def _message(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
+        if not packet.message.text:
+            raise _Wrong("invalid_request", "message.text: is empty")
+        self._submit(MessageGiven(receipt.session_id, self._mint("m"), packet.message.text))
+
+    def _stop(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
+        reason = packet.stop.reason or "UserCancel"
+        reply = self._submit(StopRequested(receipt.session_id, self._mint("stop"), "user_cancel", reason))
+        assert isinstance(reply, Stopped)
+
+
+def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
+    """An Ask in the core's words. Raises _Wrong, which names the field."""
+    if not ask.messages:
+        raise _Wrong("invalid_request", "ask.messages: is empty; at least one message is right")
+    for number, message in enumerate(ask.messages):
+        if not message.parts:
+            raise _Wrong(
+                "invalid_request", f"ask.messages[{number}].parts: is empty; at least one part is right"
+            )
+        if message.role not in agent_pb2.Role.values() or message.role == agent_pb2.ROLE_UNSPECIFIED:
+            raise _Wrong("invalid_request", f"ask.messages[{number}].role: is not set or unknown")
+    for name, labels in (("labels", ask.labels), ("commander_labels", ask.commander_labels)):
+        if len(labels) > LABELS_MAX:
+            raise _Wrong("invalid_request", f"ask.{name}: has {len(labels)}; at most {LABELS_MAX} are right")
+        for key, value in labels.items():
+            if not key or len(key) > LABEL_CHARS_MAX or len(value) > LABEL_CHARS_MAX:
+                raise _Wrong(
+                    "invalid_request",
+                    f"ask.{name}[{key[:32]!r}]: keys and values have up to {LABEL_CHARS_MAX}",
+                )
+    unwatched = ask.on_detach.HasField("stop_after")
+    return SessionRequested(
+        session_id=session_id,
+        agent=ask.agent,
+        request=ask,
+        agent_version=ask.agent_version,
+        user_id=ask.user_id,
+        labels=dict(ask.labels),
+        commander_labels=dict(ask.commander_labels),
+        affinity_key=ask.affinity_key,
+        idempotency_key=ask.idempotency_key,
+        budgets=_budgets(ask.budgets) if ask.HasField("budgets") else None,
+        stop_when_unwatched_s=codec.seconds(ask.on_detach.stop_after) if unwatched else None,
+    )
+
+
+def _budgets(wire: agent_pb2.Budgets) -> Budgets:
+    for name in ("total_time", "first_token_time"):
+        if wire.HasField(name) and codec.seconds(getattr(wire, name)) <= 0:
+            raise _Wrong("invalid_request", f"ask.budgets.{name}: is not above zero")
+    return Budgets(
+        content_chars=wire.content_chars if wire.HasField("content_chars") else None,
+        thought_chars=wire.thought_chars if wire.HasField("thought_chars") else None,
+        tool_calls=wire.tool_calls if wire.HasField("tool_calls") else None,
+        total_time_s=codec.seconds(wire.total_time) if wire.HasField("total_time") else None,
+        first_token_s=codec.seconds(wire.first_token_time) if wire.HasField("first_token_time") else None,
+    )
+
+
+class _Wrong(Exception):  # noqa: N818 - said in a receipt, not an error of ours
+    """A packet that is not accepted: which field, what was wrong, what would be right."""
+
+    def __init__(self, code: str, message: str, declined: Declined | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.declined = declined
+
+    def signal(self) -> agent_pb2.ErrorSignal:
+        signal = agent_pb2.ErrorSignal(
+            code=self.code,
+            origin=agent_pb2.ERROR_ORIGIN_CLIENT,
+            scope=agent_pb2.ERROR_SCOPE_SESSION,
+            message=str(self),
+        )
+        refusal = self.declined.refusal if self.declined else None
+        if refusal is not None:
+            signal.origin = agent_pb2.ERROR_ORIGIN_DISPATCHER
+            signal.retryable = refusal.traits.retryable
+            if refusal.traits.retry_after_s is not None:
+                signal.retry_after_ms = int(refusal.traits.retry_after_s * 1000)
+        return signal
+
+
+def handlers(service: ChatService) -> grpc.GenericRpcHandler:
+    return grpc.method_handlers_generic_handler(
+        chat_pb2.DESCRIPTOR.services_by_name["Chat"].full_name,
+        {
+            "Converse": conversed(service.converse),
+            "Subscribe": watched(chat_pb2.SubscribeRequest, service.subscribe),
+            "ListAgents": unary(chat_pb2.ListAgentsRequest, service.list_agents),
+        },
+    )

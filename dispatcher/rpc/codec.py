@@ -1,0 +1,534 @@
+"""The wire, in the core's words, and back. The only place that knows both protobuf and `core/packets.py`.
+
+Every oneof case of the contract has its row in a table here, and the tests loop over the contract's
+descriptors, so that a case without a row fails by name. Payloads that the core never opens travel as their
+serialized bytes: a kept message would keep the memory of the whole batch it came in.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from southwest.ai.agent.v1 import agent_pb2, chat_pb2
+
+from dispatcher.core import packets as core
+from dispatcher.core.endings import ENDINGS, Ending
+from dispatcher.journal import Entry
+
+PROTOCOL_VERSION: Final = 1
+ID_CHARS_MAX: Final = 128
+AGENTS_MAX: Final = 1_000
+SLOTS_MAX: Final = 100_000
+
+M = TypeVar("M", bound=Message)
+
+
+class WireError(ValueError):
+    """A peer's bytes or fields are wrong; the message names the field and what would be right."""
+
+
+def parse(message_type: type[M], data: bytes) -> M:
+    """Parses bytes from a peer. Raises WireError; the parser's own words stay inside."""
+    try:
+        return message_type.FromString(data)
+    except DecodeError:
+        raise WireError(
+            f"the message ({len(data)} bytes) is not a protobuf {message_type.DESCRIPTOR.full_name}"
+        ) from None
+
+
+def duration(seconds: float) -> Duration:
+    wire = Duration()
+    wire.FromNanoseconds(round(seconds * 1e9))
+    return wire
+
+
+def seconds(wire: Duration) -> float:
+    return wire.seconds + wire.nanos / 1e9
+
+
+def _known(number: int, names: dict[int, str]) -> Any:
+    return names.get(number, "")
+
+
+def _enum_names(enum: Any, prefix: str) -> dict[int, str]:
+    """Number to the contract's name in the core's spelling, zero to the empty name."""
+    names = {number: name.removeprefix(prefix).lower() for name, number in enum.items()}
+    return names | {0: ""}
+
+
+def _numbers(names: dict[int, str]) -> dict[str, int]:
+    return {name: number for number, name in names.items()}
+
+
+SCOPES: Final = _enum_names(agent_pb2.ErrorScope, "ERROR_SCOPE_")
+ORIGINS: Final = _enum_names(agent_pb2.ErrorOrigin, "ERROR_ORIGIN_")
+STOP_PHASES: Final = _enum_names(agent_pb2.StopPhase, "STOP_PHASE_")
+STOP_CODES: Final = _enum_names(agent_pb2.StopCode, "STOP_CODE_")
+TOOL_ERROR_CODES: Final = _enum_names(agent_pb2.ToolErrorCode, "TOOL_ERROR_CODE_")
+_STOP_CODE_NUMBERS: Final = _numbers(STOP_CODES)
+_TOOL_ERROR_NUMBERS: Final = _numbers(TOOL_ERROR_CODES)
+_SCOPE_NUMBERS: Final = _numbers(SCOPES)
+_ORIGIN_NUMBERS: Final = _numbers(ORIGINS)
+
+
+# --- up --------------------------------------------------------------------------------------------------
+
+
+def upstream(data: bytes) -> core.Hello | list[core.Packet]:
+    """One gRPC message from a commander: its Hello, or the packets it holds. Raises WireError."""
+    wire = parse(agent_pb2.UpstreamPacket, data)
+    kind = wire.WhichOneof("payload")
+    if kind == "hello":
+        return _hello(wire.hello)
+    if kind == "batch":
+        return [_packet(packet, packet.WhichOneof("payload")) for packet in wire.batch.packets]
+    return [_packet(wire, kind)]
+
+
+def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
+    # Content first: it is nearly all there is.
+    if kind == "content":
+        content = wire.content
+        text = content.text
+        return core.Packet(
+            "content",
+            wire.session_id,
+            wire.attempt,
+            wire.sequence,
+            wire.agent,
+            text,
+            content.is_finish,
+            wire.signals_received,
+            len(text),
+            None,
+            None,
+        )
+    text = ""
+    size = 0
+    detail: core.Detail = None
+    body: object = None
+    if kind == "thought":
+        text, body = wire.thought.delta, wire.thought.step_name
+        size = len(text)
+    elif kind is None:
+        kind = "unknown"
+    elif kind in ("hello", "batch"):
+        raise WireError(f"{kind}: is not allowed inside a batch; send it as a message of its own")
+    else:
+        payload: Message = getattr(wire, kind)
+        body = payload.SerializeToString()
+        size = len(body)
+        read = _DETAILS.get(kind)
+        if read is not None:
+            detail = read(payload)
+    return core.Packet(
+        kind,
+        wire.session_id,
+        wire.attempt,
+        wire.sequence,
+        wire.agent,
+        text,
+        kind == "agent_event" and wire.agent_event.WhichOneof("event") != "started",
+        wire.signals_received,
+        size,
+        detail,
+        body,
+    )
+
+
+def _hello(wire: agent_pb2.Hello) -> core.Hello:
+    for name, value in (("commander_id", wire.commander_id), ("instance", wire.instance)):
+        if not 1 <= len(value) <= ID_CHARS_MAX:
+            raise WireError(f"hello.{name}: has {len(value)} characters; 1 to {ID_CHARS_MAX} are right")
+    if not 1 <= wire.slots <= SLOTS_MAX:
+        raise WireError(f"hello.slots: is {wire.slots}; 1 to {SLOTS_MAX} are right")
+    if not 1 <= len(wire.agents) <= AGENTS_MAX:
+        raise WireError(f"hello.agents: has {len(wire.agents)}; 1 to {AGENTS_MAX} are right")
+    for number, agent in enumerate(wire.agents):
+        if not 1 <= len(agent.name) <= ID_CHARS_MAX:
+            raise WireError(
+                f"hello.agents[{number}].name: has {len(agent.name)} characters; 1 to {ID_CHARS_MAX} are right"
+            )
+    return core.Hello(
+        wire.commander_id,
+        wire.instance,
+        wire.software_version,
+        tuple(
+            core.AgentOffer(agent.name, agent.version, agent.description, tuple(agent.accepted_input))
+            for agent in wire.agents
+        ),
+        dict(wire.labels),
+        wire.slots,
+        wire.stuck,
+        tuple(
+            core.Resume(r.session_id, r.attempt, r.last_sequence_sent, r.last_signal_received)
+            for r in wire.resumes
+        ),
+        wire.protocol_version,
+    )
+
+
+def _tool_call(wire: agent_pb2.ToolCallRequest) -> core.ToolCall:
+    return core.ToolCall(
+        wire.call_id,
+        wire.tool_name,
+        wire.arguments_json,
+        wire.idempotency_key,
+        wire.timeout_ms if wire.HasField("timeout_ms") else None,
+    )
+
+
+def error_report(wire: agent_pb2.ErrorSignal) -> core.ErrorReport:
+    return core.ErrorReport(
+        wire.code,
+        _known(wire.origin, ORIGINS),
+        _known(wire.scope, SCOPES),
+        wire.message,
+        wire.error_type,
+        wire.retryable,
+        wire.retry_after_ms if wire.HasField("retry_after_ms") else None,
+        wire.upstream_status if wire.HasField("upstream_status") else None,
+        wire.call_id,
+    )
+
+
+def _usage(wire: agent_pb2.Usage) -> core.Usage:
+    return core.Usage(wire.input_tokens, wire.output_tokens, wire.reasoning_tokens, wire.model)
+
+
+def _question(wire: agent_pb2.Question) -> core.Question:
+    expires_in_s = seconds(wire.expires_in) if wire.HasField("expires_in") else None
+    return core.Question(wire.question_id, expires_in_s, wire.SerializeToString())
+
+
+def _done(wire: agent_pb2.Done) -> core.Done:
+    return core.Done(
+        wire.outcome == agent_pb2.OUTCOME_COMPLETED,
+        wire.content_chars,
+        wire.content_crc32,
+        _usage(wire.usage) if wire.HasField("usage") else None,
+        error_report(wire.error) if wire.HasField("error") else None,
+    )
+
+
+def _stop_ack(wire: agent_pb2.StopAck) -> core.StopAck:
+    usage = _usage(wire.usage) if wire.HasField("usage") else None
+    return core.StopAck(wire.stop_id, _known(wire.phase, STOP_PHASES), wire.last_sequence, usage)
+
+
+def _heartbeat(wire: agent_pb2.Heartbeat) -> core.Heartbeat:
+    blocked_for_s = seconds(wire.blocked_for) if wire.HasField("blocked_for") else 0.0
+    return core.Heartbeat(wire.phase, blocked_for_s, wire.running, wire.stuck)
+
+
+def _refused(wire: agent_pb2.Refused) -> core.Refused:
+    return core.Refused(wire.code, wire.why)
+
+
+def _goodbye(wire: agent_pb2.Goodbye) -> core.Goodbye:
+    return core.Goodbye(wire.reason)
+
+
+_DETAILS: Final[dict[str, Callable[[Any], core.Detail]]] = {
+    "tool_call": _tool_call,
+    "error": error_report,
+    "usage": _usage,
+    "question": _question,
+    "done": _done,
+    "stop_ack": _stop_ack,
+    "heartbeat": _heartbeat,
+    "refused": _refused,
+    "goodbye": _goodbye,
+}
+
+
+# --- down ------------------------------------------------------------------------------------------------
+
+
+class Downstream:
+    """Makes DownstreamPackets. Holds what every link is told alike."""
+
+    def __init__(
+        self,
+        *,
+        max_message_bytes: int,
+        heartbeat_interval_s: float,
+        software_version: str,
+        instance: str,
+        tools: list[agent_pb2.ToolOffer],
+    ) -> None:
+        self._welcome = agent_pb2.Welcome(
+            protocol_version=PROTOCOL_VERSION,
+            limits=agent_pb2.LinkLimits(max_message_bytes=max_message_bytes),
+            heartbeat_interval=duration(heartbeat_interval_s),
+            software_version=software_version,
+            dispatcher_instance=instance,
+        )
+        self._tools = tools
+        self._bodies: dict[type[Any], Callable[[agent_pb2.DownstreamPacket, Any], None]] = {
+            core.Ack: self._ack,
+            core.Stop: self._stop,
+            core.ToolResult: self._tool_result,
+            core.Welcome: self._welcomed,
+            core.Start: self._start,
+            core.Answer: self._answer,
+            core.UserMessage: self._user_message,
+            core.Drain: self._drain,
+            core.Goodbye: self._goodbye,
+            core.LinkHeartbeat: self._heartbeat,
+        }
+
+    def packet(self, signal: core.Signal, unix_ms: int) -> agent_pb2.DownstreamPacket:
+        wire = agent_pb2.DownstreamPacket(
+            session_id=signal.session_id, timestamp=unix_ms, attempt=signal.attempt, sequence=signal.sequence
+        )
+        self._bodies[type(signal.body)](wire, signal.body)
+        return wire
+
+    def _ack(self, wire: agent_pb2.DownstreamPacket, body: core.Ack) -> None:
+        ack = wire.ack
+        ack.sequence, ack.credit, ack.credit_bytes = body
+        ack.SetInParent()
+
+    def _stop(self, wire: agent_pb2.DownstreamPacket, body: core.Stop) -> None:
+        wire.stop.CopyFrom(stop_signal(body))
+
+    def _tool_result(self, wire: agent_pb2.DownstreamPacket, body: core.ToolResult) -> None:
+        wire.tool_result.CopyFrom(tool_call_result(body))
+
+    def _welcomed(self, wire: agent_pb2.DownstreamPacket, body: core.Welcome) -> None:
+        welcome = wire.welcome
+        welcome.CopyFrom(self._welcome)
+        welcome.limits.credit = body.credit
+        welcome.limits.credit_bytes = body.credit_bytes
+        for verdict in body.verdicts:
+            row = welcome.resumes.add(session_id=verdict.session_id, attempt=verdict.attempt)
+            if verdict.kind == "resumed":
+                row.resumed.next_sequence = verdict.next_sequence
+                row.resumed.credit = verdict.credit
+                row.resumed.credit_bytes = verdict.credit_bytes
+            elif verdict.kind == "fenced":
+                row.fenced.why = verdict.why
+            elif verdict.kind == "ended":
+                row.ended.ending = verdict.why
+            else:
+                row.unknown.SetInParent()
+
+    def _start(self, wire: agent_pb2.DownstreamPacket, body: core.Start) -> None:
+        start = wire.start
+        if isinstance(body.request, chat_pb2.Ask):
+            ask = body.request
+            start.messages.extend(ask.messages)
+            start.metadata.update(ask.metadata)
+            if ask.HasField("budgets"):
+                start.budgets.CopyFrom(ask.budgets)
+            if ask.HasField("trace_context"):
+                start.trace_context.CopyFrom(ask.trace_context)
+        start.agent, start.agent_version, start.user_id = body.agent, body.agent_version, body.user_id
+        start.credit, start.credit_bytes = body.credit, body.credit_bytes
+        start.tools.extend(self._tools)
+        if body.time_left_s is not None:
+            start.time_left.CopyFrom(duration(body.time_left_s))
+
+    def _answer(self, wire: agent_pb2.DownstreamPacket, body: core.Answer) -> None:
+        wire.answer.CopyFrom(_answer(body))
+
+    def _user_message(self, wire: agent_pb2.DownstreamPacket, body: core.UserMessage) -> None:
+        wire.user_message.message_id, wire.user_message.text = body
+
+    def _drain(self, wire: agent_pb2.DownstreamPacket, body: core.Drain) -> None:
+        wire.drain.reason = body.reason
+        wire.drain.SetInParent()
+        if body.deadline_s is not None:
+            wire.drain.deadline.CopyFrom(duration(body.deadline_s))
+
+    def _goodbye(self, wire: agent_pb2.DownstreamPacket, body: core.Goodbye) -> None:
+        wire.goodbye.reason = body.reason
+        wire.goodbye.SetInParent()
+
+    def _heartbeat(self, wire: agent_pb2.DownstreamPacket, body: core.LinkHeartbeat) -> None:
+        wire.heartbeat.SetInParent()
+
+
+def stop_signal(stop: core.Stop) -> agent_pb2.StopSignal:
+    return agent_pb2.StopSignal(
+        reason=stop.reason or stop.code,
+        stop_id=stop.stop_id,
+        code=_STOP_CODE_NUMBERS[stop.code],  # type: ignore[arg-type]  # a number of the enum it was made from
+        grace_ms=stop.grace_ms,
+        actor=stop.actor,
+        policy=stop.policy,
+    )
+
+
+def tool_call_result(result: core.ToolResult) -> agent_pb2.ToolCallResult:
+    wire = agent_pb2.ToolCallResult(
+        tool_name=result.tool_name, result_json=result.outcome.result_json, call_id=result.call_id
+    )
+    failure = result.outcome.failure
+    if failure is not None:
+        wire.error.code = _TOOL_ERROR_NUMBERS[failure.code]  # type: ignore[assignment]  # likewise
+        wire.error.message = failure.message
+        wire.error.retryable = failure.retryable
+        if failure.retry_after_ms is not None:
+            wire.error.retry_after_ms = failure.retry_after_ms
+    return wire
+
+
+def error_signal(report: core.ErrorReport) -> agent_pb2.ErrorSignal:
+    wire = agent_pb2.ErrorSignal(
+        code=report.code,
+        origin=_ORIGIN_NUMBERS[report.origin],  # type: ignore[arg-type]  # likewise
+        scope=_SCOPE_NUMBERS[report.scope],  # type: ignore[arg-type]  # likewise
+        message=report.message,
+        error_type=report.error_type,
+        retryable=report.retryable,
+        call_id=report.call_id,
+    )
+    if report.retry_after_ms is not None:
+        wire.retry_after_ms = report.retry_after_ms
+    if report.upstream_status is not None:
+        wire.upstream_status = report.upstream_status
+    return wire
+
+
+def usage(used: core.Usage) -> agent_pb2.Usage:
+    return agent_pb2.Usage(
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        reasoning_tokens=used.reasoning_tokens,
+        model=used.model,
+    )
+
+
+def _answer(answer: core.Answer) -> agent_pb2.Answer:
+    wire = agent_pb2.Answer(question_id=answer.question_id)
+    if answer.value_json is None:
+        wire.cancelled.why = answer.why
+    else:
+        wire.value_json = answer.value_json
+    return wire
+
+
+# --- what viewers see ------------------------------------------------------------------------------------
+
+
+def session_event(session_id: str, epoch: str, entry: Entry) -> chat_pb2.SessionEvent:
+    """An event as kept, for any viewer."""
+    event = entry.event
+    wire = chat_pb2.SessionEvent(
+        session_id=session_id, attempt=event.attempt, agent=event.agent, timestamp=entry.unix_ms
+    )
+    wire.cursor.epoch = epoch
+    wire.cursor.offset = event.offset
+    kind = event.kind
+    if kind == "content":
+        wire.content.text = event.text
+        wire.content.SetInParent()
+    else:
+        _EVENTS[kind](wire, event)
+    return wire
+
+
+def gap(session_id: str, epoch: str, requested: chat_pb2.Cursor, available_from: int, reason: str) -> Any:
+    """Tells a viewer that part of what it asked for is not kept."""
+    wire = chat_pb2.SessionEvent(session_id=session_id)
+    wire.gap.requested.CopyFrom(requested)
+    wire.gap.available_from.epoch = epoch
+    wire.gap.available_from.offset = available_from
+    wire.gap.reason = reason
+    return wire
+
+
+def session_ended(ended: core.Ended) -> chat_pb2.SessionEnded:
+    traits = ENDINGS[Ending(ended.ending)]
+    wire = chat_pb2.SessionEnded(
+        ending=traits.number,  # type: ignore[arg-type]  # the enum's number, by the table of endings
+        name=ended.ending,
+        message=ended.message,
+        retryable=traits.retryable,
+        content_chars=ended.content_chars,
+        content_crc32=ended.content_crc32,
+        usage=usage(ended.usage),
+    )
+    if traits.retry_after_s is not None:
+        wire.retry_after_ms = int(traits.retry_after_s * 1000)
+    if ended.stop is not None:
+        wire.stop.CopyFrom(stop_signal(ended.stop))
+    if ended.error is not None:
+        wire.error.CopyFrom(error_signal(ended.error))
+    return wire
+
+
+def _opened(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
+    body = event.body
+    assert isinstance(body, core.Opened)
+    wire.opened.agent, wire.opened.user_id = body.agent, body.user_id
+    wire.opened.labels.update(body.labels)
+
+
+def _started(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
+    assert isinstance(event.body, core.Started)
+    wire.started.commander_id = event.body.commander_id
+
+
+def _thought(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
+    wire.thought.step_name, wire.thought.delta = str(event.body), event.text
+
+
+def _call(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
+    call = event.body
+    assert isinstance(call, core.ToolCall)
+    wire.tool_call.call_id, wire.tool_call.tool_name = call.call_id, call.tool_name
+    wire.tool_call.arguments_json, wire.tool_call.idempotency_key = call.arguments_json, call.idempotency_key
+    if call.timeout_ms is not None:
+        wire.tool_call.timeout_ms = call.timeout_ms
+
+
+def _result(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
+    assert isinstance(event.body, core.ToolResult)
+    wire.tool_result.CopyFrom(tool_call_result(event.body))
+
+
+def _answered(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
+    assert isinstance(event.body, core.Answer)
+    wire.answer.CopyFrom(_answer(event.body))
+
+
+def _messaged(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
+    assert isinstance(event.body, core.UserMessage)
+    wire.user_message.message_id, wire.user_message.text = event.body
+
+
+def _ended(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
+    assert isinstance(event.body, core.Ended)
+    wire.ended.CopyFrom(session_ended(event.body))
+
+
+def _unopened(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
+    """A payload as its commander sent it."""
+    assert isinstance(event.body, bytes)
+    payload: Message = getattr(wire, event.kind)
+    payload.SetInParent()
+    payload.MergeFromString(event.body)
+
+
+_EVENTS: Final[dict[str, Callable[[chat_pb2.SessionEvent, core.SessionEvent], None]]] = {
+    "opened": _opened,
+    "started": _started,
+    "thought": _thought,
+    "tool_call": _call,
+    "tool_result": _result,
+    "answer": _answered,
+    "user_message": _messaged,
+    "ended": _ended,
+    "progress": _unopened,
+    "question": _unopened,
+    "agent_event": _unopened,
+    "artifact": _unopened,
+    "embedding": _unopened,
+    "usage": _unopened,
+    "error": _unopened,
+}

@@ -1,0 +1,164 @@
+"""One viewer's stream of SessionEvents: any number of sessions, each read from the journal at the viewer's own
+pace. What gathers while one write is under way goes out as one message. A viewer that takes nothing for too
+long is closed; it never makes anybody else wait."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from southwest.ai.agent.v1 import chat_pb2
+
+from dispatcher.core.events import ViewerCame, ViewerLeft
+from dispatcher.hub import Hub
+from dispatcher.rpc import codec
+from dispatcher.rpc.methods import Answered
+
+# How many events of one session are taken at once, so that sessions on one stream take turns.
+_PAGE_EVENTS = 256
+
+
+@dataclass(slots=True)
+class _Watched:
+    session_id: str
+    after: int
+    thoughts: bool
+    unsubscribe: Callable[[], None]
+
+
+class Feed:
+    """Writes to `context` what the sessions it watches have to tell.
+
+    `write_s`: how long one write may take; `max_message_bytes`: a message is closed when it has grown so far.
+    """
+
+    def __init__(self, hub: Hub, context: Any, *, write_s: float, max_message_bytes: int) -> None:
+        self._hub = hub
+        self._context = context
+        self._write_s = write_s
+        self._max_message_bytes = max_message_bytes
+        self._watched: dict[str, _Watched] = {}
+        self._fresh: dict[str, None] = {}
+        self._first: deque[chat_pb2.SessionEvents] = deque()
+        self._wake = asyncio.Event()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Feed of {list(self._watched)}>"
+
+    def watch(self, session_id: str, cursor: chat_pb2.Cursor | None, *, thoughts: bool) -> None:
+        """Begins to watch a session, after the cursor. A cursor that leads nowhere leads to a gap."""
+        if session_id in self._watched:
+            return
+        after = self._after(session_id, cursor) if cursor is not None else 0
+        unsubscribe = self._hub.journal.subscribe(session_id, lambda: self._news(session_id))
+        self._watched[session_id] = _Watched(session_id, after, thoughts, unsubscribe)
+        self._hub.submit(ViewerCame(session_id))
+        self._news(session_id)
+
+    def receipt(self, receipt: chat_pb2.Receipt) -> None:
+        self._first.append(chat_pb2.SessionEvents(receipts=[receipt]))
+        self._wake.set()
+
+    def finish(self) -> None:
+        """No more will be watched: the stream ends with the last session."""
+        self._closed = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Writes until it is finished and every session has ended."""
+        try:
+            while True:
+                message = self._next()
+                if message is not None:
+                    await self._write(message)
+                elif self._closed and not self._watched:
+                    return
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        finally:
+            for session_id in list(self._watched):
+                self._leave(session_id)
+
+    def _news(self, session_id: str) -> None:
+        self._fresh[session_id] = None
+        self._wake.set()
+
+    def _after(self, session_id: str, cursor: chat_pb2.Cursor) -> int:
+        journal = self._hub.journal
+        page = journal.read(session_id, 0, 0)
+        reason = ""
+        if cursor.epoch and cursor.epoch != journal.epoch:
+            reason = "other_epoch"
+        elif cursor.offset > page.head:
+            reason = "ahead"
+        elif cursor.offset < page.available_from - 1:
+            reason = "trimmed"
+        if not reason:
+            return cursor.offset
+        gap = codec.gap(session_id, journal.epoch, cursor, page.available_from, reason)
+        self._first.append(chat_pb2.SessionEvents(events=[gap]))
+        return max(0, page.available_from - 1)
+
+    def _next(self) -> chat_pb2.SessionEvents | None:
+        """What has gathered, up to the size of a message; None when there is nothing."""
+        if self._first:
+            return self._first.popleft()
+        message = chat_pb2.SessionEvents()
+        room = self._max_message_bytes
+        for session_id in list(self._fresh):
+            if room <= 0:
+                break
+            del self._fresh[session_id]
+            watched = self._watched.get(session_id)
+            if watched is not None:
+                room -= self._take(watched, message, room)
+        return message if message.events else None
+
+    def _take(self, watched: _Watched, message: chat_pb2.SessionEvents, room: int) -> int:
+        """Adds a session's next events to the message. Returns the bytes they take."""
+        journal = self._hub.journal
+        session_id = watched.session_id
+        page = journal.read(session_id, watched.after, _PAGE_EVENTS)
+        if page.head == 0:
+            asked = chat_pb2.Cursor(epoch=journal.epoch, offset=watched.after)
+            message.events.append(codec.gap(session_id, journal.epoch, asked, 0, "forgotten"))
+            self._leave(session_id)
+            return message.events[-1].ByteSize()
+        taken = 0
+        for entry in page.entries:
+            event = entry.event
+            if event.kind == "thought" and not watched.thoughts:
+                watched.after = event.offset
+                continue
+            wire = codec.session_event(session_id, journal.epoch, entry)
+            size = wire.ByteSize()
+            if taken + size > room and (taken or message.events):
+                break
+            message.events.append(wire)
+            watched.after = event.offset
+            taken += size
+            if event.kind == "ended":
+                self._leave(session_id)
+                return taken
+        if watched.after < page.head:
+            self._fresh[session_id] = None
+        return taken
+
+    async def _write(self, message: chat_pb2.SessionEvents) -> None:
+        write = asyncio.ensure_future(self._context.write(message.SerializeToString()))
+        done, _ = await asyncio.wait([write], timeout=self._write_s)
+        if not done:
+            write.cancel()
+            raise Answered(
+                "RESOURCE_EXHAUSTED",
+                f"slow: the viewer took nothing for {self._write_s:g} s; come back with the last cursor",
+            )
+        write.result()
+
+    def _leave(self, session_id: str) -> None:
+        watched = self._watched.pop(session_id)
+        watched.unsubscribe()
+        self._hub.submit(ViewerLeft(session_id))

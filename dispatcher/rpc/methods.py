@@ -1,0 +1,78 @@
+"""How the methods of Chat and Admin are served: bytes in, parsed here, errors turned into statuses here.
+
+With bytes at the handler's edge, what is no message gets an answer of ours instead of the parser's, and an
+exception that nobody foresaw reaches the client as a generic text and the log as a traceback.
+"""
+
+# grpc's handler types take parameters in the stubs alone.
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from grpc import aio
+
+from dispatcher.rpc import codec
+
+log = logging.getLogger(__name__)
+
+Request = TypeVar("Request", bound=Message)
+
+
+class Answered(Exception):  # noqa: N818 - it ends a call with a status, which need not be an error of ours
+    """Ends a call with a status. `status` is the name of a gRPC status code."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def unary(
+    request_type: type[Request], answer: Callable[[Request, Any], Awaitable[Message]]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    async def behaviour(data: bytes, context: Any) -> bytes:
+        async def call() -> bytes:
+            return (await answer(codec.parse(request_type, data), context)).SerializeToString()
+
+        return await _translated(call, context)
+
+    return grpc.unary_unary_rpc_method_handler(behaviour)
+
+
+def watched(
+    request_type: type[Request], answer: Callable[[Request, Any], Awaitable[None]]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    async def behaviour(data: bytes, context: Any) -> None:
+        await _translated(lambda: answer(codec.parse(request_type, data), context), context)
+
+    return grpc.unary_stream_rpc_method_handler(behaviour)
+
+
+def conversed(answer: Callable[[Any], Awaitable[None]]) -> grpc.RpcMethodHandler[Any, Any]:
+    async def behaviour(_: object, context: Any) -> None:
+        await _translated(lambda: answer(context), context)
+
+    return grpc.stream_stream_rpc_method_handler(behaviour)
+
+
+T = TypeVar("T")
+
+
+async def _translated(call: Callable[[], Awaitable[T]], context: Any) -> T:
+    """Turns what a method raises into its status."""
+    try:
+        return await call()
+    except Answered as answered:
+        status, message = grpc.StatusCode[answered.status], str(answered)
+    except codec.WireError as error:
+        status, message = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+    except aio.AbortError:
+        raise
+    except Exception:
+        log.exception("a call failed")
+        status, message = grpc.StatusCode.INTERNAL, "the dispatcher failed to answer; its log says why"
+    await context.abort(status, message)
+    raise AssertionError("abort returns")

@@ -1,0 +1,349 @@
+"""The one place that constructs: makes every part of a dispatcher, starts them in order, drains in order.
+
+Start: tools, core, hub, gRPC with health and reflection, metrics; then it is ready and says so on standard
+output. End, by SIGTERM, SIGINT or Admin.Drain: not ready, no new sessions, those that run may finish until the
+deadline, then all that is left ends as `shutdown`. A second signal ends it at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
+
+from dispatcher import auth, logs
+from dispatcher.core.events import DrainRequested, LimitsChanged, ShutdownRequested
+from dispatcher.core.router import Router
+from dispatcher.hub import Hub
+from dispatcher.journal.memory import MemoryJournal
+from dispatcher.limits import LiveLimits, core_limits
+from dispatcher.metrics import Metrics, Snapshot
+from dispatcher.rpc import admin, chat, codec, interaction
+from dispatcher.rpc.interceptors import MetricsInterceptor
+from dispatcher.settings import Loaded, Settings, parse_address
+from dispatcher.tools.contract import Tool, ToolLoadError
+from dispatcher.tools.loading import load_tools
+from dispatcher.tools.runner import ToolRunner
+from dispatcher.tools.station import RunnerLimits
+
+log = logging.getLogger(__name__)
+
+SERVICES: Final = (
+    agent_pb2.DESCRIPTOR.services_by_name["AgentInteraction"].full_name,
+    chat_pb2.DESCRIPTOR.services_by_name["Chat"].full_name,
+    admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name,
+)
+# What may wait, unwritten, for one commander that doesn't read.
+UNWRITTEN_BYTES_MAX: Final = 33_554_432
+# How long the last bytes of a link, and of the server, may take when it goes.
+FLUSH_S: Final = 2.0
+SNAPSHOT_S: Final = 5.0
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+
+class StartError(Exception):
+    """The dispatcher can't start as told. The message names the setting and the mend."""
+
+
+def run(loaded: Loaded) -> int:
+    """Serves until told to stop. Returns the process's exit code."""
+    settings = loaded.settings
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        tools = load_tools(settings.tools)
+        with asyncio.Runner(loop_factory=_loop_factory(settings.event_loop)) as runner:
+            return runner.run(_serve(loaded, tools))
+    except (StartError, ToolLoadError, auth.TokensError) as error:
+        print(f"dispatcher: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    if name == "asyncio":
+        return asyncio.new_event_loop
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        if name == "uvloop":
+            raise StartError("event_loop: uvloop is not installed; install it, or choose asyncio") from None
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def software_version() -> str:
+    try:
+        return f"chatstream/{version('chatstream')}"
+    except PackageNotFoundError:
+        return "chatstream"
+
+
+def mint(kind: str) -> str:
+    """A new id: its kind, and 96 random bits."""
+    return f"{kind}-{secrets.token_hex(12)}"
+
+
+async def _serve(loaded: Loaded, tools: list[Tool]) -> int:
+    settings = loaded.settings
+    metrics = Metrics()
+    runner = ToolRunner(tools, _runner_limits(settings), observe=metrics.tool_called)
+    leaving = Leaving(settings.drain_deadline_s)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            hub = Hub(
+                Router(core_limits(settings)),
+                MemoryJournal(secrets.token_hex(4)),
+                runner,
+                metrics,
+                tasks,
+                leaving.idle,
+            )
+            limits = LiveLimits(loaded, lambda changed: _apply(changed, hub, runner))
+            async with _grpc_server(settings, hub, metrics, runner, limits, leaving) as (not_serving, bound):
+                with _metrics_server(settings, hub, metrics) as metrics_url:
+                    _announce(bound, metrics_url, runner)
+                    with leaving.on_signals():
+                        await leaving.wanted.wait()
+                    await _drain(hub, not_serving, leaving)
+            hub.close()
+    finally:
+        await runner.close()
+    return 0
+
+
+def _runner_limits(settings: Settings) -> RunnerLimits:
+    return RunnerLimits(
+        timeout_s=settings.tool_timeout_s,
+        output_bytes=settings.tool_output_bytes,
+        arguments_bytes=settings.tool_arguments_bytes,
+        concurrency=settings.tool_concurrency,
+        threads=settings.tool_threads,
+    )
+
+
+def _apply(settings: Settings, hub: Hub, runner: ToolRunner) -> None:
+    """Limits were changed by an operator."""
+    hub.submit(LimitsChanged(core_limits(settings)))
+    runner.change_limits(_runner_limits(settings))
+
+
+class Leaving:
+    """When to go, and how fast. `wanted` is set once; `deadline_s` is how long sessions may still take."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
+        self.wanted = asyncio.Event()
+        self._over = asyncio.Event()
+
+    def ask(self, deadline_s: float | None = None) -> None:
+        if deadline_s is not None:
+            self.deadline_s = deadline_s
+        self.wanted.set()
+
+    def idle(self) -> None:
+        """No session is left."""
+        self._over.set()
+
+    async def over(self) -> None:
+        """Waits until no session is left, the deadline has passed, or somebody is in a hurry."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.deadline_s):
+                await self._over.wait()
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _signalled(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self.wanted.is_set():
+            log.warning("%s again: ending at once", name)
+            self._over.set()
+        else:
+            log.info("%s: draining for up to %g s; send it again to end at once", name, self.deadline_s)
+            self.wanted.set()
+
+
+async def _drain(hub: Hub, not_serving: Callable[[], Awaitable[None]], leaving: Leaving) -> None:
+    await not_serving()
+    hub.submit(DrainRequested("the dispatcher goes away"))
+    await leaving.over()
+    hub.submit(ShutdownRequested(mint("stop"), "the dispatcher goes away"))
+
+
+@contextlib.asynccontextmanager
+async def _grpc_server(
+    settings: Settings,
+    hub: Hub,
+    metrics: Metrics,
+    runner: ToolRunner,
+    limits: LiveLimits,
+    leaving: Leaving,
+) -> AsyncIterator[tuple[Callable[[], Awaitable[None]], str]]:
+    """Serves gRPC. Gives what makes health say NOT_SERVING, and the address that was bound."""
+    interceptors: list[aio.ServerInterceptor] = [MetricsInterceptor(metrics.registry)]
+    if settings.tokens_file is not None:
+        interceptors.append(auth.AuthInterceptor(auth.load_tokens(settings.tokens_file)))
+    server = aio.server(interceptors=interceptors, options=_server_options(settings))
+    offers = [
+        agent_pb2.ToolOffer(
+            name=offer.name,
+            description=offer.description,
+            parameters_schema_json=offer.parameters_schema_json,
+        )
+        for offer in runner.offers()
+    ]
+    down = codec.Downstream(
+        max_message_bytes=settings.max_message_bytes,
+        heartbeat_interval_s=settings.heartbeat_interval_s,
+        software_version=software_version(),
+        instance=mint("dispatcher"),
+        tools=offers,
+    )
+    stream_limits = interaction.StreamLimits(settings.max_message_bytes, UNWRITTEN_BYTES_MAX, FLUSH_S)
+    link_service = interaction.Interaction(hub, down, metrics, mint, stream_limits, settings.links_max)
+    view_limits = chat.ViewLimits(
+        settings.request_bytes_max,
+        settings.max_message_bytes,
+        settings.viewer_write_s,
+        settings.viewers_per_session_max,
+    )
+    chat_service = chat.ChatService(hub, mint, view_limits)
+    admin_service = admin.AdminService(hub, chat_service, runner, limits, mint, leaving.ask)
+    health_service = health.aio.HealthServicer()
+    server.add_generic_rpc_handlers(
+        (interaction.handlers(link_service), chat.handlers(chat_service), admin.handlers(admin_service))
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    bound = _bind(server, settings)
+    await server.start()
+    for service in ("", *SERVICES):
+        await health_service.set(service, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield health_service.enter_graceful_shutdown, bound
+    finally:
+        await server.stop(FLUSH_S)
+
+
+def _server_options(settings: Settings) -> list[tuple[str, int]]:
+    """gRPC's options, with the names that take effect: measured, see docs/keepalive.md."""
+    s = settings
+    return [
+        ("grpc.keepalive_time_ms", int(s.keepalive_time_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(s.tcp_user_timeout_s * 1000)),
+        ("grpc.http2.ping_timeout_ms", int(s.ping_timeout_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.bdp_probe", 0),
+        # A client may ping somewhat more often than we would ourselves, as clocks and loads differ.
+        ("grpc.http2.min_ping_interval_without_data_ms", int(s.keepalive_time_s * 900)),
+        ("grpc.max_connection_idle_ms", int(s.connection_idle_s * 1000)),
+        ("grpc.max_concurrent_streams", s.streams_per_connection),
+        ("grpc.max_receive_message_length", s.max_message_bytes),
+        ("grpc.max_send_message_length", s.max_message_bytes * 2),
+        ("grpc.http2.settings_timeout", 5000),
+        ("grpc.server_handshake_timeout_ms", 5000),
+        ("grpc.max_metadata_size", 8192),
+        # Two servers on one port would share its calls in silence.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _bind(server: aio.Server, settings: Settings) -> str:
+    """Takes the address. Returns it as bound. Raises StartError."""
+    told = settings.grpc_address
+    address = parse_address(told)
+    if address.path and _somebody_listens(address.path):
+        # grpc would take over the path of a living server without a word.
+        raise StartError(f"grpc_address: {told} is taken by another process; choose another, or end that one")
+    try:
+        if settings.tls_certificate is None:
+            port = server.add_insecure_port(told)
+        else:
+            port = server.add_secure_port(told, _credentials(settings))
+    except RuntimeError:
+        raise StartError(
+            f"grpc_address: {told} can't be bound; is it taken by another process? Choose another with "
+            "--grpc-address, or port 0 for any that is free"
+        ) from None
+    return told if address.path else f"{told.rpartition(':')[0]}:{port}"
+
+
+def _somebody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials:
+    def content(path: Path | None) -> bytes | None:
+        return None if path is None else path.read_bytes()
+
+    key, certificate = content(settings.tls_key), content(settings.tls_certificate)
+    assert key is not None
+    assert certificate is not None
+    client_ca = content(settings.tls_client_ca)
+    return grpc.ssl_server_credentials(
+        [(key, certificate)], client_ca, require_client_auth=client_ca is not None
+    )
+
+
+@contextlib.contextmanager
+def _metrics_server(settings: Settings, hub: Hub, metrics: Metrics) -> Iterator[str]:
+    """Serves metrics, where an address is set, from a thread of its own. Gives their URL, or nothing."""
+    if not settings.metrics_address:
+        yield ""
+        return
+    loop = asyncio.get_running_loop()
+
+    async def snapshot() -> Snapshot:
+        return Snapshot(hub.router)
+
+    metrics.watch(lambda: asyncio.run_coroutine_threadsafe(snapshot(), loop).result(SNAPSHOT_S))
+    address = parse_address(settings.metrics_address)
+    try:
+        server, thread = start_http_server(address.port, address.host, metrics.registry)
+    except OSError as error:
+        raise StartError(
+            f"metrics_address: {settings.metrics_address} can't be bound: {error.strerror}; choose another "
+            'with --metrics-address, port 0 for any that is free, or "" for none'
+        ) from None
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    try:
+        yield f"http://{host}:{server.server_port}/metrics"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _announce(bound: str, metrics_url: str, runner: ToolRunner) -> None:
+    tools = ", ".join(offer.name for offer in runner.offers()) or "none"
+    log.info("tools: %s", tools)
+    seen = f"; metrics at {metrics_url}" if metrics_url else ""
+    print(f"dispatcher: ready at {bound}{seen}", flush=True)
