@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from dispatcher.core.holdback import Matcher
 from dispatcher.core.limits import Limits
-from dispatcher.core.policy import PolicyLimits
+from dispatcher.core.policy import Mode, PolicyLimits
 from dispatcher.settings import Loaded, Settings, change
 
 
@@ -59,9 +60,10 @@ class LiveLimits:
         self._changed(loaded.settings)
 
 
-def core_limits(settings: Settings) -> Limits:
-    """The core's numbers, from settings."""
+def core_limits(settings: Settings, deny: Matcher | None) -> Limits:
+    """The core's numbers, from settings. `deny` are the patterns, None where there are none."""
     s = settings
+    enforced = s.deny_mode == "enforce"
     return Limits(
         sessions_max=s.sessions_max,
         queue_sessions_max=s.queue_sessions_max,
@@ -83,5 +85,19 @@ def core_limits(settings: Settings) -> Limits:
         journal_keep_s=s.journal_keep_s,
         journal_keep_sessions=s.journal_keep_sessions,
         journal_full_wait_s=s.journal_full_wait_s,
-        policy=PolicyLimits(),
+        policy=PolicyLimits(
+            content_chars_max=s.content_chars_max,
+            content_chars_mode=Mode(s.content_mode),
+            thought_chars_max=s.thought_chars_max,
+            thought_chars_mode=Mode(s.thought_mode),
+            tool_calls_max=s.tool_calls_max,
+            tool_calls_mode=Mode(s.tool_calls_mode),
+            total_time_s=s.total_time_s,
+            total_time_mode=Mode(s.total_time_mode),
+            first_token_s=s.first_token_s,
+            first_token_mode=Mode(s.first_token_mode),
+            deny_hold_chars_max=s.deny_hold_chars_max,
+            deny=deny if enforced else None,
+            deny_observed=None if enforced else deny,
+        ),
     )

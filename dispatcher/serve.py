@@ -28,9 +28,11 @@ from dispatcher import auth, logs
 from dispatcher.core.events import DrainRequested, LimitsChanged, ShutdownRequested
 from dispatcher.core.router import Router
 from dispatcher.hub import Hub
+from dispatcher.journal import Journal
 from dispatcher.journal.memory import MemoryJournal
 from dispatcher.limits import LiveLimits, core_limits
 from dispatcher.metrics import Metrics, Snapshot
+from dispatcher.patterns import PatternError, Patterns, compile_patterns
 from dispatcher.rpc import admin, chat, codec, interaction
 from dispatcher.rpc.interceptors import MetricsInterceptor
 from dispatcher.settings import Loaded, Settings, parse_address
@@ -67,7 +69,7 @@ def run(loaded: Loaded) -> int:
     try:
         tools = load_tools(settings.tools)
         with asyncio.Runner(loop_factory=_loop_factory(settings.event_loop)) as runner:
-            return runner.run(_serve(loaded, tools))
+            return runner.run(serve(loaded, tools, MemoryJournal(secrets.token_hex(4))))
     except (StartError, ToolLoadError, auth.TokensError) as error:
         print(f"dispatcher: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -97,22 +99,24 @@ def mint(kind: str) -> str:
     return f"{kind}-{secrets.token_hex(12)}"
 
 
-async def _serve(loaded: Loaded, tools: list[Tool]) -> int:
+async def serve(loaded: Loaded, tools: list[Tool], journal: Journal) -> int:
+    """Serves in the running loop until a signal or Admin.Drain. Raises StartError."""
     settings = loaded.settings
+    deny = _deny(settings)
     metrics = Metrics()
     runner = ToolRunner(tools, _runner_limits(settings), observe=metrics.tool_called)
     leaving = Leaving(settings.drain_deadline_s)
     try:
         async with asyncio.TaskGroup() as tasks:
             hub = Hub(
-                Router(core_limits(settings)),
-                MemoryJournal(secrets.token_hex(4)),
+                Router(core_limits(settings, deny)),
+                journal,
                 runner,
                 metrics,
                 tasks,
                 leaving.idle,
             )
-            limits = LiveLimits(loaded, lambda changed: _apply(changed, hub, runner))
+            limits = LiveLimits(loaded, lambda changed: _apply(changed, deny, hub, runner))
             async with _grpc_server(settings, hub, metrics, runner, limits, leaving) as (not_serving, bound):
                 with _metrics_server(settings, hub, metrics) as metrics_url:
                     _announce(bound, metrics_url, runner)
@@ -120,6 +124,11 @@ async def _serve(loaded: Loaded, tools: list[Tool]) -> int:
                         await leaving.wanted.wait()
                     await _drain(hub, not_serving, leaving)
             hub.close()
+    except ExceptionGroup as group:
+        # The group of tasks wraps what is raised in it; alone, it is what it was.
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None
     finally:
         await runner.close()
     return 0
@@ -135,9 +144,23 @@ def _runner_limits(settings: Settings) -> RunnerLimits:
     )
 
 
-def _apply(settings: Settings, hub: Hub, runner: ToolRunner) -> None:
+def _deny(settings: Settings) -> Patterns | None:
+    """The patterns of text that must not leave, named by where they stand. Raises StartError."""
+    patterns = {f"deny {number}": pattern for number, pattern in enumerate(settings.deny, 1)}
+    path = settings.deny_file
+    if path is not None:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if line.strip() and not line.startswith("#"):
+                patterns[f"{path.name} line {number}"] = line.strip()
+    try:
+        return compile_patterns(patterns) if patterns else None
+    except PatternError as error:
+        raise StartError(str(error)) from None
+
+
+def _apply(settings: Settings, deny: Patterns | None, hub: Hub, runner: ToolRunner) -> None:
     """Limits were changed by an operator."""
-    hub.submit(LimitsChanged(core_limits(settings)))
+    hub.submit(LimitsChanged(core_limits(settings, deny)))
     runner.change_limits(_runner_limits(settings))
 
 

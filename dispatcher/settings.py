@@ -302,7 +302,7 @@ class Settings(BaseModel):
     deny: Patterns = setting(
         DENY, [], "RE2; what matches is not shown. Variable: one a line.", shape="PATTERN", separator="\n"
     )
-    deny_file: File = setting(DENY, None, "More of them, one a line.")
+    deny_file: File = setting(DENY, None, "More of them, one a line; lines that begin with # are comments.")
     deny_mode: Mode = limit(DENY, "enforce", "Whether a match ends a session or is only counted.")
     deny_hold_chars_max: int = setting(
         DENY, 1024, "Text held back for a match to show; longer matches may be seen in part.", 1, 65_536

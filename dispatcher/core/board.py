@@ -7,7 +7,7 @@ placed where the first of them arose, so nothing is acknowledged or told to a co
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from math import inf
 from typing import Final
 
@@ -105,7 +105,8 @@ class Board:
     def ack(self, session: Session, link: Link) -> None:
         """Acknowledges what is kept, with credit as long as the journal has room."""
         link.ack_due.discard(session.session_id)
-        self._check_room(session)
+        if session.live:
+            self.check_room(session)
         ack = session.ack(self.limits.credit_packets, self.limits.credit_bytes)
         self.send(link, Signal(ack, session.session_id, session.attempt))
 
@@ -121,6 +122,8 @@ class Board:
             self.by_idempotency_key[requested.user_id, requested.idempotency_key] = session.session_id
         self.emit(session, "opened", "", "", Opened(session.agent, session.user_id, session.labels))
         self.arm_policy(session)
+        if requested.stop_when_unwatched_s is not None:
+            self.timers.set(("unwatched", session.session_id), self.now + requested.stop_when_unwatched_s)
         self.out.append(Count("sessions_opened", (session.agent,)))
         return session
 
@@ -148,6 +151,7 @@ class Board:
         if session.ledger.running:
             self.out.append(CancelTools(session.session_id, session.attempt))
         session.close(ending, ended, self.now)
+        session.stop_id = stop.stop_id if stop is not None else ""
         self.live -= 1
         self._starved.pop(session.session_id, None)
         if link is not None:
@@ -159,6 +163,9 @@ class Board:
             Log(level, f"ended: {ending.value}: {message}", session.session_id, session.attempt)  # type: ignore[arg-type]
         )
         self._keep(session)
+        if self._starved:
+            # It makes room for those; but its viewers shall have read the ending.
+            self.timers.set_if_absent(("room",), self.now + self.limits.ack_interval_s)
         if not was_queued:
             self._let_go(session, link, stop, message, turn_over)
         if self.draining and self.live == 0:
@@ -171,7 +178,6 @@ class Board:
         if stop is None:
             code = _STOP_OF_ENDING.get(session.ending or Ending.STOPPED, "fenced")
             stop = Stop(f"end-{session.session_id}", code, message, int(self.limits.stop_grace_s * 1000))
-        session.stop_id = stop.stop_id
         commander = self.fleet.commanders.get(session.commander_id)
         slot = commander.slots.get((session.session_id, session.attempt)) if commander else None
         if commander is None or slot is None:
@@ -235,21 +241,21 @@ class Board:
 
     # --- slots and the queue -----------------------------------------------------------------------------
 
-    def choose(self, session: Session) -> Commander | None:
+    def choose(self, requested: SessionRequested, refused_by: Collection[str] = ()) -> Commander | None:
         """The commander to take a slot of, or None: all are busy."""
-        requested = session.requested
-        assert requested is not None, session
         return self.fleet.choose(
-            session.agent,
+            requested.agent,
             requested.agent_version,
             requested.commander_labels,
             self.affinity.get(requested.affinity_key, "") if requested.affinity_key else "",
-            session.refused_by,
+            refused_by,
         )
 
     def place(self, session: Session, *, first: bool = False) -> None:
         """Takes a slot for a queued session, or lets it wait for one, at the front where `first`."""
-        commander = self.choose(session)
+        requested = session.requested
+        assert requested is not None, session
+        commander = self.choose(requested, session.refused_by)
         if commander is not None:
             self.take(session, commander)
             return
@@ -279,7 +285,8 @@ class Board:
         self.start(session)
 
     def start(self, session: Session) -> None:
-        """Sends the Start of the attempt under way, once more after a link that may have lost it."""
+        """Sends the Start of the attempt under way and what is owed to it, once more after a link that may have
+        lost them."""
         requested, link = session.requested, session.link
         assert requested is not None, session
         if link is None:
@@ -294,6 +301,8 @@ class Board:
             requested.request,
         )
         self.send(link, Signal(start, session.session_id, session.attempt))
+        for signal in session.owed:
+            self.send(link, signal)
 
     def free_slot(self, commander: Commander, slot: Slot) -> None:
         """The slot is free again and goes to the first in the queue that fits."""
@@ -334,10 +343,10 @@ class Board:
             or self.kept_bytes >= self.limits.journal_bytes
         )
 
-    def _check_room(self, session: Session) -> None:
+    def check_room(self, session: Session) -> None:
         """Marks a session that has no room as starved: it gets no credit until there is some."""
         if self.kept_bytes >= self.limits.journal_bytes:
-            self._make_room()
+            self.make_room()
         full = self._full(session)
         if full and session.starved is None:
             session.starved = self.now
@@ -352,7 +361,7 @@ class Board:
             self._starved.pop(session.session_id, None)
             self.timers.cancel(("full", session.session_id))
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
         """Forgets ended sessions, oldest first, until the journal is below its bound."""
         while self._ended and self.kept_bytes >= self.limits.journal_bytes:
             self.forget(next(iter(self._ended.values())))
@@ -365,7 +374,7 @@ class Board:
             self.forget(next(iter(self._ended.values())))
 
     def forget(self, session: Session) -> None:
-        """Lets go of an ended session; whoever waited for room may go on."""
+        """Lets go of an ended session."""
         self.timers.cancel(("forget", session.session_id))
         self._ended.pop(session.session_id, None)
         self.sessions.pop(session.session_id, None)
@@ -373,6 +382,10 @@ class Board:
         if session.idempotency_key:
             self.by_idempotency_key.pop((session.user_id, session.idempotency_key), None)
         self.out.append(Forget(session.session_id))
+        self.feed_starved()
+
+    def feed_starved(self) -> None:
+        """There may be room: whoever waited for it may go on."""
         for starved in list(self._starved.values()):
             if not self._full(starved) and starved.link is not None:
                 self.ack(starved, starved.link)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from dispatcher.core.packets import Hello
+from dispatcher.core.packets import Drain, Hello
 
 
 class SlotState(Enum):
@@ -72,6 +72,8 @@ class Commander:
     blocked_for_s: float = 0.0
     # Slots stuck in the process that this dispatcher knows nothing of, e.g. from before its restart.
     stuck_elsewhere: int = 0
+    # It was told to drain, and a new link doesn't undo that.
+    drain: Drain | None = None
 
     @property
     def free(self) -> int:
@@ -85,13 +87,19 @@ class Commander:
     def count(self, state: SlotState) -> int:
         return sum(slot.state is state for slot in self.slots.values())
 
+    def has_stuck(self, stuck: int) -> None:
+        """The process says that so many of its slots are stuck."""
+        self.stuck_elsewhere = max(0, stuck - self.count(SlotState.STUCK))
+
     def serves(self, agent: str, version: str, labels: Mapping[str, str]) -> bool:
         return all(self.hello.labels.get(key) == value for key, value in labels.items()) and any(
             offer.name == agent and version in ("", offer.version) for offer in self.hello.agents
         )
 
     def __repr__(self) -> str:
-        return f"<Commander {self.commander_id} {self.state.value} {len(self.slots)}/{self.hello.slots}>"
+        stuck = self.count(SlotState.STUCK) + self.stuck_elsewhere
+        taken = f"{len(self.slots) + self.stuck_elsewhere}/{self.hello.slots}" + (f", {stuck} stuck" if stuck else "")
+        return f"<Commander {self.commander_id} {self.state.value} {taken}>"
 
 
 class Fleet:
@@ -118,15 +126,19 @@ class Fleet:
         return link
 
     def greet(self, link: Link, hello: Hello) -> Commander:
-        """Registers a commander on its link, or moves a returning one to its new link."""
+        """Registers a commander on its link, or moves a returning one to its new link.
+
+        All its stuck slots count as unknown ones until those that are known are settled: rather twice than not
+        at all. The caller settles them, and says `has_stuck` once more.
+        """
         commander = self.commanders.get(hello.commander_id)
         if commander is None or commander.instance != hello.instance:
             commander = Commander(hello.commander_id, hello.instance, link, hello)
             self.commanders[hello.commander_id] = commander
         commander.hello = hello
         commander.link = link
-        commander.state = CommanderState.READY
-        commander.stuck_elsewhere = max(0, hello.stuck - commander.count(SlotState.STUCK))
+        commander.state = CommanderState.READY if commander.drain is None else CommanderState.DRAINING
+        commander.stuck_elsewhere = hello.stuck
         link.commander = commander
         return commander
 

@@ -27,6 +27,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol
 
+# Matches that are only told of, in one session. After that nobody looks for more.
+OBSERVED_MAX: Final = 1_000
 # A watch looks at a long text in pieces of so many characters, so that each of many matches costs little.
 _WATCHED_PIECE_CHARS: Final = 256
 
@@ -99,19 +101,14 @@ class Hold:
 
     def take(self, text: str, sequence: int) -> tuple[str, Spot | None]:
         """What may go on of what was held and of `text`."""
-        received = self._released + len(self._held) + len(text)
-        released = ""
-        spot = None
-        begin = 0
-        while begin < len(text) and spot is None:
-            # Never look further than one character over the bound, so that what is undecided for too long is
-            # found in one large packet as in many small ones.
-            room = self._max + 1 - len(self._held)
-            more, spot = self._judge(self._held + text[begin : begin + room], False)
-            released += more
-            begin += room
+        if not text:
+            return "", None
+        if len(self._held) + len(text) <= self._max + 1:
+            released, spot = self._judge(self._held + text, False)
+        else:
+            released, spot = self._judge_pieces(text)
         if self._held or spot is not None:
-            self._arrivals.append((sequence, received))
+            self._arrivals.append((sequence, self._released + max(1, len(self._held))))
         if self._arrivals:
             self._forget_arrivals()
         return released, spot
@@ -122,6 +119,19 @@ class Hold:
             return "", None
         released, spot = self._judge(self._held, True)
         self._forget_arrivals()
+        return released, spot
+
+    def _judge_pieces(self, text: str) -> tuple[str, Spot | None]:
+        """Never looks further than one character over the bound, so that what is undecided for too long is
+        found in one large packet as in many small ones."""
+        released = ""
+        spot = None
+        begin = 0
+        while begin < len(text) and spot is None:
+            room = self._max + 1 - len(self._held)
+            more, spot = self._judge(self._held + text[begin : begin + room], False)
+            released += more
+            begin += room
         return released, spot
 
     def _judge(self, waiting: str, final: bool) -> tuple[str, Spot | None]:
@@ -151,14 +161,24 @@ class Hold:
             arrivals.popleft()
 
 
+class Tally:
+    """How many spots the watches of a session may still tell of."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
 class Watch:
     """One speaker's text before patterns that are only told of."""
 
-    __slots__ = ("_left", "_matcher", "_max", "_passed", "_pending", "_told")
+    __slots__ = ("_left", "_matcher", "_max", "_passed", "_pending", "_tally", "_told")
 
-    def __init__(self, matcher: Matcher, chars_max: int) -> None:
+    def __init__(self, matcher: Matcher, chars_max: int, tally: Tally) -> None:
         self._matcher = matcher
         self._max = chars_max
+        self._tally = tally
         self._left = ""
         self._pending = ""  # what may yet become a match, or a longer one
         self._passed = 0  # characters before it
@@ -170,7 +190,7 @@ class Watch:
     def take(self, text: str) -> list[Spot]:
         spots: list[Spot] = []
         begin = 0
-        while begin < len(text):
+        while begin < len(text) and self._tally.left > 0:
             piece = text[begin : begin + min(_WATCHED_PIECE_CHARS, self._max + 1 - len(self._pending))]
             begin += len(piece)
             self._pending += piece
@@ -184,7 +204,7 @@ class Watch:
         return spots
 
     def _look(self, spots: list[Spot], final: bool) -> None:
-        while self._pending:
+        while self._pending and self._tally.left > 0:
             text = self._left + self._pending
             start = len(self._left)
             too_long = len(self._pending) > self._max
@@ -198,14 +218,18 @@ class Watch:
                 self._pass(text, len(text))
             elif sighting.match >= 0:
                 self._pass(text, sighting.match)
-                spots.append(Spot(self._passed, sighting.pattern))
+                self._tell(Spot(self._passed, sighting.pattern), spots)
                 self._told = True
             elif sighting.hold == start and too_long:
-                spots.append(Spot(self._passed, ""))
+                self._tell(Spot(self._passed, ""), spots)
                 self._pass(text, len(text))
             else:
                 self._pass(text, sighting.hold)
                 return
+
+    def _tell(self, spot: Spot, spots: list[Spot]) -> None:
+        self._tally.left -= 1
+        spots.append(spot)
 
     def _pass(self, text: str, until: int) -> None:
         self._told = False
@@ -240,46 +264,59 @@ class Outcome:
     findings: list[Finding] = field(default_factory=list)
     blocked: bool = False
 
+    def add(self, then: "Outcome") -> None:
+        self.releases += then.releases
+        self.findings += then.findings
+        self.blocked = then.blocked
+
 
 class _Speaker:
     """One agent's content, or its thoughts of one step."""
 
-    __slots__ = ("_agent", "_hold", "_kind", "step", "watch")
+    __slots__ = ("_agent", "_hold", "_kind", "_watch", "step")
 
     def __init__(self, kind: Kind, agent: str, step: str, hold: Hold | None, watch: Watch | None) -> None:
         self._kind: Kind = kind
         self._agent = agent
         self.step = step
         self._hold = hold
-        self.watch = watch
+        self._watch = watch
 
     @property
     def since(self) -> int | None:
         return None if self._hold is None else self._hold.since
 
-    def take(self, text: str, sequence: int, out: Outcome) -> None:
-        if self._hold is None:
-            self._release(text, None, out)
-        else:
-            self._release(*self._hold.take(text, sequence), out)
+    def take(self, text: str, sequence: int) -> Outcome | None:
+        """None: `text` goes on as it is, and that is all."""
+        released, spot, observed = text, None, None
+        if self._hold is not None:
+            released, spot = self._hold.take(text, sequence)
+        if self._watch is not None and released:
+            observed = self._watch.take(released)
+        if released == text and spot is None and not observed:
+            return None
+        out = Outcome()
+        self._tell(out, released, observed, spot)
+        return out
 
     def finish(self, out: Outcome) -> None:
+        released, spot, observed = "", None, None
         if self._hold is not None:
-            self._release(*self._hold.finish(), out)
-        if self.watch is not None and not out.blocked:
-            self._observed(self.watch.finish(), out)
+            released, spot = self._hold.finish()
+        if self._watch is not None:
+            observed = self._watch.take(released)
+            if spot is None:
+                observed += self._watch.finish()
+        self._tell(out, released, observed, spot)
 
-    def _release(self, text: str, spot: Spot | None, out: Outcome) -> None:
-        if text:
-            out.releases.append(Release(self._kind, text, self._agent, self.step))
-            if self.watch is not None:
-                self._observed(self.watch.take(text), out)
+    def _tell(self, out: Outcome, released: str, observed: list[Spot] | None, spot: Spot | None) -> None:
+        if released:
+            out.releases.append(Release(self._kind, released, self._agent, self.step))
+        for seen in observed or ():
+            out.findings.append(Finding(self._kind, self._agent, seen, False))
         if spot is not None:
             out.findings.append(Finding(self._kind, self._agent, spot, True))
             out.blocked = True
-
-    def _observed(self, spots: list[Spot], out: Outcome) -> None:
-        out.findings.extend(Finding(self._kind, self._agent, spot, False) for spot in spots)
 
 
 class Windows:
@@ -288,7 +325,16 @@ class Windows:
     Once an outcome is blocked, none of it may be asked for more text.
     """
 
-    __slots__ = ("_chars_max", "_deny", "_holding", "_observed", "_overcrowded", "_speakers", "_speakers_max")
+    __slots__ = (
+        "_chars_max",
+        "_deny",
+        "_holding",
+        "_observed",
+        "_overcrowded",
+        "_speakers",
+        "_speakers_max",
+        "_tally",
+    )
 
     def __init__(
         self, deny: Matcher | None, observed: Matcher | None, chars_max: int, speakers_max: int
@@ -300,6 +346,7 @@ class Windows:
         self._speakers: dict[tuple[Kind, str], _Speaker] = {}
         self._holding: dict[tuple[Kind, str], _Speaker] = {}  # those of which something is held
         self._overcrowded = False
+        self._tally = Tally(OBSERVED_MAX)
 
     def __repr__(self) -> str:
         return f"<Windows {len(self._speakers)} speakers, {len(self._holding)} held back>"
@@ -311,30 +358,22 @@ class Windows:
             return None
         return min(speaker.since or 0 for speaker in self._holding.values())
 
-    def take(self, kind: Kind, text: str, sequence: int, agent: str, step: str, out: Outcome) -> None:
-        """The next piece of what a speaker says. Empty text is released as it is, but it may begin a step."""
+    def take(self, kind: Kind, text: str, sequence: int, agent: str, step: str) -> Outcome | None:
+        """The next piece of what a speaker says. None: it goes on as it is, and that is all."""
         key = (kind, agent)
         speaker = self._speakers.get(key)
-        if speaker is not None and speaker.step != step:
-            self._end(key, out)
-            if out.blocked:
-                return
-            speaker = None
-        if not text:
-            out.releases.append(Release(kind, text, agent, step))
-            return
-        if speaker is None:
-            if len(self._speakers) >= self._speakers_max:
-                self._refuse(Release(kind, text, agent, step), out)
-                return
-            hold = None if self._deny is None else Hold(self._deny, self._chars_max)
-            watch = None if self._observed is None else Watch(self._observed, self._chars_max)
-            speaker = self._speakers[key] = _Speaker(kind, agent, step, hold, watch)
-        speaker.take(text, sequence, out)
-        if speaker.since is not None:
-            self._holding[key] = speaker
-        elif self._holding:
-            self._holding.pop(key, None)
+        if speaker is not None and speaker.step == step:
+            return self._ask(key, speaker, text, sequence) if text else None
+        before = Outcome()
+        if speaker is not None:
+            self._end(key, before)
+            if before.blocked:
+                return before
+        then = self._begin(Release(kind, text, agent, step), sequence) if text else None
+        if not before.releases and not before.findings:
+            return then
+        before.add(then or Outcome([Release(kind, text, agent, step)]))
+        return before
 
     def end_agent(self, agent: str, out: Outcome) -> None:
         """This agent says no more."""
@@ -343,12 +382,6 @@ class Windows:
     def finish(self, out: Outcome) -> None:
         """Nobody says any more."""
         self._end_all(list(self._speakers), out)
-
-    def unwatch(self) -> None:
-        """Nothing more is to be observed."""
-        self._observed = None
-        for speaker in self._speakers.values():
-            speaker.watch = None
 
     def _end_all(self, keys: list[tuple[Kind, str]], out: Outcome) -> None:
         # What came first goes on first; speakers of whom nothing is held have no order.
@@ -363,11 +396,30 @@ class Windows:
             del self._speakers[key]
             self._holding.pop(key, None)
 
-    def _refuse(self, release: Release, out: Outcome) -> None:
-        enforced = self._deny is not None
-        if enforced or not self._overcrowded:
-            out.findings.append(Finding(release.kind, release.agent, None, enforced))
+    def _begin(self, first: Release, sequence: int) -> Outcome | None:
+        """A speaker's first piece."""
+        if len(self._speakers) >= self._speakers_max:
+            return self._refuse(first)
+        key = (first.kind, first.agent)
+        hold = None if self._deny is None else Hold(self._deny, self._chars_max)
+        watch = None if self._observed is None else Watch(self._observed, self._chars_max, self._tally)
+        speaker = self._speakers[key] = _Speaker(first.kind, first.agent, first.step, hold, watch)
+        return self._ask(key, speaker, first.text, sequence)
+
+    def _ask(self, key: tuple[Kind, str], speaker: _Speaker, text: str, sequence: int) -> Outcome | None:
+        out = speaker.take(text, sequence)
+        if speaker.since is not None:
+            self._holding[key] = speaker
+        elif self._holding:
+            self._holding.pop(key, None)
+        return out
+
+    def _refuse(self, first: Release) -> Outcome | None:
+        """More speakers than can be looked at: nothing may pass unseen, or it is told of once."""
+        finding = Finding(first.kind, first.agent, None, self._deny is not None)
+        if finding.enforced:
+            return Outcome([], [finding], blocked=True)
+        if self._overcrowded:
+            return None
         self._overcrowded = True
-        out.blocked = enforced
-        if not enforced:
-            out.releases.append(release)
+        return Outcome([first], [finding])

@@ -97,7 +97,9 @@ class Intake:
             kinds[packet.kind](session, packet, link)
             if session.link is not link:
                 continue
-            if session.received - session.acked >= ack_packets or session.unacked_bytes >= ack_bytes:
+            if session.safe != due:
+                session.hold(packet.size)
+            if due - session.granted >= ack_packets or session.unacked_bytes >= ack_bytes:
                 board.ack(session, link)
                 if minimal and session.starved is not None:
                     # It knows no credit, so it can't be made to wait.
@@ -156,6 +158,8 @@ class Intake:
         if isinstance(detail, Heartbeat):
             if packet.session_id and session is not None and session.link is link:
                 session.phase = detail.phase
+                if packet.attempt == session.attempt:
+                    session.heard_signals(packet.signals_received)
             else:
                 self._links.heartbeat(link, detail)
         elif isinstance(detail, StopAck):
@@ -164,7 +168,7 @@ class Intake:
             self._refused(link, session, packet, detail)
         elif isinstance(detail, Goodbye):
             self._links.goodbye(link, detail)
-        elif packet.kind in SEQUENCED:
+        elif packet.kind in SEQUENCED and not _unknown_control(packet):
             self._stray(link, session, packet)
         else:
             self._board.out.append(Count("packets_dropped", ("unknown",)))
@@ -190,7 +194,7 @@ class Intake:
         link.fenced_told.add(who)
         message = {
             "unknown_session": f"session_id: there is no session {packet.session_id!r}",
-            "stale_attempt": f"attempt: {packet.attempt} is over, {session.attempt if session else 0} counts now",
+            "stale_attempt": f"attempt: is {packet.attempt}, and {session.attempt if session else 0} counts now",
             "foreign_session": f"session_id: session {packet.session_id!r} is not on this link",
         }[reason]
         board.out.append(Log("warning", f"{link!r}: {message}", packet.session_id, packet.attempt))
@@ -203,6 +207,9 @@ class Intake:
         if 0 < packet.sequence < due:
             board.out.append(Count("packets_dropped", ("repeat",)))
             link.ack_due.add(session.session_id)
+            return
+        if _unknown_control(packet):
+            board.out.append(Count("packets_dropped", ("unknown",)))
             return
         board.out.append(Count("packets_dropped", ("hole",)))
         what = f"is {packet.sequence}" if packet.sequence else "is not set"
@@ -229,8 +236,7 @@ class Intake:
         # A label made of what peers send would grow without bound.
         reason = refused.code if refused.code in REFUSED_CODES else "other"
         board.out.append(Count("starts_refused", (reason,)))
-        session.advance(Step.REFUSE)
-        session.link = None
+        session.give_back(Step.REFUSE)
         session.refused_by.add(commander.commander_id)
         slot = commander.slots.pop((session.session_id, session.attempt), None)
         board.place(session, first=True)
@@ -378,7 +384,9 @@ class Intake:
             )
             return
         session.questions[question.question_id] = question
-        wait_s = min(question.expires_in_s or board.limits.question_wait_s, board.limits.question_wait_s)
+        wait_s = board.limits.question_wait_s
+        if question.expires_in_s is not None:
+            wait_s = min(question.expires_in_s, wait_s)
         board.timers.set(("question", session.session_id, question.question_id), board.now + wait_s)
         board.emit(session, "question", packet.agent, "", question.body, packet.size)
 
@@ -452,3 +460,8 @@ class Intake:
         guard = session.guard
         assert guard is not None, session
         self._judged(session, guard.finish())
+
+
+def _unknown_control(packet: Packet) -> bool:
+    """A newer commander says something that this version doesn't know and that is no part of the content."""
+    return packet.kind == "unknown" and packet.sequence == 0

@@ -20,6 +20,8 @@ from dispatcher.core.packets import (
 )
 from dispatcher.core.session import Session, State, Step
 
+# Endings of a minimal commander's own making; its call ends well with them.
+_FINISHED: Final = frozenset({Ending.COMPLETED, Ending.AGENT_FAILED, Ending.MODEL_FAILED})
 # How often an attempt that had said nothing is begun afresh elsewhere.
 TRIES_MAX: Final = 3
 
@@ -64,6 +66,9 @@ class Links:
         welcome = Welcome(board.limits.credit_packets, board.limits.credit_bytes, verdicts)
         board.send(link, Signal(welcome))
         self._settle(commander, link)
+        commander.has_stuck(hello.stuck)
+        if commander.drain is not None:
+            board.send(link, Signal(commander.drain))
         interval = board.limits.heartbeat_interval_s
         board.timers.set(("beat", link.link_id), board.now + interval)
         board.timers.set(("heard", link.link_id), board.now + interval * board.limits.heartbeats_missed)
@@ -94,6 +99,7 @@ class Links:
                 session.advance(Step.RESUME)
             session.link = link
             session.heard_signals(resume.last_signal_received)
+            board.check_room(session)
             ack = session.ack(board.limits.credit_packets, board.limits.credit_bytes)
             # What a policy holds back comes again and is dropped as a repeat: only what is kept is settled.
             verdict = Verdict(*who, "resumed", session.safe + 1, ack.credit, ack.credit_bytes)
@@ -163,12 +169,16 @@ class Links:
                 )
             )
         commander.blocked_for_s = heartbeat.blocked_for_s
+        # Agents of sessions that this dispatcher has given up on may be stuck as well.
+        commander.has_stuck(heartbeat.stuck)
+        self._board.serve_queue(commander)
 
     def drain(self, commander: Commander, reason: str, deadline_s: float | None) -> None:
+        commander.drain = Drain(reason, deadline_s)
         if commander.state is CommanderState.READY:
             commander.state = CommanderState.DRAINING
         if commander.link is not None:
-            self._board.send(commander.link, Signal(Drain(reason, deadline_s)))
+            self._board.send(commander.link, Signal(commander.drain))
 
     def goodbye(self, link: Link, goodbye: Goodbye) -> None:
         """The commander leaves on purpose; its stream ends next."""
@@ -192,7 +202,8 @@ class Links:
             return
         session = board.sessions.get(link.session_id) if link.minimal else None
         if session is None:
-            clean = link.goodbye or (link.commander is None and not link.minimal)
+            # A link that said nothing, or whose one session is over and no longer kept, owes nothing.
+            clean = link.goodbye or link.commander is None
             board.out.append(
                 CloseLink(link.link_id, "OK" if clean and event.half_closed else event.status, event.why)
             )
@@ -210,6 +221,8 @@ class Links:
                     "the stream ended before a content packet with is_finish",
                 )
                 board.end(session, Ending.INCOMPLETE, message, turn_over=True)
+        elif session.ended is not None and event.half_closed and session.ending not in _FINISHED:
+            status, message = "CANCELLED", session.ended.message
         board.out.append(CloseLink(link.link_id, status, message))
         self.detach(link, event.why)
 
@@ -265,7 +278,7 @@ class Links:
         """Begins afresh, elsewhere, what nobody has seen anything of; ends the rest."""
         session.tries += 1
         if session.untouched and session.state is State.DETACHED and session.tries < TRIES_MAX:
-            session.advance(Step.REQUEUE)
+            session.give_back(Step.REQUEUE)
             self._board.place(session, first=True)
         else:
             self._board.end(session, Ending.COMMANDER_LOST, why, turn_over=True)

@@ -17,9 +17,6 @@ from dispatcher.core.endings import Ending
 from dispatcher.core.holdback import Finding, Kind, Matcher, Outcome, Release, Windows
 from dispatcher.core.packets import StopCode
 
-# Matches told of in one session by patterns that only observe; after that they no longer look at its text.
-OBSERVED_MAX: Final = 1_000
-
 
 class Mode(Enum):
     """What a violation does: it stops the session, or it is only told of."""
@@ -215,7 +212,6 @@ class Guard:
         "_cut_at",
         "_first_token",
         "_hold_chars_max",
-        "_observed",
         "_output_tokens",
         "_speakers_max",
         "_stopped",
@@ -256,14 +252,13 @@ class Guard:
             self._windows = Windows(
                 limits.deny, limits.deny_observed, self._hold_chars_max, self._speakers_max
             )
-        self._observed = 0
         self._stopped: Verdict | None = None
         self._cut_at: int | None = None  # the packet of which something will never be released
         # What was received, in characters and calls.
         self.content_chars = 0
         self.thought_chars = 0
         self.tool_calls = 0
-        # Counts up to which text passes without a look: none where there are patterns.
+        # Counts up to which text is a matter of patterns alone.
         self._content_free = -1.0
         self._thought_free = -1.0
         self._free()
@@ -282,14 +277,20 @@ class Guard:
         """Judges a piece of the answer, the next of this agent; `sequence` is its packet's."""
         self.content_chars = chars = self.content_chars + len(text)
         if chars <= self._content_free:
-            return PASS
+            if self._windows is None:
+                return PASS
+            out = self._windows.take("content", text, sequence, agent, "")
+            return PASS if out is None else self._verdict(out, [], sequence)
         return self._text(self._content, chars, "content", text, sequence, agent, "")
 
     def thought(self, text: str, sequence: int, agent: str = "", step: str = "") -> Verdict:
         """Judges a piece of reasoning. Where `step` is another than before, the step before ends."""
         self.thought_chars = chars = self.thought_chars + len(text)
         if chars <= self._thought_free:
-            return PASS
+            if self._windows is None:
+                return PASS
+            out = self._windows.take("thought", text, sequence, agent, step)
+            return PASS if out is None else self._verdict(out, [], sequence)
         return self._text(self._thoughts, chars, "thought", text, sequence, agent, step)
 
     def tool_call(self) -> Verdict:
@@ -319,7 +320,7 @@ class Guard:
             return self._stopped or PASS
         out = Outcome()
         self._windows.end_agent(agent, out)
-        return self._end(out)
+        return self._verdict(out, []) if out.releases or out.findings else PASS
 
     def finish(self) -> Verdict:
         """The session ends by itself: all text is judged as it stands, and what was held goes on."""
@@ -327,7 +328,7 @@ class Guard:
             return self._stopped or PASS
         out = Outcome()
         self._windows.finish(out)
-        return self._end(out)
+        return self._verdict(out, []) if out.releases or out.findings else PASS
 
     def safe(self, received: int) -> int:
         """The packet up to which everything was released, where all up to `received` have come: one of which
@@ -343,63 +344,36 @@ class Guard:
             return self._stopped
         over = bound.over(chars)
         allowed = text[: max(0, len(text) - over)]
-        out = Outcome()
-        if self._windows is not None and (allowed or not text):
-            self._windows.take(kind, allowed, sequence, agent, step, out)
-        elif allowed:
-            out.releases.append(Release(kind, allowed, agent, step))
+        out = None
+        if self._windows is not None and allowed:
+            out = self._windows.take(kind, allowed, sequence, agent, step)
+        if out is None:
+            out = Outcome([Release(kind, allowed, agent, step)] if allowed else [])
         # What was blocked ended before it could become too long.
         told = [] if out.blocked else bound.exceeded(chars)
         if over and not out.blocked and self._windows is not None:
             self._windows.finish(out)
-        violations = told + self._violations(out)
-        if over or out.blocked:
-            self._cut_at = sequence
-            return self._stop(out.releases, violations)
         self._free()
-        if not violations and out.releases == [Release(kind, text, agent, step)]:
-            return PASS
-        return Verdict(False, tuple(out.releases), tuple(violations), None)
+        return self._verdict(out, told, sequence)
 
     def _told(self, told: list[Violation]) -> Verdict:
         if self._stopped is not None:
             return self._stopped
-        if not told:
-            return PASS
-        if all(one.mode is Mode.OBSERVE for one in told):
-            return Verdict(False, (), tuple(told), None)
-        return self._stop([], told)
+        return self._verdict(Outcome(), told) if told else PASS
 
-    def _end(self, out: Outcome) -> Verdict:
-        violations = self._violations(out)
-        if out.blocked:
-            return self._stop(out.releases, violations)
-        if not violations and not out.releases:
-            return PASS
-        return Verdict(False, tuple(out.releases), tuple(violations), None)
-
-    def _stop(self, releases: list[Release], violations: list[Violation]) -> Verdict:
-        stop = next(one for one in violations if one.mode is Mode.ENFORCE)
-        self._stopped = Verdict(False, (), (), stop)
-        self._free()
-        return Verdict(False, tuple(releases), tuple(violations), stop)
+    def _verdict(self, out: Outcome, told: list[Violation], sequence: int | None = None) -> Verdict:
+        violations = told + [self._violation(finding) for finding in out.findings]
+        stop = next((one for one in violations if one.mode is Mode.ENFORCE), None)
+        if stop is not None:
+            self._stopped = Verdict(False, (), (), stop)
+            self._cut_at = sequence
+            self._free()
+        return Verdict(False, tuple(out.releases), tuple(violations), stop)
 
     def _free(self) -> None:
-        judged = self._windows is not None or self._stopped is not None
-        self._content_free = -1 if judged else self._content.free
-        self._thought_free = -1 if judged else self._thoughts.free
-
-    def _violations(self, out: Outcome) -> list[Violation]:
-        violations = []
-        for finding in out.findings:
-            if not finding.enforced:
-                if self._observed == OBSERVED_MAX:
-                    continue
-                self._observed += 1
-            violations.append(self._violation(finding))
-        if self._observed == OBSERVED_MAX and self._windows is not None:
-            self._windows.unwatch()
-        return violations
+        open_to = -1 if self._stopped is not None else inf
+        self._content_free = min(open_to, self._content.free)
+        self._thought_free = min(open_to, self._thoughts.free)
 
     def _violation(self, finding: Finding) -> Violation:
         mode = Mode.ENFORCE if finding.enforced else Mode.OBSERVE

@@ -95,6 +95,7 @@ class Router:
             "policy": self._policy_due,
             "question": self._question_over,
             "full": self._full_over,
+            "room": self._board.make_room,
             "unwatched": self._unwatched_over,
             "finish": self._finish_over,
             "forget": self._keep_over,
@@ -179,7 +180,7 @@ class Router:
             self._refuse(Refusal.INVALID_REQUEST, f"agent: is empty; name one of {', '.join(agents)}")
         elif not any(board.fleet.serving(event.agent, event.agent_version, event.commander_labels)):
             self._refuse(Refusal.NO_SUCH_AGENT, _no_such_agent(event, agents))
-        elif len(board.queue) >= limits.queue_sessions_max:
+        elif len(board.queue) >= limits.queue_sessions_max and board.choose(event) is None:
             message = f"queue_sessions_max is {limits.queue_sessions_max}, and so many wait already"
             self._refuse(Refusal.QUEUE_FULL, message)
         else:
@@ -384,6 +385,7 @@ class Router:
 
     def _limits_changed(self, event: LimitsChanged) -> None:
         self._board.limits = event.limits
+        self._board.feed_starved()
 
 
 def _matches(session: Session, selector: Selector) -> bool:

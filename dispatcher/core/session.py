@@ -37,6 +37,8 @@ from dispatcher.core.packets import (
 )
 from dispatcher.core.policy import Guard
 
+# How finely is known which bytes of what was received are not safe yet, so that a long hold costs little.
+_UNSAFE_RUN_BYTES: Final = 16_384
 # What an event costs the journal besides its text and body, bytes. Rough, and the same on every journal.
 EVENT_OVERHEAD_BYTES: Final = 128
 
@@ -96,6 +98,7 @@ class Session:
         "ending",
         "error",
         "first_content_at",
+        "granted",
         "guard",
         "idempotency_key",
         "kept_bytes",
@@ -125,6 +128,7 @@ class Session:
         "tool_calls",
         "tries",
         "unacked_bytes",
+        "unsafe",
         "usage",
         "user_id",
         "viewers",
@@ -150,11 +154,14 @@ class Session:
         self.first_content_at: float | None = None
         self.phase = 0
         # Order. `received` is the highest packet taken, `safe` the highest of which all was kept, `acked` the
-        # highest acknowledged; `starved` since when the journal has had no room.
+        # highest acknowledged, `granted` the highest received at the last Ack; `starved` since when the journal
+        # has had no room. `unsafe` is what lies beyond `safe`, in runs: the last packet of each, and its bytes.
         self.received = 0
         self.safe = 0
         self.acked = 0
+        self.granted = 0
         self.unacked_bytes = 0
+        self.unsafe: deque[tuple[int, int]] = deque()
         self.starved: float | None = None
         # What the attempt's commander sent, to check its Done against; what viewers were given.
         self.sent_chars = 0
@@ -191,8 +198,9 @@ class Session:
 
     @property
     def untouched(self) -> bool:
-        """Nothing of this attempt was seen by anybody: another commander can begin it afresh."""
-        return self.received == 0 and len(self.ledger) == 0
+        """Nothing of this attempt was seen by anybody, and it was told nothing that it has confirmed: another
+        commander can begin it afresh."""
+        return self.received == 0 and len(self.ledger) == 0 and len(self.owed) == self.owed_sequence
 
     def advance(self, step: Step) -> None:
         """Moves to the state that the table gives. A step that isn't in the table is a bug of ours."""
@@ -218,31 +226,55 @@ class Session:
         self.content_crc32 = crc32(text.encode(errors="surrogatepass"), self.content_crc32)
 
     def begin_attempt(self, commander_id: str, link: Link | None, now: float) -> None:
-        """A new try: its order and its debts begin afresh, what viewers have stays."""
+        """A new try: its order begins afresh, what viewers have stays. What the user has said meanwhile is owed
+        to it; other debts were those of the try before."""
         self.attempt += 1
         self.commander_id = commander_id
         self.link = link
         self.started_at = now
-        self.received = self.safe = self.acked = self.unacked_bytes = 0
+        self.received = self.safe = self.acked = self.granted = self.unacked_bytes = 0
+        self.unsafe.clear()
         self.sent_chars = self.sent_crc32 = 0
+        messages = [signal.body for signal in self.owed if isinstance(signal.body, UserMessage)]
         self.owed.clear()
         self.owed_sequence = 0
+        for message in messages:
+            self._owed(message)
+
+    def give_back(self, step: Step) -> None:
+        """Its commander won't run it: it is nobody's, and waits for a slot again."""
+        self.advance(step)
+        self.commander_id = ""
+        self.link = None
+
+    def hold(self, size: int) -> None:
+        """The packet just received, of `size` bytes, is not safe yet: the credit makes up for it."""
+        begun = self.unsafe.pop()[1] if self.unsafe and self.unsafe[-1][1] < _UNSAFE_RUN_BYTES else 0
+        self.unsafe.append((self.received, begun + size))
 
     def ack(self, credit_packets: int, credit_bytes: int) -> Ack:
         """What is kept, and the credit from there. What a policy holds back is neither kept nor charged."""
         self.acked = self.safe
+        self.granted = self.received
         self.unacked_bytes = 0
+        while self.unsafe and self.unsafe[0][0] <= self.safe:
+            self.unsafe.popleft()
         if self.starved is not None:
             return Ack(self.safe, 0, 0)
-        return Ack(self.safe, credit_packets + self.received - self.safe, credit_bytes)
+        held_bytes = sum(size for _, size in self.unsafe)
+        return Ack(self.safe, credit_packets + self.received - self.safe, credit_bytes + held_bytes)
 
     def owe(self, body: ToolResult | Answer | UserMessage, out: list[Effect]) -> None:
         """Numbers a signal, keeps it until its commander has it, and sends it where there is a link."""
+        signal = self._owed(body)
+        if self.link is not None:
+            out.append(Send(self.link.link_id, signal))
+
+    def _owed(self, body: ToolResult | Answer | UserMessage) -> Signal:
         self.owed_sequence += 1
         signal = Signal(body, self.session_id, self.attempt, self.owed_sequence)
         self.owed.append(signal)
-        if self.link is not None:
-            out.append(Send(self.link.link_id, signal))
+        return signal
 
     def heard_signals(self, up_to: int) -> None:
         """Its commander has all owed signals up to this one."""
@@ -260,6 +292,7 @@ class Session:
         self.requested = None
         self.guard = None
         self.starved = None
+        self.unsafe.clear()
         self.owed.clear()
         self.questions.clear()
         self.refused_by.clear()

@@ -59,6 +59,7 @@ class ChatService:
 
     async def converse(self, context: Any) -> None:
         feed = self.feed(context)
+        await feed.begin()
         conversation = _Conversation(self._hub, self._mint, self._limits, feed)
         reader = asyncio.ensure_future(self._read(context, conversation, feed))
         writer = asyncio.ensure_future(feed.run())
@@ -75,6 +76,7 @@ class ChatService:
     async def _read(self, context: Any, conversation: "_Conversation", feed: Feed) -> None:
         while (data := await context.read()) is not aio.EOF:
             conversation.receive(data)
+            await feed.room()
         feed.finish()
 
     async def subscribe(self, request: chat_pb2.SubscribeRequest, context: Any) -> None:
@@ -191,6 +193,11 @@ class _Conversation:
         asked = requested(packet.ask, self._mint("s"))
         reply = self._submit(asked)
         assert isinstance(reply, Accepted)
+        viewers_max = self._limits.viewers_per_session_max
+        if reply.joined and self._hub.router.sessions[reply.session_id].viewers >= viewers_max:
+            raise _Wrong(
+                "too_many_viewers", f"viewers_per_session_max is {viewers_max}, and so many watch already"
+            )
         self._sessions[packet.client_ref] = receipt.session_id = reply.session_id
 
     def _answer(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
@@ -198,12 +205,7 @@ class _Conversation:
         value_json: str | None = None
         if answer.WhichOneof("result") == "value_json":
             value_json = answer.value_json
-            try:
-                json.loads(value_json)
-            except ValueError as error:
-                raise _Wrong("invalid_request", f"answer.value_json: is no JSON: {error}") from None
-            except RecursionError:
-                raise _Wrong("invalid_request", "answer.value_json: is nested too deeply") from None
+            _require_json("answer.value_json", value_json)
         elif not answer.decline:
             raise _Wrong("invalid_request", "answer: neither value_json nor decline is set; set one")
         self._submit(AnswerGiven(receipt.session_id, answer.question_id, value_json))
@@ -224,12 +226,7 @@ def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
     if not ask.messages:
         raise _Wrong("invalid_request", "ask.messages: is empty; at least one message is right")
     for number, message in enumerate(ask.messages):
-        if not message.parts:
-            raise _Wrong(
-                "invalid_request", f"ask.messages[{number}].parts: is empty; at least one part is right"
-            )
-        if message.role not in agent_pb2.Role.values() or message.role == agent_pb2.ROLE_UNSPECIFIED:
-            raise _Wrong("invalid_request", f"ask.messages[{number}].role: is not set or unknown")
+        _require_message(f"ask.messages[{number}]", message)
     for name, labels in (("labels", ask.labels), ("commander_labels", ask.commander_labels)):
         if len(labels) > LABELS_MAX:
             raise _Wrong("invalid_request", f"ask.{name}: has {len(labels)}; at most {LABELS_MAX} are right")
@@ -240,6 +237,8 @@ def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
                     f"ask.{name}[{key[:32]!r}]: keys and values have up to {LABEL_CHARS_MAX}",
                 )
     unwatched = ask.on_detach.HasField("stop_after")
+    if unwatched and codec.seconds(ask.on_detach.stop_after) < 0:
+        raise _Wrong("invalid_request", "ask.on_detach.stop_after: is below zero; 0 s or more is right")
     return SessionRequested(
         session_id=session_id,
         agent=ask.agent,
@@ -253,6 +252,48 @@ def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
         budgets=_budgets(ask.budgets) if ask.HasField("budgets") else None,
         stop_when_unwatched_s=codec.seconds(ask.on_detach.stop_after) if unwatched else None,
     )
+
+
+def _require_message(where: str, message: agent_pb2.Message) -> None:
+    if not message.parts:
+        raise _Wrong("invalid_request", f"{where}.parts: is empty; at least one part is right")
+    if message.role not in agent_pb2.Role.values() or message.role == agent_pb2.ROLE_UNSPECIFIED:
+        raise _Wrong("invalid_request", f"{where}.role: is not set or unknown")
+    for number, part in enumerate(message.parts):
+        kind = part.WhichOneof("part")
+        if kind is None:
+            raise _Wrong(
+                "invalid_request",
+                f"{where}.parts[{number}]: is not set, or unknown here; one of text, blob, json is right",
+            )
+        if kind == "json":
+            _require_json(f"{where}.parts[{number}].json", part.json)
+
+
+def _require_json(where: str, text: str) -> None:
+    """Raises _Wrong. Stricter than `json`: NaN and the infinities are no JSON."""
+    try:
+        json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise _Wrong(
+            "invalid_request", f"{where}: is no JSON: {error.msg} at character {error.pos + 1}"
+        ) from None
+    except _NoConstantError as error:
+        raise _Wrong("invalid_request", f"{where}: is no JSON: {error}") from None
+    except ValueError:  # the only one left: an integer of thousands of digits
+        raise _Wrong(
+            "invalid_request", f"{where}: is no JSON that readers agree on: a number has too many digits"
+        ) from None
+    except RecursionError:
+        raise _Wrong("invalid_request", f"{where}: is nested too deeply") from None
+
+
+class _NoConstantError(ValueError):
+    pass
+
+
+def _no_constant(name: str) -> object:
+    raise _NoConstantError(f"{name} is no value of it")
 
 
 def _budgets(wire: agent_pb2.Budgets) -> Budgets:

@@ -3,20 +3,25 @@ pace. What gathers while one write is under way goes out as one message. A viewe
 long is closed; it never makes anybody else wait."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from southwest.ai.agent.v1 import chat_pb2
 
 from dispatcher.core.events import ViewerCame, ViewerLeft
 from dispatcher.hub import Hub
 from dispatcher.rpc import codec
-from dispatcher.rpc.methods import Answered
+from dispatcher.rpc.methods import STREAM_GONE, Answered
+
+log = logging.getLogger(__name__)
 
 # How many events of one session are taken at once, so that sessions on one stream take turns.
 _PAGE_EVENTS = 256
+# Receipts that may wait for a viewer which doesn't read.
+_RECEIPTS_WAITING_MAX: Final = 256
 
 
 @dataclass(slots=True)
@@ -42,10 +47,13 @@ class Feed:
         self._fresh: dict[str, None] = {}
         self._first: deque[chat_pb2.SessionEvents] = deque()
         self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
         self._closed = False
+        self._begun = False
 
     def __repr__(self) -> str:
-        return f"<Feed of {list(self._watched)}>"
+        return f"<Feed of {', '.join(self._watched)}>"
 
     def watch(self, session_id: str, cursor: chat_pb2.Cursor | None, *, thoughts: bool) -> None:
         """Begins to watch a session, after the cursor. A cursor that leads nowhere leads to a gap."""
@@ -60,15 +68,29 @@ class Feed:
     def receipt(self, receipt: chat_pb2.Receipt) -> None:
         self._first.append(chat_pb2.SessionEvents(receipts=[receipt]))
         self._wake.set()
+        if len(self._first) >= _RECEIPTS_WAITING_MAX:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Waits while as many receipts wait for the viewer as may."""
+        await self._room.wait()
 
     def finish(self) -> None:
         """No more will be watched: the stream ends with the last session."""
         self._closed = True
         self._wake.set()
 
+    async def begin(self) -> None:
+        """Sends the headers, once. With a first write that is given up they would be half sent, and the status
+        after it would fail for sending them again."""
+        if not self._begun:
+            self._begun = True
+            await self._context.send_initial_metadata(())
+
     async def run(self) -> None:
-        """Writes until it is finished and every session has ended."""
+        """Writes until it is finished and every session has ended, or the viewer has left."""
         try:
+            await self.begin()
             while True:
                 message = self._next()
                 if message is not None:
@@ -78,6 +100,9 @@ class Feed:
                 else:
                     self._wake.clear()
                     await self._wake.wait()
+        except STREAM_GONE:
+            # The viewer left under a write, which is its right.
+            return
         finally:
             for session_id in list(self._watched):
                 self._leave(session_id)
@@ -105,7 +130,10 @@ class Feed:
     def _next(self) -> chat_pb2.SessionEvents | None:
         """What has gathered, up to the size of a message; None when there is nothing."""
         if self._first:
-            return self._first.popleft()
+            first = self._first.popleft()
+            if len(self._first) < _RECEIPTS_WAITING_MAX:
+                self._room.set()
+            return first
         message = chat_pb2.SessionEvents()
         room = self._max_message_bytes
         for session_id in list(self._fresh):
@@ -127,6 +155,10 @@ class Feed:
             message.events.append(codec.gap(session_id, journal.epoch, asked, 0, "forgotten"))
             self._leave(session_id)
             return message.events[-1].ByteSize()
+        if not page.entries and journal.read(session_id, page.head - 1, 1).entries[-1].event.kind == "ended":
+            # It came back with the cursor of the very last event: there is nothing more to come.
+            self._leave(session_id)
+            return 0
         taken = 0
         for entry in page.entries:
             event = entry.event
@@ -149,9 +181,14 @@ class Feed:
 
     async def _write(self, message: chat_pb2.SessionEvents) -> None:
         write = asyncio.ensure_future(self._context.write(message.SerializeToString()))
-        done, _ = await asyncio.wait([write], timeout=self._write_s)
-        if not done:
+        # Whoever cancels this doesn't wait for the write, which then fails by itself.
+        write.add_done_callback(_looked_at)
+        try:
+            done, _ = await asyncio.wait([write], timeout=self._write_s)
+        finally:
             write.cancel()
+        if not done:
+            log.warning("closed a slow viewer: %r took nothing for %g s", self, self._write_s)
             raise Answered(
                 "RESOURCE_EXHAUSTED",
                 f"slow: the viewer took nothing for {self._write_s:g} s; come back with the last cursor",
@@ -162,3 +199,9 @@ class Feed:
         watched = self._watched.pop(session_id)
         watched.unsubscribe()
         self._hub.submit(ViewerLeft(session_id))
+
+
+def _looked_at(write: "asyncio.Future[None]") -> None:
+    """Keeps the loop from reporting a failure that nobody is there to hear of."""
+    if not write.cancelled():
+        write.exception()

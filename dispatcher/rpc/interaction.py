@@ -25,12 +25,15 @@ from dispatcher.core.packets import Hello, Signal
 from dispatcher.hub import Hub
 from dispatcher.metrics import Metrics
 from dispatcher.rpc import codec
+from dispatcher.rpc.methods import STREAM_GONE, abort
 
 log = logging.getLogger(__name__)
 
 # Room for the envelope of a batch around the packets that are counted.
 _BATCH_OVERHEAD_BYTES = 64
 _PACKET_OVERHEAD_BYTES = 8
+# The news that a call was cancelled comes so long after the end of what can be read, at most, on a busy machine.
+_CANCELLED_BY_S = 0.1
 
 
 class Closing(NamedTuple):
@@ -95,7 +98,7 @@ class Stream:
         try:
             while self._urgent or self._waiting:
                 await self._context.write(self._next().SerializeToString())
-        except (aio.AioRpcError, aio.UsageError, aio.InternalError, asyncio.InvalidStateError) as error:
+        except STREAM_GONE as error:
             # The stream ended under the write; the reader sees the same and says so to the router.
             log.debug("a write ended with its stream: %s", error)
             self._urgent.clear()
@@ -143,7 +146,8 @@ class Interaction:
     async def chat_stream(self, _: object, context: Any) -> None:
         """Carries one link from its first packet to its status."""
         if self._links >= self._links_max:
-            await context.abort(
+            await abort(
+                context,
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"links_max is {self._links_max}, and so many links are open; try another dispatcher",
             )
@@ -172,24 +176,34 @@ class Interaction:
             stream.abandon()
             reader.cancel()
         if closing.status != "OK":
-            await context.abort(grpc.StatusCode[closing.status], closing.message)
+            await abort(context, grpc.StatusCode[closing.status], closing.message)
 
     async def _ended(self, link_id: str, reader: asyncio.Task[None], stream: Stream) -> Closing:
         """Waits for the link's end: from here (`closing`), or from the other side (`reader`)."""
         ends: set[asyncio.Future[Any]] = {reader, stream.closing}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not stream.closing.done():
-            # A cancelled call and a half-close look alike to the reader; only the former raises here.
-            await asyncio.sleep(0)
             error = reader.exception()
             if isinstance(error, codec.WireError):
                 self._lost(link_id, str(error), "INVALID_ARGUMENT")
-            elif error is not None:
+            elif error is not None and not isinstance(error, STREAM_GONE):
                 log.error("a link's reader failed", exc_info=error, extra={"link": link_id})
                 self._lost(link_id, "the dispatcher failed to read this stream; its log says why", "INTERNAL")
             else:
+                if not self._may_half_close(link_id):
+                    # A cancelled call and a half-close look alike to the reader; the former raises here soon.
+                    await asyncio.wait([stream.closing], timeout=_CANCELLED_BY_S)
                 self._hub.submit(LinkLost(link_id, half_closed=True, why="the commander half-closed"))
         return await stream.closing
+
+    def _may_half_close(self, link_id: str) -> bool:
+        """Whether this is where the link was to end."""
+        router = self._hub.router
+        link = router.fleet.links.get(link_id)
+        if link is None or link.goodbye:
+            return True
+        session = router.sessions.get(link.session_id) if link.minimal else None
+        return session is not None and not session.live
 
     def _lost(self, link_id: str, why: str, status: str = "UNAVAILABLE") -> None:
         self._hub.submit(LinkLost(link_id, half_closed=False, why=why, status=status))

@@ -7,9 +7,10 @@ exception that nobody foresaw reaches the client as a generic text and the log a
 # grpc's handler types take parameters in the stubs alone.
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -20,6 +21,11 @@ from dispatcher.rpc import codec
 log = logging.getLogger(__name__)
 
 Request = TypeVar("Request", bound=Message)
+# A status travels in the trailers, of which clients take 8 KiB; a message may quote what the caller sent, in
+# characters that take nine bytes there.
+_MESSAGE_CHARS_MAX: Final = 800
+# What a read, a write or an abort raises on a stream that has ended under it.
+STREAM_GONE: Final = (aio.UsageError, aio.InternalError, asyncio.InvalidStateError)
 
 
 class Answered(Exception):  # noqa: N818 - it ends a call with a status, which need not be an error of ours
@@ -71,8 +77,23 @@ async def _translated(call: Callable[[], Awaitable[T]], context: Any) -> T:
         status, message = grpc.StatusCode.INVALID_ARGUMENT, str(error)
     except aio.AbortError:
         raise
+    except aio.InternalError:
+        # What grpc raises where the caller is gone.
+        raise asyncio.CancelledError from None
     except Exception:
         log.exception("a call failed")
         status, message = grpc.StatusCode.INTERNAL, "the dispatcher failed to answer; its log says why"
-    await context.abort(status, message)
+    await abort(context, status, message)
     raise AssertionError("abort returns")
+
+
+async def abort(context: Any, status: grpc.StatusCode, message: str) -> None:
+    """Ends a call with a status. Always raises. The status waits behind what its caller hasn't read yet; when
+    the caller leaves instead, the call is over like any that is cancelled."""
+    if len(message) > _MESSAGE_CHARS_MAX:
+        half = _MESSAGE_CHARS_MAX // 2
+        message = f"{message[:half]} … {message[-half:]}"
+    try:
+        await context.abort(status, message)
+    except STREAM_GONE:
+        raise asyncio.CancelledError from None

@@ -1,0 +1,310 @@
+"""The command line: which commands there are, what their flags mean, and what each one's help teaches.
+
+`serve` runs a dispatcher; every other command is a client of one, over gRPC like any application. Nothing
+heavy is imported before the command is known, so that `--help` is quick. Each command returns an exit
+status, which `console.outcome` numbers and `console.guide` explains.
+"""
+
+import argparse
+import asyncio
+import importlib.metadata
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Final
+
+from dispatcher.console import arguments as flags
+from dispatcher.console.escaping import safe_text
+from dispatcher.console.guide import EXIT_STATUSES, GROUPS, LESSONS, PURPOSE, Lesson
+from dispatcher.console.outcome import ConsoleError, Exit
+
+if TYPE_CHECKING:
+    from dispatcher.console.connection import Connection
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command takes and what it does."""
+
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _run(words)
+    except ConsoleError as trouble:
+        print(f"dispatcher: {safe_text(str(trouble))}", file=sys.stderr)
+        return trouble.exit_status
+    except KeyboardInterrupt:
+        return Exit.LEFT
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.PIPE_CLOSED
+
+
+def _run(words: Sequence[str]) -> int:
+    parser, subparsers = _parser()
+    named = next((word for word in words if not word.startswith("-")), "")
+    for lesson in LESSONS:
+        own = _add(subparsers, lesson)
+        # Only the command asked for gets its flags: those of `serve` come from the settings, slow to import.
+        if lesson.name == named:
+            COMMANDS[named].add_flags(own)
+    parsed = parser.parse_args(words)
+    if parsed.command is None:
+        parser.print_help(sys.stderr)
+        return Exit.USAGE
+    status = COMMANDS[parsed.command].run(parsed)
+    sys.stdout.flush()
+    return status
+
+
+def _parser() -> "tuple[argparse.ArgumentParser, argparse._SubParsersAction[argparse.ArgumentParser]]":
+    listing = []
+    for group, purpose in GROUPS:
+        listing.append(f"{group} - {purpose}:")
+        listing += [f"  {lesson.name:<12}{lesson.summary}" for lesson in LESSONS if lesson.group == group]
+        listing.append("")
+    parser = argparse.ArgumentParser(
+        prog="dispatcher",
+        description=PURPOSE,
+        epilog="\n".join([*listing, EXIT_STATUSES]),
+        formatter_class=_Formatter,
+        usage="dispatcher COMMAND …",
+    )
+    parser.add_argument("--version", action="version", version=f"chatstream {_version()}")
+    return parser, parser.add_subparsers(
+        prog="dispatcher", dest="command", metavar="COMMAND", help=argparse.SUPPRESS
+    )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("chatstream")
+    except importlib.metadata.PackageNotFoundError:
+        return "of a source tree that was not installed"
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Wraps the description and leaves the epilog, which holds the examples, as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text:
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+        return super()._fill_text(text, width, indent)
+
+
+def _add(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", lesson: Lesson
+) -> argparse.ArgumentParser:
+    lines = ["examples:"]
+    for line, purpose in lesson.examples:
+        lines += [f"  {line}", f"      {purpose}"]
+    return subparsers.add_parser(
+        lesson.name,
+        description=lesson.description,
+        epilog="\n".join(lines),
+        formatter_class=_Formatter,
+        allow_abbrev=False,  # a script that abbreviates breaks when a flag is added
+    )
+
+
+# serve
+
+
+def _serve_flags(parser: argparse.ArgumentParser) -> None:
+    from dispatcher.settings import add_arguments  # noqa: PLC0415 - slow, and only this command needs it
+
+    add_arguments(parser)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from dispatcher.settings import SettingsError, load, render  # noqa: PLC0415 - as above
+
+    try:
+        loaded = load(arguments, os.environ)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return Exit.USAGE
+    if arguments.print_config:
+        print(render(loaded), end="")
+        return Exit.COMPLETED
+    from dispatcher.serve import run  # noqa: PLC0415 - as above
+
+    return run(loaded)
+
+
+# use and operate
+
+
+def _client(
+    add_own: Callable[[argparse.ArgumentParser], None],
+) -> Callable[[argparse.ArgumentParser], None]:
+    def add(parser: argparse.ArgumentParser) -> None:
+        add_own(parser)
+        parser.add_argument("--json", action="store_true", help="one JSON object per line, for scripts")
+        flags.add_connection(parser, os.environ)
+
+    return add
+
+
+def _over_grpc(
+    find: Callable[[], "Callable[[argparse.Namespace, Connection], Awaitable[int]]"],
+) -> Callable[[argparse.Namespace], int]:
+    def run(arguments: argparse.Namespace) -> int:
+        # What gRPC's own log would say is in the error as well. To be set before the import.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        from dispatcher.console.connection import Connection, Endpoint  # noqa: PLC0415 - grpc is slow to import
+
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # an answer in a script that the locale lacks is no crash
+                stream.reconfigure(errors="backslashreplace")
+        endpoint = Endpoint.of(arguments)
+
+        async def ask() -> int:
+            async with Connection(endpoint) as connection:
+                return await find()(arguments, connection)
+
+        return asyncio.run(ask())
+
+    return run
+
+
+def _operation(name: str) -> Callable[[argparse.Namespace], int]:
+    def find() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]":
+        from dispatcher.console import operate  # noqa: PLC0415 - grpc is slow to import
+
+        return operate.OPERATIONS[name]
+
+    return _over_grpc(find)
+
+
+def _find_chat() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]":
+    from dispatcher.console.chat import run  # noqa: PLC0415 - grpc is slow to import
+
+    return run
+
+
+def _find_watch() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]":
+    from dispatcher.console.watch import run  # noqa: PLC0415 - grpc is slow to import
+
+    return run
+
+
+def _chat_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", metavar="TEXT", type=flags.text_to_ask, help="what to ask")
+    parser.add_argument(
+        "--agent", metavar="AGENT", type=flags.word, help="the agent to ask (default: the only one)"
+    )
+    parser.add_argument("--agent-version", metavar="V", type=flags.word, help="only this version of it")
+    for flag, purpose in (
+        ("--label", "put on the session, so that operators can find and stop it by it"),
+        ("--commander-label", "only commanders with this label"),
+        ("--metadata", "handed to the agent"),
+    ):
+        parser.add_argument(
+            flag, metavar="K=V", type=flags.key_value, action=flags.Pairs, default={}, help=purpose
+        )
+    parser.add_argument("--user", metavar="USER", type=flags.word, help="whose session it is")
+    parser.add_argument(
+        "--thoughts",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="show the agent's reasoning (default: yes)",
+    )
+
+
+def _watch_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("session", metavar="SESSION", type=flags.word, help="the session's id")
+    parser.add_argument(
+        "--cursor", metavar="EPOCH:OFFSET", type=flags.cursor, help="only what came after this event"
+    )
+
+
+def _stop_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sessions", metavar="SESSION", nargs="*", type=flags.word, help="ids of sessions")
+    flags.add_selector(parser, everything=True)
+    parser.add_argument(
+        "--reason", metavar="TEXT", default="", help="told to the agent, the viewers and the audit trail"
+    )
+    parser.add_argument("--code", choices=flags.STOP_CODES, help="the kind of reason (default: admin)")
+    parser.add_argument(
+        "--actor", metavar="NAME", help="who stops it, where no token says so (default: the login name)"
+    )
+    parser.add_argument(
+        "--grace-s",
+        metavar="S",
+        type=flags.seconds,
+        help="how long the agent has to end (default: the dispatcher's)",
+    )
+
+
+def _sessions_flags(parser: argparse.ArgumentParser) -> None:
+    flags.add_selector(parser, everything=False)
+    parser.add_argument(
+        "--all-ended", action="store_true", help="those that have ended too, as long as they are kept"
+    )
+    parser.add_argument(
+        "--limit", metavar="N", type=flags.count, default=1_000, help="at most so many (default: 1000)"
+    )
+
+
+def _session_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("session", metavar="SESSION", type=flags.word, help="the session's id")
+
+
+def _drain_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--commander", metavar="ID", type=flags.word, help="this commander (default: the dispatcher itself)"
+    )
+    parser.add_argument("--reason", metavar="TEXT", default="", help="told to whom it concerns")
+    parser.add_argument(
+        "--deadline-s",
+        metavar="S",
+        type=flags.seconds,
+        help="what still runs then is ended (default: it may finish)",
+    )
+
+
+def _limits_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        type=flags.name_number,
+        action=flags.Pairs,
+        default={},
+        help="change a limit",
+    )
+    parser.add_argument(
+        "--mode",
+        metavar="NAME=MODE",
+        type=flags.name_mode,
+        action=flags.Pairs,
+        default={},
+        help="let a limit that is a policy enforce or only observe",
+    )
+
+
+def _no_flags(parser: argparse.ArgumentParser) -> None:
+    """Nothing beside the connection's."""
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "serve": Command(_serve_flags, _serve),
+    "chat": Command(_client(_chat_flags), _over_grpc(_find_chat)),
+    "agents": Command(_client(_no_flags), _operation("agents")),
+    "sessions": Command(_client(_sessions_flags), _operation("sessions")),
+    "session": Command(_client(_session_flags), _operation("session")),
+    "watch": Command(_client(_watch_flags), _over_grpc(_find_watch)),
+    "stop": Command(_client(_stop_flags), _operation("stop")),
+    "commanders": Command(_client(_no_flags), _operation("commanders")),
+    "tools": Command(_client(_no_flags), _operation("tools")),
+    "drain": Command(_client(_drain_flags), _operation("drain")),
+    "limits": Command(_client(_limits_flags), _operation("limits")),
+}

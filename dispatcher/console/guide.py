@@ -1,0 +1,180 @@
+"""What the help of the command line teaches: for each command what it is for, and two examples. Text alone.
+
+`dispatcher.cli` shows it; nothing else reads it.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One command. Each example is a command line and what it does."""
+
+    name: str
+    group: str
+    summary: str
+    description: str
+    examples: tuple[tuple[str, str], tuple[str, str]]
+
+
+PURPOSE: Final = (
+    "The gateway between users and the agents that commanders run: it routes sessions, runs tools, applies "
+    "the rules, and can stop everything. `dispatcher COMMAND --help` tells more about each."
+)
+
+GROUPS: Final = (
+    ("serve", "run a dispatcher"),
+    ("use", "talk to agents, as an application does"),
+    ("operate", "see, bound and stop what runs"),
+)
+
+EXIT_STATUSES: Final = """\
+exit status:
+  0 done, completed   2 wrong usage   3 the session was stopped   4 it failed, or did not arrive whole
+  5 the dispatcher refuses   6 the dispatcher can't be reached   130 left by Ctrl-C"""
+
+LESSONS: Final[tuple[Lesson, ...]] = (
+    Lesson(
+        "serve",
+        "serve",
+        "run a dispatcher",
+        "Runs a dispatcher until SIGTERM or Ctrl-C: commanders connect to it, applications ask it, "
+        "operators steer it. Every setting is a flag, a variable DISPATCHER_… or a line in a TOML "
+        "file; flags win over variables, variables over the file.",
+        (
+            ("dispatcher serve", "listens on 127.0.0.1:50051, metrics on 127.0.0.1:9464"),
+            (
+                "dispatcher serve --print-config",
+                "shows every setting and where its value comes from, then ends",
+            ),
+        ),
+    ),
+    Lesson(
+        "chat",
+        "use",
+        "ask an agent and watch it work",
+        "Asks an agent and shows its session live: thoughts dimmed, the answer as it is written, tool"
+        " calls, progress. Its questions are answered by typing; any other line you type is told to "
+        "the agent while it runs. Ctrl-C stops the session, a second one leaves at once. Where the "
+        "output is no terminal it is plain lines; where the input is none, its lines answer "
+        "questions. How it ended, with the session's id, is told on stderr.",
+        (
+            (
+                'dispatcher chat "What is 17 * 23, and what time is it in Tokyo?"',
+                "asks the only agent there is",
+            ),
+            (
+                'dispatcher chat "Hello" --agent demo --json | jq -r .event',
+                "one JSON object per event, for scripts",
+            ),
+        ),
+    ),
+    Lesson(
+        "agents",
+        "use",
+        "list the agents that can be asked",
+        "Lists the agents that connected commanders serve now, with how many sessions they have room for.",
+        (
+            ("dispatcher agents", "a table"),
+            ("dispatcher agents --json | jq -r .offer.name", "their names"),
+        ),
+    ),
+    Lesson(
+        "sessions",
+        "operate",
+        "list sessions",
+        "Lists the sessions that run or wait, newest first, with what each is at. Selectors narrow the list.",
+        (
+            ("dispatcher sessions --agent demo", "those of one agent"),
+            ("dispatcher sessions --all-ended --json", "the kept endings too, one JSON object per session"),
+        ),
+    ),
+    Lesson(
+        "session",
+        "operate",
+        "show all that is known of one session",
+        "Shows one session: its state, what it waits for, its open questions, what it has used, how "
+        "it ended.",
+        (
+            ("dispatcher session SESSION", "a line for each thing known"),
+            (
+                "dispatcher session SESSION --json | jq .cursor",
+                "its last event's cursor, for `watch --cursor`",
+            ),
+        ),
+    ),
+    Lesson(
+        "watch",
+        "operate",
+        "follow a session, thoughts included",
+        "Shows all events of a session from the first one kept, thoughts included, and follows it to "
+        "its ending. Watching changes nothing: Ctrl-C leaves and the session goes on. The exit status"
+        " tells how it ended.",
+        (
+            ("dispatcher watch SESSION", "from its beginning"),
+            (
+                "dispatcher watch SESSION --cursor EPOCH:OFFSET --json",
+                "what came after an event, for scripts",
+            ),
+        ),
+    ),
+    Lesson(
+        "stop",
+        "operate",
+        "stop sessions, at once",
+        "Stops the sessions named, or all that match every selector given. When it returns, nothing "
+        "more of them reaches a viewer; their agents are cancelled, and abandoned after their grace. "
+        "Stopping twice does no harm.",
+        (
+            ('dispatcher stop SESSION --reason "wrong customer"', "one session"),
+            ("dispatcher stop --user alice --code risk-control", "all sessions of a user"),
+        ),
+    ),
+    Lesson(
+        "commanders",
+        "operate",
+        "list commanders with their slots",
+        "Lists the commanders that are connected or expected back: what they serve, how full they "
+        "are, how long they have been silent, and whether an agent blocks them.",
+        (
+            ("dispatcher commanders", "a table"),
+            ("dispatcher commanders --json | jq .slots_stuck", "slots whose agent ignored its stop"),
+        ),
+    ),
+    Lesson(
+        "tools",
+        "operate",
+        "list the tools on offer",
+        "Lists the tools that the dispatcher runs for agents, with their limits and what they have done.",
+        (
+            ("dispatcher tools", "a table"),
+            (
+                "dispatcher tools --json | jq -r .offer.parameters_schema_json",
+                "the schemas of their arguments",
+            ),
+        ),
+    ),
+    Lesson(
+        "drain",
+        "operate",
+        "take no more sessions, finish those that run",
+        "Lets a commander, or the dispatcher itself, take no more sessions, finish those it has, and "
+        "leave. Answers at once with how many still run.",
+        (
+            ("dispatcher drain --commander worker-1", "before that worker is replaced"),
+            ("dispatcher drain --deadline-s 60", "the dispatcher; what runs after a minute is ended"),
+        ),
+    ),
+    Lesson(
+        "limits",
+        "operate",
+        "show limits, and change them while it runs",
+        "Shows every limit with its value now. With --set or --mode it changes those named, all or "
+        "none, until the dispatcher is started again.",
+        (
+            ("dispatcher limits", "a table"),
+            ("dispatcher limits --set queue_wait_s=30", "changes one and shows the outcome"),
+        ),
+    ),
+)

@@ -1,0 +1,119 @@
+"""Where one tool is worked: the limits it runs under now, its places, its calls, and what came of them.
+
+Decides nothing about a call; that is `runner.py`. Lives in the runner's event loop.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+
+from dispatcher.tools.call import Call
+from dispatcher.tools.contract import Tool, ToolLoadError, require_positive
+from dispatcher.tools.places import Places
+from dispatcher.tools.schema import ArgumentsSchema
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """The limits for all tools, and the defaults for those that don't say."""
+
+    # A tool's answer is waited for by a person.
+    timeout_s: float = 30.0
+    # A quarter of a message: several results then fit one batch.
+    output_bytes: int = 262_144
+    # What a tool may ask for as its own output_bytes: less than a message of the link has. None: the default
+    # message's 1 MiB, less an eighth for what goes with it, or output_bytes where that is more.
+    output_bytes_max: int | None = None
+    arguments_bytes: int = 65_536
+    # Per tool. A quarter of the threads, so that one tool that hangs can't take them all.
+    concurrency: int = 8
+    # Calls that may wait for a place, per tool: a thousand sessions may ask in the same moment.
+    waiting: int = 1_000
+    # For all tools that block.
+    threads: int = 32
+
+    def __post_init__(self) -> None:
+        """Raises ValueError that names the field."""
+        for each in fields(self):
+            require_positive(each.name, getattr(self, each.name), whole=each.name != "timeout_s")
+        if self.output_bytes > self.output_bytes_ceiling:
+            raise ValueError(
+                f"output_bytes is {self.output_bytes:,}; at most output_bytes_max, "
+                f"{self.output_bytes_ceiling:,}, may be"
+            )
+
+    @property
+    def output_bytes_ceiling(self) -> int:
+        return self.output_bytes_max or max(917_504, self.output_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStats:
+    """What a tool does and has done."""
+
+    # At work now, those included whose answer is no longer waited for.
+    running: int
+    # Of those: timed out or cancelled, and still not ended.
+    abandoned: int
+    waiting: int
+    # Requests so far, those under way included.
+    calls: int
+    # Requests answered, by "ok" or failure code.
+    outcomes: Mapping[str, int]
+    # The limits it runs under.
+    timeout_s: float
+    output_bytes: int
+    concurrency: int
+
+
+class Station:
+    """Where one tool is worked: its limits now, its places, its calls, what came of them."""
+
+    def __init__(self, tool: Tool, limits: RunnerLimits) -> None:
+        self.tool = tool
+        wanted = tool.limits.output_bytes or 0
+        if wanted > limits.output_bytes_ceiling:
+            raise ToolLoadError(
+                f"tool {tool.name!r}: output_bytes is {wanted:,}; at most {limits.output_bytes_ceiling:,} fit a "
+                "message"
+            )
+        self.schema = ArgumentsSchema(tool.name, tool.parameters_schema)
+        self.live: set[Call] = set()
+        self.calls = 0
+        self.outcomes: Counter[str] = Counter()
+        # A moving mean of how long a run takes: the hint for those who must come back.
+        self.mean_s = 0.0
+        self.places = Places(1, 1)
+        self.limit(limits)
+
+    def limit(self, limits: RunnerLimits) -> None:
+        own = self.tool.limits
+        self.timeout_s = own.timeout_s or limits.timeout_s
+        self.output_bytes = min(own.output_bytes or limits.output_bytes, limits.output_bytes_ceiling)
+        self.places.resize(own.concurrency or limits.concurrency, limits.waiting)
+
+    def leave(self, call: Call) -> None:
+        """The call has ended for good."""
+        self.live.discard(call)
+        self.places.give_back()
+        took_s = time.monotonic() - call.began_at
+        self.mean_s = took_s if self.mean_s == 0.0 else 0.8 * self.mean_s + 0.2 * took_s
+
+    def retry_after_s(self) -> float:
+        """When a place may be had by somebody who comes back; a guess between 0.1 s and a minute."""
+        return min(max(self.mean_s * (self.places.waiting + 1) / self.places.places, 0.1), 60.0)
+
+    def stats(self) -> ToolStats:
+        abandoned = sum(call.cancelled.is_set() for call in self.live)
+        return ToolStats(
+            running=self.places.taken,
+            abandoned=abandoned,
+            waiting=self.places.waiting,
+            calls=self.calls,
+            outcomes=MappingProxyType(dict(self.outcomes)),
+            timeout_s=self.timeout_s,
+            output_bytes=self.output_bytes,
+            concurrency=self.places.places,
+        )

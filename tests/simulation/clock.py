@@ -1,0 +1,27 @@
+"""Virtual time: things happen in order of their time, and time is wherever the next thing is."""
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+
+class Clock:
+    """Seconds. Runs what is due; two things at one time run in the order in which they were planned."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._planned: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        self._number += 1
+        heappush(self._planned, (self.now + max(0.0, seconds), self._number, act))
+
+    def run(self, until: float, steps_max: int) -> None:
+        """Runs everything up to `until`. AssertionError when that takes more steps than any real run would."""
+        for _ in range(steps_max):
+            if not self._planned or self._planned[0][0] > until:
+                self.now = until
+                return
+            self.now, _number, act = heappop(self._planned)
+            act()
+        raise AssertionError(f"still busy at {self.now:.3f} after {steps_max} steps")
