@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import tomllib
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -34,6 +35,8 @@ _ROLES: Final[dict[str, tuple[Role, ...]]] = {
     "ServerReflection": ("commander", "application", "admin"),
 }
 _OPEN: Final = "Health"
+# Who makes the call that is being served, as "role:name"; empty where nobody has to say.
+caller: Final[ContextVar[str]] = ContextVar("caller", default="")
 _BEARER: Final = "bearer "
 
 
@@ -119,6 +122,8 @@ class AuthInterceptor(aio.ServerInterceptor):
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"the token {token.name!r} has role {token.role}; {service} needs {' or '.join(roles)}",
             )
+        # grpc runs the handler in the same task, and each call in a task of its own.
+        caller.set(f"{token.role}:{token.name}")
         return handler
 
 

@@ -13,12 +13,17 @@ class TextFormatter(logging.Formatter):
     """`2026-01-31 12:00:00,123 info    dispatcher.hub  ended: completed  session=s-1 attempt=1`"""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {k}={getattr(record, k)}" for k in FIELDS if getattr(record, k, ""))
-        text = record.getMessage().replace("\n", "\\n")
+        fields = _one_line("".join(f" {k}={getattr(record, k)}" for k in FIELDS if getattr(record, k, "")))
+        text = _one_line(record.getMessage())
         name = record.name.removeprefix("dispatcher.")
         line = f"{self.formatTime(record)} {record.levelname.lower():<7} {name}: {text}"
         line += f" |{fields}" if fields else ""
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+
+
+def _one_line(text: str) -> str:
+    """Peers choose some of the words, so none of their characters may begin a line or move a cursor."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 class JsonFormatter(logging.Formatter):

@@ -9,7 +9,6 @@ from prometheus_client.registry import Collector
 
 from dispatcher.core.events import Count, Measure
 from dispatcher.core.fleet import SlotState
-from dispatcher.core.limits import Limits
 from dispatcher.core.router import Router
 
 _SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -38,10 +37,17 @@ _HISTOGRAMS: tuple[tuple[str, str, str, tuple[str, ...], tuple[float, ...]], ...
 )
 
 
-_NOW_LABELS: dict[str, tuple[str, ...]] = {
-    "dispatcher_sessions": ("state",),
-    "dispatcher_slots": ("state", "agent"),
-    "dispatcher_commanders": ("state",),
+# What there is now, read at each scrape.
+_GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "dispatcher_sessions": ("Sessions by state.", ("state",)),
+    "dispatcher_slots": (
+        "Slots by state and agent; a commander's slots count for each agent it serves.",
+        ("state", "agent"),
+    ),
+    "dispatcher_commanders": ("Commanders by state.", ("state",)),
+    "dispatcher_queue_length": ("Sessions waiting for a slot.", ()),
+    "dispatcher_links": ("Links open.", ()),
+    "dispatcher_journal_bytes": ("Size of the journal.", ()),
 }
 
 
@@ -107,11 +113,10 @@ class Metrics:
             ("dispatcher_tool_calls_total", "counter", ("tool", "outcome"), "Tool calls by outcome."),
             ("dispatcher_tool_call_seconds", "histogram", ("tool",), "Duration of tool calls."),
         ]
-        for family in (*_Counted(self).collect(), *_Now(Snapshot.empty).collect()):
+        rows += [(name, "gauge", labels, text) for name, (text, labels) in _GAUGES.items()]
+        for family in _Counted(self).collect():
             total = "_total" if family.type == "counter" else ""
-            rows.append(
-                (family.name + total, family.type, _NOW_LABELS.get(family.name, ()), family.documentation)
-            )
+            rows.append((family.name + total, family.type, (), family.documentation))
         return sorted(rows)
 
     def watch(self, snapshot: Callable[[], "Snapshot"]) -> None:
@@ -141,15 +146,11 @@ class _Counted(Collector):
 class Snapshot:
     """The gauges' values, taken in the event loop's thread."""
 
-    @classmethod
-    def empty(cls) -> "Snapshot":
-        return cls(Router(Limits()))
-
     def __init__(self, router: Router) -> None:
         self.sessions: dict[str, int] = {"queued": 0, "starting": 0, "running": 0, "detached": 0, "ended": 0}
         for session in router.sessions.values():
             self.sessions[session.state.value] += 1
-        self.slots: dict[tuple[str, str], int] = {}
+        self.slots: dict[tuple[str, ...], int] = {}
         self.commanders: dict[str, int] = {"ready": 0, "draining": 0, "detached": 0}
         for commander in router.fleet.commanders.values():
             self.commanders[commander.state.value] += 1
@@ -173,28 +174,18 @@ class _Now(Collector):
 
     def collect(self) -> list[Metric]:
         now = self._snapshot()
-        sessions = GaugeMetricFamily(
-            "dispatcher_sessions", "Sessions by state.", labels=_NOW_LABELS["dispatcher_sessions"]
-        )
-        for state, number in now.sessions.items():
-            sessions.add_metric([state], number)
-        slots = GaugeMetricFamily(
-            "dispatcher_slots",
-            "Slots by state and agent; a commander's slots count for each agent it serves.",
-            labels=_NOW_LABELS["dispatcher_slots"],
-        )
-        for key, number in now.slots.items():
-            slots.add_metric(key, number)
-        commanders = GaugeMetricFamily(
-            "dispatcher_commanders", "Commanders by state.", labels=_NOW_LABELS["dispatcher_commanders"]
-        )
-        for state, number in now.commanders.items():
-            commanders.add_metric([state], number)
-        return [
-            sessions,
-            slots,
-            commanders,
-            GaugeMetricFamily("dispatcher_queue_length", "Sessions waiting for a slot.", value=now.queued),
-            GaugeMetricFamily("dispatcher_links", "Links open.", value=now.links),
-            GaugeMetricFamily("dispatcher_journal_bytes", "Size of the journal.", value=now.journal_bytes),
-        ]
+        values: dict[str, dict[tuple[str, ...], int]] = {
+            "dispatcher_sessions": {(state,): number for state, number in now.sessions.items()},
+            "dispatcher_slots": dict(now.slots),
+            "dispatcher_commanders": {(state,): number for state, number in now.commanders.items()},
+            "dispatcher_queue_length": {(): now.queued},
+            "dispatcher_links": {(): now.links},
+            "dispatcher_journal_bytes": {(): now.journal_bytes},
+        }
+        families: list[Metric] = []
+        for name, (text, labels) in _GAUGES.items():
+            family = GaugeMetricFamily(name, text, labels=labels)
+            for key, number in values[name].items():
+                family.add_metric(key, number)
+            families.append(family)
+        return families

@@ -11,6 +11,7 @@ import logging
 import secrets
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -118,10 +119,10 @@ async def serve(loaded: Loaded, tools: list[Tool], journal: Journal) -> int:
             )
             limits = LiveLimits(loaded, lambda changed: _apply(changed, deny, hub, runner))
             async with _grpc_server(settings, hub, metrics, runner, limits, leaving) as (not_serving, bound):
-                with _metrics_server(settings, hub, metrics) as metrics_url:
+                # Whoever reads that it is ready may tell it to go, and once more while it drains.
+                with _metrics_server(settings, hub, metrics) as metrics_url, leaving.on_signals():
                     _announce(bound, metrics_url, runner)
-                    with leaving.on_signals():
-                        await leaving.wanted.wait()
+                    await leaving.wanted.wait()
                     await _drain(hub, not_serving, leaving)
             hub.close()
     except ExceptionGroup as group:
@@ -140,6 +141,9 @@ def _runner_limits(settings: Settings) -> RunnerLimits:
         output_bytes=settings.tool_output_bytes,
         arguments_bytes=settings.tool_arguments_bytes,
         concurrency=settings.tool_concurrency,
+        waiting=settings.tool_calls_waiting_max,
+        # A result has to fit into a message with its envelope.
+        output_bytes_max=settings.max_message_bytes * 7 // 8,
         threads=settings.tool_threads,
     )
 
@@ -324,9 +328,12 @@ def _somebody_listens(path: str) -> bool:
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:
+    """Raises StartError."""
+
     def content(path: Path | None) -> bytes | None:
         return None if path is None else path.read_bytes()
 
+    _try_certificates(settings)
     key, certificate = content(settings.tls_key), content(settings.tls_certificate)
     assert key is not None
     assert certificate is not None
@@ -334,6 +341,29 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials(
         [(key, certificate)], client_ca, require_client_auth=client_ca is not None
     )
+
+
+def _try_certificates(settings: Settings) -> None:
+    """grpc says of a certificate that it can't use only that the address can't be bound. Raises StartError."""
+    certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+    assert certificate is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # With a password that is never right, an encrypted key is an error and no question at the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, ValueError) as error:
+        mismatch = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
+        raise StartError(
+            f"tls_certificate, tls_key: {key} is not the key of {certificate}"
+            if mismatch
+            else f"tls_certificate, tls_key: {certificate} should be a certificate chain and {key} its key, "
+            "both in PEM, the key not encrypted"
+        ) from None
+    if client_ca is not None:
+        try:
+            context.load_verify_locations(client_ca)
+        except (ssl.SSLError, ValueError):
+            raise StartError(f"tls_client_ca: {client_ca} should hold certificates in PEM") from None
 
 
 @contextlib.contextmanager

@@ -120,9 +120,10 @@ def _address(text: str) -> str:
 
 
 def _tool(text: str) -> str:
-    module, _, name = text.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise ValueError("should be MODULE:OBJECT, e.g. my_tools:TOOLS")
+    module, colon, name = text.partition(":")
+    parts = (*module.split("."), *name.split(".")) if colon else module.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise ValueError("should be MODULE:OBJECT, e.g. my_tools:TOOLS, or the name of installed tools")
     return text
 
 
@@ -335,6 +336,9 @@ class Settings(BaseModel):
     tool_arguments_bytes: int = setting(TOOLS, 262_144, "The largest arguments, as JSON.", 256, 67_108_864)
     tool_concurrency: int = setting(
         TOOLS, 16, "Calls of one tool at once, unless it says otherwise.", 1, 10_000
+    )
+    tool_calls_waiting_max: int = setting(
+        TOOLS, 1000, "Calls of one tool that wait for their turn; more are refused with a hint.", 0, 1_000_000
     )
     tool_threads: int = setting(TOOLS, 32, "Threads for tools that are not async, all together.", 1, 1024)
     session_tools_running_max: int = limit(TOOLS, 16, "Calls of one session at once; more wait.", 1, 10_000)

@@ -250,7 +250,7 @@ def test_wrong_kinds_in_the_file_are_said() -> None:
 
 
 def test_a_long_value_is_cut() -> None:
-    assert len(one_refusal("--tools", "x" * 10_000)) < 500
+    assert len(one_refusal("--tools", "x" * 10_000 + ":")) < 500
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -258,7 +258,7 @@ def test_all_problems_are_told_at_once() -> None:
         "--queue-wait-s=-1",
         "--journal-session-bytes=1000000000",
         environ={"DISPATCHER_CREDIT_PACKETS": "0", "DISPATCHER_LINK_MAX": "3"},
-        toml="sesions_max = 3\ntools = ['x']",
+        toml="sesions_max = 3\ntools = ['x:']",
     )
     joined = "\n".join(problems)
     assert len(problems) == 6, joined
@@ -267,7 +267,7 @@ def test_all_problems_are_told_at_once() -> None:
         "DISPATCHER_CREDIT_PACKETS: '0' should be",
         "DISPATCHER_LINK_MAX: there is no such setting; did you mean DISPATCHER_LINKS_MAX?",
         "settings.toml: sesions_max: there is no such setting; did you mean sessions_max?",
-        "settings.toml: tools: 'x' should be MODULE:OBJECT",
+        "settings.toml: tools: 'x:' should be MODULE:OBJECT",
         "journal_session_bytes = 1000000000 (--journal-session-bytes), journal_bytes = 536870912 (default): ",
     ):
         assert part in joined

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tool_scene import LOOPS, Drive, ask, code_of, driver, message_of, runner_of
 
 from dispatcher.tools import (
     PythonTool,
@@ -26,7 +27,6 @@ from dispatcher.tools import (
     tool,
 )
 from dispatcher.tools.runner import UNKNOWN_TOOL
-from tool_scene import LOOPS, Drive, ask, code_of, driver, message_of, runner_of
 
 
 @pytest.fixture(params=LOOPS)
@@ -263,7 +263,7 @@ def test_the_traceback_is_in_the_log_alone(drive: Drive[Any], caplog: pytest.Log
         drive(scene())
     (record,) = [each for each in caplog.records if each.name.startswith("dispatcher.tools")]
     assert record.exc_info is not None
-    assert (record.__dict__["session_id"], record.__dict__["attempt"]) == ("s-1", 2)
+    assert (record.__dict__["session"], record.__dict__["attempt"]) == ("s-1", 2)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from dispatcher.tools import PythonTool, RunnerLimits, ToolContext, ToolRunner, tool
 from tool_scene import (
     LOOPS,
     PATIENCE_S,
@@ -25,6 +23,8 @@ from tool_scene import (
     runner_of,
     until,
 )
+
+from dispatcher.tools import PythonTool, RunnerLimits, ToolContext, ToolRunner, tool
 
 # A timeout that bites, and not before a coroutine on a busy machine has begun.
 LONG_ENOUGH_TO_BEGIN_S = 0.2

@@ -258,7 +258,11 @@ class Board:
         commander = self.choose(requested, session.refused_by)
         if commander is not None:
             self.take(session, commander)
-            return
+        else:
+            self.wait(session, first=first)
+
+    def wait(self, session: Session, *, first: bool = False) -> None:
+        """Lets a session wait for a slot, without looking for one."""
         self.queue[session.session_id] = session
         if first:
             self.queue.move_to_end(session.session_id, last=False)
@@ -275,6 +279,7 @@ class Board:
         session.begin_attempt(commander.commander_id, commander.link, self.now)
         key = (session.session_id, session.attempt)
         commander.slots[key] = Slot(*key)
+        commander.taken += 1
         if requested.affinity_key:
             self.affinity[requested.affinity_key] = commander.commander_id
             self.affinity.move_to_end(requested.affinity_key)
@@ -291,6 +296,7 @@ class Board:
         assert requested is not None, session
         if link is None:
             return
+        session.allowed = max(session.allowed, self.limits.credit_packets)
         start = Start(
             session.agent,
             requested.agent_version,
@@ -305,7 +311,9 @@ class Board:
             self.send(link, signal)
 
     def free_slot(self, commander: Commander, slot: Slot) -> None:
-        """The slot is free again and goes to the first in the queue that fits."""
+        """The slot is free again and goes to the first in the queue that fits, also one it once refused."""
+        for session in self.queue.values():
+            session.refused_by.discard(commander.commander_id)
         commander.slots.pop((slot.session_id, slot.attempt), None)
         for timer in ("stop_received", "stop_applied"):
             self.timers.cancel((timer, commander.commander_id, slot.session_id, str(slot.attempt)))
@@ -350,6 +358,7 @@ class Board:
         full = self._full(session)
         if full and session.starved is None:
             session.starved = self.now
+            session.starved_bytes = 0
             self._starved[session.session_id] = session
             self.timers.set(("full", session.session_id), self.now + self.limits.journal_full_wait_s)
             self.out.append(Count("sessions_starved"))

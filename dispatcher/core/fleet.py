@@ -72,6 +72,8 @@ class Commander:
     blocked_for_s: float = 0.0
     # Slots stuck in the process that this dispatcher knows nothing of, e.g. from before its restart.
     stuck_elsewhere: int = 0
+    # Attempts it was ever given: among equally loaded ones the work goes round.
+    taken: int = 0
     # It was told to drain, and a new link doesn't undo that.
     drain: Drain | None = None
 
@@ -83,6 +85,11 @@ class Commander:
     def load(self) -> float:
         """Share of its slots that is taken, 0 to 1."""
         return 1.0 - self.free / self.hello.slots if self.hello.slots else 1.0
+
+    @property
+    def rank(self) -> tuple[float, int, str]:
+        """Who comes first when several could take a session."""
+        return (self.load, self.taken, self.commander_id)
 
     def count(self, state: SlotState) -> int:
         return sum(slot.state is state for slot in self.slots.values())
@@ -98,7 +105,9 @@ class Commander:
 
     def __repr__(self) -> str:
         stuck = self.count(SlotState.STUCK) + self.stuck_elsewhere
-        taken = f"{len(self.slots) + self.stuck_elsewhere}/{self.hello.slots}" + (f", {stuck} stuck" if stuck else "")
+        taken = f"{len(self.slots) + self.stuck_elsewhere}/{self.hello.slots}" + (
+            f", {stuck} stuck" if stuck else ""
+        )
         return f"<Commander {self.commander_id} {self.state.value} {taken}>"
 
 
@@ -167,7 +176,7 @@ class Fleet:
                 continue
             if commander.commander_id == affinity:
                 return commander
-            if best is None or (commander.load, commander.commander_id) < (best.load, best.commander_id):
+            if best is None or commander.rank < best.rank:
                 best = commander
         return best
 

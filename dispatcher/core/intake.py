@@ -88,6 +88,9 @@ class Intake:
             if packet.sequence != due and not (minimal and packet.sequence == 0):
                 self._out_of_order(link, session, packet, due)
                 continue
+            if not minimal and self._beyond_credit(session, packet):
+                self._breach(session, link, f"{packet.kind}: came beyond the credit; wait for the next ack")
+                continue
             session.received = due
             session.unacked_bytes += packet.size
             if session.state is State.STARTING:
@@ -214,6 +217,15 @@ class Intake:
         board.out.append(Count("packets_dropped", ("hole",)))
         what = f"is {packet.sequence}" if packet.sequence else "is not set"
         self._breach(session, link, f"{packet.kind}: sequence {what} where {due} is due")
+
+    def _beyond_credit(self, session: Session, packet: Packet) -> bool:
+        """Whether its commander sends more than it may, so that the journal's bound would be no bound. What
+        was under way when the room was gone is let through: one credit in bytes, and the packet that ended it."""
+        if session.starved is not None:
+            session.starved_bytes += packet.size
+            if session.starved_bytes - packet.size > self._board.limits.credit_bytes:
+                return True
+        return packet.sequence > session.allowed
 
     def _breach(self, session: Session, link: Link, message: str) -> None:
         """Its commander broke the contract in this session; its other sessions go on."""

@@ -56,7 +56,12 @@ class Ledger:
 
     def named(self, request: ToolCall, session_id: str) -> ToolCall:
         """The call with the ids it lacks. A minimal commander's calls are numbered in the order asked."""
-        call_id = request.call_id or f"call-{len(self._calls) + 1}"
+        call_id = request.call_id
+        if not call_id:
+            taken = {used for _, used in self._calls}
+            number = len(taken) + 1
+            while (call_id := f"call-{number}") in taken:
+                number += 1
         key = request.idempotency_key or f"{session_id}:{call_id}"
         return request._replace(call_id=call_id, idempotency_key=key)
 

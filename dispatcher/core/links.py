@@ -35,7 +35,10 @@ class Links:
     # --- coming ------------------------------------------------------------------------------------------
 
     def opened(self, event: LinkOpened) -> None:
-        self._board.fleet.link_opened(event.link_id, event.peer, event.session_id, self._board.now)
+        board = self._board
+        board.fleet.link_opened(event.link_id, event.peer, event.session_id, board.now)
+        # A minimal commander may think long before it speaks, but not longer than any first token may take.
+        board.timers.set(("mute", event.link_id), board.now + board.limits.policy.first_token_s)
 
     def greeted(self, event: HelloReceived) -> None:
         board = self._board
@@ -128,7 +131,7 @@ class Links:
                 board.start(session)
             else:
                 del commander.slots[key]
-                self._attempt_lost(session, "its commander no longer runs it")
+                self._attempts_lost([session], "its commander no longer runs it")
 
     def _stop_again(self, slot: Slot, link: Link) -> None:
         grace_ms = int(self._board.limits.stop_grace_s * 1000)
@@ -156,6 +159,13 @@ class Links:
             board.timers.set(("heard", link_id), due)
         else:
             self.cut(link, "UNAVAILABLE", f"not heard for {board.now - link.heard_at:.1f} s")
+
+    def mute(self, link_id: str) -> None:
+        """It is time to see whether anybody has spoken on a link."""
+        link = self._board.fleet.links.get(link_id)
+        if link is not None and link.commander is None and not link.minimal:
+            wait_s = self._board.limits.policy.first_token_s
+            self.cut(link, "DEADLINE_EXCEEDED", f"neither hello nor any packet came within {wait_s:g} s")
 
     def heartbeat(self, link: Link, heartbeat: Heartbeat) -> None:
         commander = link.commander
@@ -230,7 +240,7 @@ class Links:
         """The link is gone; its sessions wait for the commander to return."""
         board = self._board
         board.fleet.link_lost(link.link_id)
-        for timer in ("beat", "heard", "ack", "finish"):
+        for timer in ("beat", "heard", "ack", "finish", "mute"):
             board.timers.cancel((timer, link.link_id))
         commander = link.commander
         if commander is None:
@@ -269,16 +279,24 @@ class Links:
         for slot in slots:
             for timer in ("stop_received", "stop_applied"):
                 board.timers.cancel((timer, commander.commander_id, slot.session_id, str(slot.attempt)))
-            session = board.sessions.get(slot.session_id)
-            if session is not None and session.live and session.attempt == slot.attempt:
-                self._attempt_lost(session, why)
+        self._attempts_lost([s for slot in slots if (s := self._whose(slot)) is not None], why)
         board.out.append(Log("warning" if slots else "info", f"{commander!r} is gone: {why}"))
 
-    def _attempt_lost(self, session: Session, why: str) -> None:
-        """Begins afresh, elsewhere, what nobody has seen anything of; ends the rest."""
-        session.tries += 1
-        if session.untouched and session.state is State.DETACHED and session.tries < TRIES_MAX:
-            session.give_back(Step.REQUEUE)
-            self._board.place(session, first=True)
-        else:
-            self._board.end(session, Ending.COMMANDER_LOST, why, turn_over=True)
+    def _whose(self, slot: Slot) -> Session | None:
+        """The session that lives on this slot, if one does."""
+        session = self._board.sessions.get(slot.session_id)
+        alive = session is not None and session.live and session.attempt == slot.attempt
+        return session if alive else None
+
+    def _attempts_lost(self, sessions: list[Session], why: str) -> None:
+        """Begins afresh, elsewhere and in their order, what nobody has seen anything of; ends the rest."""
+        board = self._board
+        for session in reversed(sessions):
+            session.tries += 1
+            if session.untouched and session.state is State.DETACHED and session.tries < TRIES_MAX:
+                session.give_back(Step.REQUEUE)
+                board.wait(session, first=True)
+            else:
+                board.end(session, Ending.COMMANDER_LOST, why, turn_over=True)
+        for commander in list(board.fleet.commanders.values()):
+            board.serve_queue(commander)

@@ -1,6 +1,6 @@
 """Verdicts on what passes: limits in numbers and time, and text that must never leave.
 
-Owns what one session has used, and the windows in which its text waits to be judged (`holdback.py` says how).
+Owns what one session has used, and the windows in which its text waits to be judged (`windows.py`).
 Reads no clock, arms no timer, ends nothing: it gives verdicts, packet by packet and in order, to `router.py`,
 its only caller.
 
@@ -14,8 +14,9 @@ from math import inf
 from typing import Final, NamedTuple
 
 from dispatcher.core.endings import Ending
-from dispatcher.core.holdback import Finding, Kind, Matcher, Outcome, Release, Windows
+from dispatcher.core.holdback import Matcher
 from dispatcher.core.packets import StopCode
+from dispatcher.core.windows import Finding, Kind, Outcome, Release, Windows
 
 
 class Mode(Enum):
@@ -292,6 +293,13 @@ class Guard:
             out = self._windows.take("thought", text, sequence, agent, step)
             return PASS if out is None else self._verdict(out, [], sequence)
         return self._text(self._thoughts, chars, "thought", text, sequence, agent, step)
+
+    def statement(self, text: str, sequence: int, agent: str = "") -> Verdict:
+        """Judges text that comes whole in one packet, e.g. a question's: it goes on unless there is a `stop`."""
+        if self._stopped is not None or self._windows is None or not text:
+            return self._stopped or PASS
+        out = self._windows.state(text, sequence, agent)
+        return self._verdict(out, [], sequence) if out.findings else PASS
 
     def tool_call(self) -> Verdict:
         """Judges one more tool call; with a `stop` it is not to be run."""

@@ -87,6 +87,7 @@ class Router:
         self._deadlines: dict[str, Callable[..., None]] = {
             "beat": self._links.beat,
             "heard": self._links.listen,
+            "mute": self._links.mute,
             "grace": self._links.grace_over,
             "ack": self._intake.ack_due,
             "stop_applied": self._intake.stuck,
@@ -301,10 +302,10 @@ class Router:
     def _tool_finished(self, event: ToolFinished) -> None:
         board = self._board
         session = board.sessions.get(event.session_id)
-        if session is None or session.ending is not None:
-            return
-        call = session.ledger.finish(event.attempt, event.call_id, event.outcome)
-        if call is None or event.attempt != session.attempt:
+        call = None
+        if session is not None and session.live:
+            call = session.ledger.finish(event.attempt, event.call_id, event.outcome)
+        if session is None or call is None or event.attempt != session.attempt:
             board.out.append(Count("tool_outcomes_dropped"))
             return
         result = ToolResult(event.call_id, call.request.tool_name, event.outcome)

@@ -89,6 +89,7 @@ class Session:
     __slots__ = (
         "acked",
         "agent",
+        "allowed",
         "attempt",
         "commander_id",
         "content_chars",
@@ -122,6 +123,7 @@ class Session:
         "session_id",
         "started_at",
         "starved",
+        "starved_bytes",
         "state",
         "stop_id",
         "thought_chars",
@@ -163,6 +165,9 @@ class Session:
         self.unacked_bytes = 0
         self.unsafe: deque[tuple[int, int]] = deque()
         self.starved: float | None = None
+        # What its commander may send: packets up to this one; and the bytes that came since the room was gone.
+        self.allowed = 0
+        self.starved_bytes = 0
         # What the attempt's commander sent, to check its Done against; what viewers were given.
         self.sent_chars = 0
         self.sent_crc32 = 0
@@ -232,7 +237,7 @@ class Session:
         self.commander_id = commander_id
         self.link = link
         self.started_at = now
-        self.received = self.safe = self.acked = self.granted = self.unacked_bytes = 0
+        self.received = self.safe = self.acked = self.granted = self.allowed = self.unacked_bytes = 0
         self.unsafe.clear()
         self.sent_chars = self.sent_crc32 = 0
         messages = [signal.body for signal in self.owed if isinstance(signal.body, UserMessage)]
@@ -261,6 +266,7 @@ class Session:
             self.unsafe.popleft()
         if self.starved is not None:
             return Ack(self.safe, 0, 0)
+        self.allowed = max(self.allowed, self.received + credit_packets)
         held_bytes = sum(size for _, size in self.unsafe)
         return Ack(self.safe, credit_packets + self.received - self.safe, credit_bytes + held_bytes)
 

@@ -39,7 +39,7 @@ class MemoryJournal:
         unix_ms = int(self._unix_s() * 1000)
         for event in events:
             entries.append(Entry(unix_ms, event))
-        for wake in log.wakes:
+        for wake in tuple(log.wakes):
             wake()
 
     def read(self, session_id: str, after: int, most: int) -> Page:

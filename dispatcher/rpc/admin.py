@@ -7,6 +7,7 @@ from typing import Any, Final
 import grpc
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
+from dispatcher.auth import caller
 from dispatcher.core.events import (
     CommanderDrainRequested,
     Declined,
@@ -64,7 +65,7 @@ class AdminService:
                 self._mint("stop"),
                 _stop_code(request.code),
                 request.reason or "AdminStop",
-                request.actor,
+                caller.get() or request.actor,
                 _grace_s(request),
             )
         )
@@ -89,7 +90,7 @@ class AdminService:
                 self._mint("stop"),
                 _stop_code(request.code),
                 request.reason or "AdminStop",
-                request.actor,
+                caller.get() or request.actor,
                 _grace_s(request),
             )
         )
@@ -106,15 +107,15 @@ class AdminService:
         if selector == Selector():
             selector = Selector(everything=True)
         sessions = self._hub.router.selected(selector, ended=request.include_ended)[::-1]
-        start = 0
         if request.page_token:
-            # A page ends at a session; the next begins after it, or where it was when it is gone by now.
-            ids = [session.session_id for session in sessions]
-            if request.page_token not in ids:
-                raise Answered("INVALID_ARGUMENT", "page_token: its session is no longer listed; begin again")
-            start = ids.index(request.page_token) + 1
-        page = sessions[start : start + size]
-        more = len(sessions) > start + size
+            # A page ends at a session; the next begins after it, also where it doesn't match any more.
+            kept = list(self._hub.router.sessions)
+            if request.page_token not in kept:
+                raise Answered("INVALID_ARGUMENT", "page_token: its session is no longer kept; begin again")
+            older = set(kept[: kept.index(request.page_token)])
+            sessions = [session for session in sessions if session.session_id in older]
+        page = sessions[:size]
+        more = len(sessions) > size
         return admin_pb2.ListSessionsResponse(
             sessions=[self._view(session) for session in page],
             next_page_token=page[-1].session_id if more else "",

@@ -9,6 +9,7 @@ import grpc
 from grpc import aio
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
+from dispatcher.auth import caller
 from dispatcher.core.events import (
     Accepted,
     AnswerGiven,
@@ -217,7 +218,8 @@ class _Conversation:
 
     def _stop(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
         reason = packet.stop.reason or "UserCancel"
-        reply = self._submit(StopRequested(receipt.session_id, self._mint("stop"), "user_cancel", reason))
+        stop_id = self._mint("stop")
+        reply = self._submit(StopRequested(receipt.session_id, stop_id, "user_cancel", reason, caller.get()))
         assert isinstance(reply, Stopped)
 
 

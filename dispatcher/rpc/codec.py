@@ -101,7 +101,7 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
             text,
             content.is_finish,
             wire.signals_received,
-            len(text),
+            _utf8_size(text),
             None,
             None,
         )
@@ -111,7 +111,7 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
     body: object = None
     if kind == "thought":
         text, body = wire.thought.delta, wire.thought.step_name
-        size = len(text)
+        size = _utf8_size(text) + _utf8_size(wire.thought.step_name)
     elif kind is None:
         kind = "unknown"
     elif kind in ("hello", "batch"):
@@ -136,6 +136,11 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
         detail,
         body,
     )
+
+
+def _utf8_size(text: str) -> int:
+    """Bytes, as the sender charges them to its credit."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _hello(wire: agent_pb2.Hello) -> core.Hello:

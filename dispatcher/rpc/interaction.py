@@ -21,7 +21,7 @@ from grpc import aio
 from southwest.ai.agent.v1 import agent_pb2
 
 from dispatcher.core.events import HelloReceived, LinkLost, LinkOpened, PacketsReceived
-from dispatcher.core.packets import Hello, Signal
+from dispatcher.core.packets import Hello, Signal, Welcome
 from dispatcher.hub import Hub
 from dispatcher.metrics import Metrics
 from dispatcher.rpc import codec
@@ -68,7 +68,11 @@ class Stream:
 
     def send(self, signal: Signal, *, urgent: bool) -> None:
         packet = self._down.packet(signal, int(time.time() * 1000))
-        (self._urgent if urgent else self._waiting).append(packet)
+        if isinstance(signal.body, Welcome):
+            # The contract: alone and first, though a stop or what is owed waits with it.
+            self._urgent.appendleft(packet)
+        else:
+            (self._urgent if urgent else self._waiting).append(packet)
         self._waiting_bytes += packet.ByteSize() + _PACKET_OVERHEAD_BYTES
         if self._waiting_bytes > self._limits.unwritten_bytes_max:
             self._urgent.clear()
@@ -118,6 +122,8 @@ class Stream:
             room -= size
             self._waiting_bytes -= size
             packets.append(source.popleft())
+            if packets[-1].HasField("welcome"):
+                break
         if len(packets) == 1:
             return packets[0]
         return agent_pb2.DownstreamPacket(batch=agent_pb2.DownstreamBatch(packets=packets))

@@ -316,4 +316,4 @@ def _shorter(own_s: float, asked_s: float | None) -> float:
 
 
 def _where(request: ToolRequest) -> dict[str, object]:
-    return {"session_id": request.session_id, "attempt": request.attempt, "call_id": request.call_id}
+    return {"session": request.session_id, "attempt": request.attempt, "call": request.call_id}

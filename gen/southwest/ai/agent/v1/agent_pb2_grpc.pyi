@@ -64,9 +64,12 @@ class AgentInteractionStub:
 
     Status codes: OK after Goodbye or a minimal commander's finish; INVALID_ARGUMENT for bytes or packets
     that break this contract (the message names the field and what would be right); RESOURCE_EXHAUSTED for a
-    packet over the limit or too many links; UNAUTHENTICATED / PERMISSION_DENIED for a missing or wrong
-    token; ABORTED when the same commander instance has opened a newer link; CANCELLED for a minimal
-    commander's session that was stopped; UNAVAILABLE while the dispatcher goes away.
+    packet over the limit, too many links or sessions, or a commander that does not read; UNAUTHENTICATED /
+    PERMISSION_DENIED for a missing or wrong token; ABORTED when the same commander instance has opened a
+    newer link; ALREADY_EXISTS when another process is linked under its commander_id; FAILED_PRECONDITION for
+    a first packet that names an attempt or a session of a managed link; DEADLINE_EXCEEDED when nobody speaks;
+    CANCELLED for a minimal commander that goes on after its stop; UNAVAILABLE while the dispatcher goes away,
+    or when the commander was not heard.
     """
 
 @_typing.type_check_only
@@ -79,9 +82,12 @@ class AgentInteractionAsyncStub(AgentInteractionStub):
 
     Status codes: OK after Goodbye or a minimal commander's finish; INVALID_ARGUMENT for bytes or packets
     that break this contract (the message names the field and what would be right); RESOURCE_EXHAUSTED for a
-    packet over the limit or too many links; UNAUTHENTICATED / PERMISSION_DENIED for a missing or wrong
-    token; ABORTED when the same commander instance has opened a newer link; CANCELLED for a minimal
-    commander's session that was stopped; UNAVAILABLE while the dispatcher goes away.
+    packet over the limit, too many links or sessions, or a commander that does not read; UNAUTHENTICATED /
+    PERMISSION_DENIED for a missing or wrong token; ABORTED when the same commander instance has opened a
+    newer link; ALREADY_EXISTS when another process is linked under its commander_id; FAILED_PRECONDITION for
+    a first packet that names an attempt or a session of a managed link; DEADLINE_EXCEEDED when nobody speaks;
+    CANCELLED for a minimal commander that goes on after its stop; UNAVAILABLE while the dispatcher goes away,
+    or when the commander was not heard.
     """
 
 class AgentInteractionServicer(metaclass=_abc_1.ABCMeta):
@@ -97,9 +103,12 @@ class AgentInteractionServicer(metaclass=_abc_1.ABCMeta):
 
         Status codes: OK after Goodbye or a minimal commander's finish; INVALID_ARGUMENT for bytes or packets
         that break this contract (the message names the field and what would be right); RESOURCE_EXHAUSTED for a
-        packet over the limit or too many links; UNAUTHENTICATED / PERMISSION_DENIED for a missing or wrong
-        token; ABORTED when the same commander instance has opened a newer link; CANCELLED for a minimal
-        commander's session that was stopped; UNAVAILABLE while the dispatcher goes away.
+        packet over the limit, too many links or sessions, or a commander that does not read; UNAUTHENTICATED /
+        PERMISSION_DENIED for a missing or wrong token; ABORTED when the same commander instance has opened a
+        newer link; ALREADY_EXISTS when another process is linked under its commander_id; FAILED_PRECONDITION for
+        a first packet that names an attempt or a session of a managed link; DEADLINE_EXCEEDED when nobody speaks;
+        CANCELLED for a minimal commander that goes on after its stop; UNAVAILABLE while the dispatcher goes away,
+        or when the commander was not heard.
         """
 
 def add_AgentInteractionServicer_to_server(servicer: AgentInteractionServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

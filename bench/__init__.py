@@ -1,0 +1,17 @@
+"""The bench: what the pair costs and how quick it is, always as a ratio to a bare gRPC stream that carries the
+same messages, interleaved with it in one run on one machine. `python -m bench --help` says how to read it.
+
+    cli.py      the command, the order of measurements, the bound in time
+    plan.py     how much is measured: the whole run, the quick one
+    scene.py    which processes run; child.py holds one of them, orders.py is their side
+    host.py  worker.py  agents.py     programs: the dispatcher with a stamping journal; the commander, its agents
+    bare_server.py  bare_client.py    programs: the peer to compare with
+    keeping.py  bare_options.py       what both servers keep, and how both are set up alike
+    load.py     one load on one side, and what it cost
+    viewer.py   the application's side: Chat and Admin, in the process of the bench itself
+    tokens.py   tokens that bear the time at which they were made
+    vector.py   the vector that is carried in two ways
+    rows.py  table.py  tell.py        what came out, and how it is shown
+    flooded.py  paced.py  crowd.py  waits.py  stops.py  calls.py  opening.py  memory.py  length.py  vectors.py
+                one measurement each
+"""

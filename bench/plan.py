@@ -1,0 +1,92 @@
+"""How much is measured: rounds, seconds and sizes. The whole run takes some minutes, the quick one less than one
+and says only whether something is badly wrong."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A round is one A and one B. Times are of one load, seconds."""
+
+    # The whole run may take so long; a measurement that begins later is left out, and that is said.
+    bound_s: float
+    # No single measurement may take longer.
+    measurement_s: float
+    rounds: int
+    flood_s: float
+    flood_sessions: tuple[int, ...]
+    pace_s: float
+    pace_sessions: int
+    crowd_rounds: int
+    crowd_s: float
+    crowd_sessions: int
+    crowd_processes: int
+    wait_s: float
+    wait_sessions: tuple[int, ...]
+    # With one session at a time the load is repeated, so that there are some finishes and stops.
+    wait_alone: int
+    stops: int
+    stop_busy: tuple[int, ...]
+    calls: int
+    opens: int
+    memory_rounds: int
+    memory_sessions: int
+    memory_tokens: int
+    length_tokens: int
+    length_answers: int
+    vectors: int
+
+
+WHOLE = Plan(
+    bound_s=340,
+    measurement_s=90,
+    rounds=4,
+    flood_s=0.8,
+    flood_sessions=(1, 10, 100),
+    pace_s=3.0,
+    pace_sessions=100,
+    crowd_rounds=3,
+    crowd_s=3.0,
+    crowd_sessions=1_000,
+    crowd_processes=4,
+    wait_s=1.0,
+    wait_sessions=(1, 100),
+    wait_alone=10,
+    stops=100,
+    stop_busy=(0, 100),
+    calls=500,
+    opens=200,
+    memory_rounds=2,
+    memory_sessions=1_000,
+    memory_tokens=100,
+    length_tokens=50_000,
+    length_answers=100,
+    vectors=200,
+)
+
+QUICK = Plan(
+    bound_s=55,
+    measurement_s=20,
+    rounds=2,
+    flood_s=0.3,
+    flood_sessions=(1, 100),
+    pace_s=0.8,
+    pace_sessions=100,
+    crowd_rounds=1,
+    crowd_s=1.2,
+    crowd_sessions=1_000,
+    crowd_processes=4,
+    wait_s=0.3,
+    wait_sessions=(1, 100),
+    wait_alone=3,
+    stops=25,
+    stop_busy=(0, 100),
+    calls=100,
+    opens=50,
+    memory_rounds=1,
+    memory_sessions=100,
+    memory_tokens=100,
+    length_tokens=20_000,
+    length_answers=40,
+    vectors=50,
+)

@@ -1,0 +1,117 @@
+"""Tokens, made alike for both sides of a comparison, and what is read from them where they arrive.
+
+Where latency is measured a token's text is the time at which it was yielded: `time.monotonic_ns`, which is one
+clock for all processes of a machine. Where throughput and CPU are measured it is plain.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Final, NamedTuple
+
+PLAIN: Final = "token "
+_DIGITS: Final = 16
+STAMP_CHARS: Final = _DIGITS + 1
+NS: Final = 1_000_000_000
+
+_CALLS_APART_NS: Final = NS // 100
+_FINISH_APART_NS: Final = NS // 500
+
+# Successive sessions begin so much of an interval apart: it spreads any number of them evenly.
+_GOLDEN: Final = 0.618033988749895
+
+# When it arrived, of which session, and its text: as both journals of the bench keep it.
+Kept = tuple[int, str, str]
+
+
+class Latencies(NamedTuple):
+    """Of stamped tokens, from yield to arrival. `in_time`: how many had arrived by the time asked for. The
+    percentiles leave out the first ones, as told: connections and interpreters warm up."""
+
+    tokens: int
+    in_time: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+def stamped() -> str:
+    """A token that bears the present time."""
+    return f"{time.monotonic_ns():0{_DIGITS}x} "
+
+
+def due_times(start_ns: int, stop_ns: int, per_second: float, index: int) -> Iterator[int]:
+    """When the tokens of session number `index` are due. Behind time, it goes on at once; it ends at `stop_ns`."""
+    interval_ns = NS / per_second
+    due = start_ns + (index * _GOLDEN % 1) * interval_ns
+    while due < stop_ns and time.monotonic_ns() < stop_ns:
+        yield int(due)
+        due += interval_ns
+
+
+def finish_ns(stop_ns: int, index: int) -> int:
+    """When session number `index` of those that flood finishes: one by one, beside those that are left."""
+    return stop_ns + index * _FINISH_APART_NS
+
+
+def call_times(start_ns: int, stop_ns: int, index: int, sessions: int) -> Iterator[int]:
+    """When session number `index` of so many that flood calls a tool: all of them together a hundred times a
+    second, in turn."""
+    due_ns = start_ns + index * _CALLS_APART_NS
+    while due_ns < stop_ns:
+        yield due_ns
+        due_ns = max(due_ns + sessions * _CALLS_APART_NS, time.monotonic_ns())
+
+
+async def until(when_ns: int) -> None:
+    """Sleeps until then, to the millisecond that event loops know."""
+    left_ns = when_ns - time.monotonic_ns()
+    if left_ns > 0:
+        await asyncio.sleep(left_ns / NS)
+
+
+async def paced(start_ns: int, stop_ns: int, per_second: float, index: int) -> AsyncIterator[str]:
+    """Stamped tokens at a rate."""
+    for due_ns in due_times(start_ns, stop_ns, per_second, index):
+        await until(due_ns)
+        yield stamped()
+
+
+async def flood(start_ns: int, stop_ns: int) -> AsyncIterator[str]:
+    """Plain tokens as fast as they are taken."""
+    await until(start_ns)
+    now = time.monotonic_ns
+    while now() < stop_ns:
+        yield PLAIN
+
+
+def latencies(kept: Iterable[Kept], warm_ns: int, in_time_ns: int) -> Latencies:
+    """Reads stamped tokens, merged and cut as they may be: one has arrived when its last character has. Those
+    yielded before `warm_ns` have no part in the percentiles."""
+    rest: dict[str, str] = {}
+    found: list[int] = []
+    tokens = in_time = 0
+    for arrived_ns, session, piece in kept:
+        text = rest.get(session, "") + piece
+        whole = len(text) - len(text) % STAMP_CHARS
+        made = [int(text[at : at + _DIGITS], 16) for at in range(0, whole, STAMP_CHARS)]
+        found += [arrived_ns - made_ns for made_ns in made if made_ns >= warm_ns]
+        tokens += len(made)
+        if arrived_ns <= in_time_ns:
+            in_time += len(made)
+        rest[session] = text[whole:]
+    found.sort()
+    if not found:
+        return Latencies(tokens, in_time, 0.0, 0.0, 0.0)
+    return Latencies(tokens, in_time, *(quantile(found, q) / 1e6 for q in (0.5, 0.99, 1.0)))
+
+
+def quantile(ordered: list[int] | list[float], q: float) -> float:
+    """Of values in ascending order, at least one."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * q))]
+
+
+def p50_p99(values: Iterable[float]) -> tuple[float, float]:
+    """Of at least one value, in any order."""
+    ordered = sorted(values)
+    return quantile(ordered, 0.5), quantile(ordered, 0.99)

@@ -1,0 +1,117 @@
+"""What an author imports: the decorator that makes an agent of a function."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Kind(Enum):
+    """How an agent's function is run; the value is for people."""
+
+    ASYNC_GENERATOR = "async generator"
+    COROUTINE = "coroutine"
+    # These two run in a thread of their own, with a BlockingTurn.
+    GENERATOR = "generator"
+    FUNCTION = "function"
+
+    @property
+    def is_blocking(self) -> bool:
+        return self in (Kind.GENERATOR, Kind.FUNCTION)
+
+
+class Agent(Generic[P, R]):
+    """A function that can be served under a name. Called, it is still that function."""
+
+    def __init__(
+        self, function: Callable[P, R], name: str, description: str, version: str, accepts: Sequence[str]
+    ) -> None:
+        self.function = function
+        self.name = _checked_name(name)
+        self.description = description
+        self.version = version
+        self.accepts = tuple(accepts)
+        self.kind = _kind(function)
+        self.__name__ = getattr(function, "__name__", name)
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.label} ({self.kind.value})>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    @property
+    def label(self) -> str:
+        """Name, and version where it has one."""
+        return f"{self.name} {self.version}".strip()
+
+
+# An agent of whatever shape; the runner asks its kind before it calls it.
+AnyAgent = Agent[Any, Any]
+
+
+@overload
+def agent(function: Callable[P, R], /) -> Agent[P, R]: ...
+
+
+@overload
+def agent(
+    name: str | None = None,
+    /,
+    *,
+    description: str = "",
+    version: str = "",
+    accepts: Sequence[str] = ("text/plain",),
+) -> Callable[[Callable[P, R]], Agent[P, R]]: ...
+
+
+def agent(
+    name: Any = None,
+    /,
+    *,
+    description: str = "",
+    version: str = "",
+    accepts: Sequence[str] = ("text/plain",),
+) -> Any:
+    """Makes an agent: `@agent("weather", description="Answers questions about the weather")`.
+
+    It decorates an async generator or a sync one, that yields what it says, or a function, async or not, that
+    returns the whole answer. Sync ones run in a thread of their own. Without a name the agent is called like its
+    function, with - for _. Without a description it is the first line of the docstring. `accepts` are MIME types.
+    """
+    if callable(name):
+        return agent()(name)
+
+    def decorate(function: Callable[P, R]) -> Agent[P, R]:
+        own_name = getattr(function, "__name__", "").replace("_", "-")
+        told = description or (inspect.getdoc(function) or "").partition("\n")[0]
+        return Agent(function, own_name if name is None else name, told, version, accepts)
+
+    return decorate
+
+
+def _kind(function: Callable[..., Any]) -> Kind:
+    if not callable(function):
+        raise TypeError(f"@agent decorates functions, not {type(function).__name__}")
+    # An object with __call__ is a function too, of the kind that its __call__ is.
+    code = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    if inspect.isasyncgenfunction(code):
+        return Kind.ASYNC_GENERATOR
+    if inspect.iscoroutinefunction(code):
+        return Kind.COROUTINE
+    if inspect.isgeneratorfunction(code):
+        return Kind.GENERATOR
+    return Kind.FUNCTION
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= 128 or not name.isprintable() or " " in name:
+        raise ValueError(
+            f"an agent's name should be 1 to 128 characters without spaces, e.g. 'weather', not {name!r}"
+        )
+    return name

@@ -1,0 +1,137 @@
+"""The command line: run agents for a dispatcher, ask one here, list what there is."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+
+from commander import loading, logs, settings
+from commander.agent import AnyAgent
+
+# Wrong words on the command line, in a variable or in a file.
+EXIT_USAGE = 2
+
+_TARGETS = (
+    "MODULE:NAME, FILE.py:NAME, either without :NAME for every agent in it, or the name of an installed agent"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit code."""
+    # gRPC's C core writes lines of its own to standard error; what matters in them, the link tells better.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        command: object = arguments.command
+        if command == "agents":
+            return _agents(arguments.targets)
+        loaded = settings.load(arguments, os.environ)
+        if arguments.print_config:
+            print(settings.render(loaded), end="")
+            return 0
+        if command == "ask":
+            return _ask(loaded.settings, arguments)
+        return _run(loaded.settings, arguments.targets)
+    except (settings.SettingsError, loading.TargetError) as error:
+        for line in str(error).splitlines():
+            print(f"commander: {line}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="commander", description="Runs agents and streams what they say.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="serve agents to a dispatcher", description="Serve agents.")
+    run.add_argument("targets", nargs="*", metavar="TARGET", help=f"What to serve: {_TARGETS}.")
+    settings.add_arguments(run)
+    ask = commands.add_parser(
+        "ask",
+        help="run one turn of a local agent against any dispatcher",
+        description="Run one turn of a local agent. Exits with 0 completed, 2 usage, 3 stopped, 4 failed,"
+        " 6 unreachable.",
+    )
+    ask.add_argument("text", metavar="TEXT", help="What to ask.")
+    ask.add_argument("--agent", default="demo", metavar="TARGET", help=f"{_TARGETS}. Default: demo.")
+    ask.add_argument("--json", action="store_true", help="Print each packet as one JSON object a line.")
+    settings.add_arguments(ask)
+    agents = commands.add_parser(
+        "agents", help="list agents", description="List the agents that targets hold."
+    )
+    agents.add_argument(
+        "targets", nargs="*", metavar="TARGET", help=f"{_TARGETS}. None: all that are installed."
+    )
+    return parser
+
+
+def _run(told: settings.Settings, targets: Sequence[str]) -> int:
+    if not targets:
+        raise loading.TargetError(f"run: name at least one TARGET: {_TARGETS}")
+    # Before the agents' modules are imported, so that theirs is the last word.
+    logs.configure(told.log_format, told.log_level)
+    agents = loading.load(targets)
+    from commander.serve import serve  # noqa: PLC0415 - gRPC is not loaded for --help and for mistakes
+
+    return serve(told, agents)
+
+
+def _ask(told: settings.Settings, arguments: argparse.Namespace) -> int:
+    logs.configure(told.log_format, "warning" if told.log_level == "info" else told.log_level)
+    agents = loading.load([arguments.agent])
+    if len(agents) > 1:
+        names = ", ".join(agent.label for agent in agents.values())
+        raise loading.TargetError(f"--agent {arguments.agent}: it holds several agents; name one of: {names}")
+    (agent,) = agents.values()
+    return _ask_agent(told, agent, arguments.text, as_json=arguments.json)
+
+
+def _ask_agent(told: settings.Settings, agent: AnyAgent, text: str, *, as_json: bool) -> int:
+    from commander.ask import Asking, Exit  # noqa: PLC0415 - as in _run
+    from commander.printer import Printer  # noqa: PLC0415
+    from commander.serve import bounds, loop_factory  # noqa: PLC0415
+
+    has_ended = False
+
+    async def ask() -> Exit:
+        nonlocal has_ended
+        asking = Asking(told, agent, text, bounds(told), Printer(sys.stdout, sys.stderr, as_json=as_json))
+        loop = asyncio.get_running_loop()
+
+        def interrupted(*_: object) -> None:
+            # The second time even an agent that blocks the loop must not keep us.
+            signal.signal(signal.SIGINT, lambda *_: _leave(Exit.STOPPED))
+            loop.call_soon_threadsafe(asking.stop, "interrupted here")
+
+        signal.signal(signal.SIGINT, interrupted)
+        try:
+            code = await asking.run()
+        finally:
+            has_ended = asking.has_ended
+        if not has_ended and code is not Exit.UNREACHABLE:
+            _leave(code)
+        return code
+
+    with asyncio.Runner(loop_factory=loop_factory(told.event_loop)) as runner:
+        return runner.run(ask())
+
+
+def _leave(exit_code: int) -> None:
+    """Ends the process beside an agent that does not end."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def _agents(targets: Sequence[str]) -> int:
+    names = targets or sorted({entry.name for entry in entry_points(group=loading.GROUP)})
+    agents: Mapping[tuple[str, str], AnyAgent] = loading.load(names)
+    rows = [(agent.label, agent.kind.value, agent.description) for agent in agents.values()]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    for label, kind, description in rows:
+        print(f"{label:<{widths[0]}}  {kind:<{widths[1]}}  {description}".rstrip())
+    return 0

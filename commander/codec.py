@@ -1,0 +1,373 @@
+"""Between the core's words and the wire's: the only place that knows both.
+
+Nothing here decides anything. What comes from a peer is read leniently (what is not known is passed over, and an
+enum's stranger means "not said"); what goes out is complete.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, cast
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message as ProtobufMessage
+from southwest.ai.agent.v1 import agent_pb2 as pb
+
+from commander.conversation import (
+    Blob,
+    JsonPart,
+    Message,
+    Part,
+    Published,
+    PublishedCall,
+    Request,
+    Role,
+    ToolAnswer,
+    ToolFailure,
+    ToolOffer,
+    UserAnswer,
+    UserMessage,
+)
+from commander.core.outbox import Text
+from commander.core.slots import Lost, Refused, Resumed, Start, StopAck, StopStep, Verdict
+from commander.core.turn import Credit, Done, Numbered, Outcome, Phase, Turn
+from commander.errors import AgentFailure
+from commander.sealing import agent_error, duration, usage
+
+PROTOCOL_VERSION: Final = 1
+
+STEPS: Final = {
+    StopStep.RECEIVED: pb.STOP_PHASE_RECEIVED,
+    StopStep.APPLIED: pb.STOP_PHASE_APPLIED,
+    StopStep.ABANDONED: pb.STOP_PHASE_ABANDONED,
+}
+PHASES: Final = {
+    Phase.WAITING_FIRST_TOKEN: pb.HEARTBEAT_PHASE_WAITING_FIRST_TOKEN,
+    Phase.GENERATING: pb.HEARTBEAT_PHASE_GENERATING,
+    Phase.WAITING_TOOL: pb.HEARTBEAT_PHASE_WAITING_TOOL,
+    Phase.WAITING_ANSWER: pb.HEARTBEAT_PHASE_WAITING_ANSWER,
+}
+OUTCOMES: Final = {
+    Outcome.COMPLETED: pb.OUTCOME_COMPLETED,
+    Outcome.FAILED: pb.OUTCOME_FAILED,
+}
+TOOL_ERROR_CODES: Final[Mapping[int, str]] = {
+    pb.TOOL_ERROR_CODE_NOT_FOUND: "not_found",
+    pb.TOOL_ERROR_CODE_INVALID_ARGUMENTS: "invalid_arguments",
+    pb.TOOL_ERROR_CODE_DENIED: "denied",
+    pb.TOOL_ERROR_CODE_TIMEOUT: "timeout",
+    pb.TOOL_ERROR_CODE_FAILED: "failed",
+    pb.TOOL_ERROR_CODE_CANCELLED: "cancelled",
+    pb.TOOL_ERROR_CODE_TOO_LARGE: "too_large",
+    pb.TOOL_ERROR_CODE_UNKNOWN_OUTCOME: "unknown_outcome",
+}
+ROLES: Final[Mapping[int, Role]] = {
+    pb.ROLE_SYSTEM: "system",
+    pb.ROLE_USER: "user",
+    pb.ROLE_ASSISTANT: "assistant",
+    pb.ROLE_TOOL: "tool",
+}
+# By type of payload, the name of its field in UpstreamPacket.
+_FIELDS: Final[Mapping[type[ProtobufMessage], str]] = {
+    pb.ToolCallRequest: "tool_call",
+    pb.Progress: "progress",
+    pb.Question: "question",
+    pb.Artifact: "artifact",
+    pb.Embedding: "embedding",
+    pb.Usage: "usage",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a Hello says of its commander, besides what runs."""
+
+    commander_id: str
+    instance: str
+    software_version: str
+    agents: tuple[pb.AgentOffer, ...]
+    labels: Mapping[str, str]
+    slots: int
+    heartbeat_interval_s: float
+
+
+# ---- Up ----
+
+
+def message(gathered: Sequence[object]) -> pb.UpstreamPacket:
+    """One gRPC message of all these: a single packet as it is, several in a batch."""
+    now_ms = time.time_ns() // 1_000_000
+    packet = pb.UpstreamPacket()
+    if len(gathered) == 1:
+        _fill(packet, gathered[0], now_ms)
+        return packet
+    packet.timestamp = now_ms
+    add = packet.batch.packets.add
+    for each in gathered:
+        _fill(add(), each, now_ms)
+    return packet
+
+
+def hello(identity: Identity, resumable: Iterable[Turn], running: int, stuck: int) -> pb.UpstreamPacket:
+    """The first packet of a link."""
+    packet = pb.UpstreamPacket(timestamp=time.time_ns() // 1_000_000)
+    packet.hello.CopyFrom(
+        pb.Hello(
+            commander_id=identity.commander_id,
+            instance=identity.instance,
+            software_version=identity.software_version,
+            agents=identity.agents,
+            labels=identity.labels,
+            slots=identity.slots,
+            running=running,
+            stuck=stuck,
+            heartbeat_interval=duration(identity.heartbeat_interval_s),
+            resumes=[_resume(turn) for turn in resumable],
+            protocol_version=PROTOCOL_VERSION,
+        )
+    )
+    return packet
+
+
+def link_heartbeat(running: int, stuck: int, blocked_for_s: float) -> pb.UpstreamPacket:
+    """Still here. `blocked_for_s` of 0: the agents' loop turns."""
+    packet = pb.UpstreamPacket(heartbeat=pb.Heartbeat(running=running, stuck=stuck))
+    if blocked_for_s > 0:
+        packet.heartbeat.blocked_for.CopyFrom(duration(blocked_for_s))
+    return packet
+
+
+def turn_heartbeat(turn: Turn, phase: Phase) -> pb.UpstreamPacket:
+    """A silent turn is still here, and in which phase."""
+    return pb.UpstreamPacket(
+        session_id=turn.session_id,
+        attempt=turn.attempt,
+        signals_received=turn.signal_to_tell(),
+        heartbeat=pb.Heartbeat(phase=PHASES[phase]),
+    )
+
+
+def goodbye(reason: str) -> pb.UpstreamPacket:
+    """The last packet of a link that ends on purpose."""
+    return pb.UpstreamPacket(goodbye=pb.Goodbye(reason=reason))
+
+
+def _fill(packet: pb.UpstreamPacket, said: object, now_ms: int) -> None:
+    if isinstance(said, Numbered):
+        turn = said.turn
+        packet.session_id = turn.session_id
+        packet.attempt = turn.attempt
+        packet.sequence = said.packet.sequence
+        news = turn.signal_to_tell()
+        if news:
+            packet.signals_received = news
+        fill_payload(packet, said.packet.payload, said.packet.path)
+    elif isinstance(said, pb.UpstreamPacket):
+        packet.CopyFrom(said)
+    elif isinstance(said, StopAck):
+        packet.session_id = said.session_id
+        packet.attempt = said.attempt
+        packet.stop_ack.CopyFrom(
+            pb.StopAck(
+                stop_id=said.stop_id,
+                phase=STEPS[said.step],
+                last_sequence=said.last_sequence,
+                usage=usage(said.usage),
+            )
+        )
+    elif isinstance(said, Refused):
+        packet.session_id = said.session_id
+        packet.attempt = said.attempt
+        packet.refused.CopyFrom(pb.Refused(code=said.code.value, why=said.why))
+    else:
+        raise TypeError(f"nothing on the wire for {said!r}")
+    packet.timestamp = now_ms
+
+
+def fill_payload(packet: pb.UpstreamPacket, payload: object, path: str) -> None:
+    """Puts in what a turn has said."""
+    if path:
+        packet.agent = path
+    if isinstance(payload, Text):
+        if payload.step is None:
+            packet.content.text = payload.text
+        else:
+            packet.thought.step_name = payload.step
+            packet.thought.delta = payload.text
+    elif isinstance(payload, Done):
+        packet.done.CopyFrom(_done(payload))
+    else:
+        sealed = cast("ProtobufMessage", payload)
+        getattr(packet, _FIELDS[type(sealed)]).CopyFrom(sealed)
+
+
+def fill_ending(packet: pb.UpstreamPacket, done: Done) -> None:
+    """Puts in the end of a turn as a minimal peer knows it."""
+    if done.outcome is Outcome.COMPLETED:
+        packet.content.is_finish = True
+    elif isinstance(done.error, AgentFailure):
+        packet.error.CopyFrom(agent_error(done.error))
+
+
+def _done(done: Done) -> pb.Done:
+    wire = pb.Done(
+        outcome=OUTCOMES[done.outcome],
+        content_chars=done.content_chars,
+        content_crc32=done.content_crc32,
+        usage=usage(done.usage),
+    )
+    if isinstance(done.error, AgentFailure):
+        wire.error.CopyFrom(agent_error(done.error))
+    elif done.error is not None:
+        wire.error.CopyFrom(agent_error(AgentFailure("resume_failed", str(done.error))))
+    return wire
+
+
+def _resume(turn: Turn) -> pb.Resume:
+    return pb.Resume(
+        session_id=turn.session_id,
+        attempt=turn.attempt,
+        last_sequence_sent=turn.last_sequence,
+        last_signal_received=turn.last_signal,
+        open_call_ids=turn.open_call_ids,
+        open_question_ids=turn.open_question_ids,
+    )
+
+
+# ---- Down ----
+
+
+def start(packet: pb.DownstreamPacket, link_credit: Credit, now: float) -> Start:
+    """What to run. `link_credit` is Welcome's, for a Start that names none. `now` is monotonic seconds."""
+    wire = packet.start
+    request = Request(
+        session_id=packet.session_id,
+        attempt=packet.attempt,
+        messages=tuple(_message(each) for each in wire.messages),
+        tools=tuple(_tool(each.name, each.description, each.parameters_schema_json) for each in wire.tools),
+        metadata=dict(wire.metadata),
+        user_id=wire.user_id,
+        deadline=now + seconds(wire.time_left) if wire.HasField("time_left") else None,
+        published=_published(wire.published) if wire.HasField("published") else None,
+        traceparent=wire.trace_context.traceparent,
+        tracestate=wire.trace_context.tracestate,
+    )
+    named = wire.credit or wire.credit_bytes
+    return Start(
+        session_id=packet.session_id,
+        attempt=packet.attempt,
+        agent=wire.agent,
+        agent_version=wire.agent_version,
+        credit=Credit(wire.credit, wire.credit_bytes) if named else link_credit,
+        request=request,
+    )
+
+
+def tool_answer(result: pb.ToolCallResult) -> ToolAnswer:
+    """What a tool answered. Of a bare result only its JSON can say that the call failed."""
+    if result.HasField("error"):
+        error = result.error
+        return ToolAnswer(
+            result.result_json,
+            ToolFailure(
+                TOOL_ERROR_CODES.get(error.code, "failed"),
+                error.message or "it says no more",
+                error.retryable,
+                error.retry_after_ms / 1000 if error.HasField("retry_after_ms") else None,
+            ),
+        )
+    return ToolAnswer(result.result_json, None if result.call_id else _bare_failure(result.result_json))
+
+
+def user_answer(answer: pb.Answer) -> UserAnswer:
+    """What the user answered."""
+    if answer.HasField("cancelled"):
+        return UserAnswer("", answer.cancelled.why or "cancelled")
+    return UserAnswer(answer.value_json)
+
+
+def user_message(said: pb.UserMessage) -> UserMessage:
+    """What the user says in between."""
+    return UserMessage(said.text, said.message_id)
+
+
+def verdicts(welcome: pb.Welcome) -> list[Verdict]:
+    """What becomes of each turn that the Hello named."""
+    return [_verdict(verdict) for verdict in welcome.resumes]
+
+
+def credit(ack: pb.Ack | pb.Resumed | pb.LinkLimits) -> Credit:
+    """How much may be under way."""
+    return Credit(ack.credit, ack.credit_bytes)
+
+
+def seconds(duration: Duration) -> float:
+    """A duration in seconds; what is negative or absurd is bounded."""
+    return min(max(duration.seconds + duration.nanos / 1e9, 0.0), 1e9)
+
+
+def _verdict(verdict: pb.ResumeVerdict) -> Verdict:
+    session_id, attempt = verdict.session_id, verdict.attempt
+    match verdict.WhichOneof("verdict"):
+        case "resumed":
+            return Resumed(session_id, attempt, verdict.resumed.next_sequence, credit(verdict.resumed))
+        case "fenced":
+            return Lost(session_id, attempt, f"fenced: {verdict.fenced.why or 'a newer attempt runs'}")
+        case "ended":
+            return Lost(session_id, attempt, f"it has ended: {verdict.ended.ending or 'in a way not told'}")
+        case _:
+            return Lost(session_id, attempt, "the dispatcher does not know it")
+
+
+def _message(wire: pb.Message) -> Message:
+    parts = tuple(part for part in map(_part, wire.parts) if part is not None)
+    return Message(ROLES.get(wire.role, "user"), parts)
+
+
+def _part(wire: pb.ContentPart) -> Part | None:
+    match wire.WhichOneof("part"):
+        case "text":
+            return wire.text
+        case "blob":
+            return Blob(wire.blob.mime_type, wire.blob.data, wire.blob.uri, wire.blob.name)
+        case "json":
+            return JsonPart(wire.json)
+        case _:
+            return None
+
+
+# The same few tools come with every Start.
+@lru_cache(maxsize=256)
+def _tool(name: str, description: str, schema_json: str) -> ToolOffer:
+    try:
+        schema = json.loads(schema_json or "{}")
+    except ValueError:
+        schema = {}
+    return ToolOffer(name, description, schema if isinstance(schema, dict) else {})
+
+
+def _published(wire: pb.Published) -> Published:
+    calls = tuple(
+        PublishedCall(
+            call.request.tool_name,
+            call.request.arguments_json,
+            call.result.result_json if call.HasField("result") else None,
+        )
+        for call in wire.calls
+    )
+    return Published(wire.content, calls)
+
+
+def _bare_failure(result_json: str) -> ToolFailure | None:
+    if '"error"' not in result_json:
+        return None
+    try:
+        result = json.loads(result_json)
+    except ValueError:
+        return None
+    match result:
+        case {"error": {"code": str(code), "message": str(told)}} if len(result) == 1:
+            return ToolFailure(code if code in TOOL_ERROR_CODES.values() else "failed", told)
+    return None

@@ -1,0 +1,124 @@
+"""What an agent is asked and told: plain, frozen, and free of the wire."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes with a MIME type, or a place to get them."""
+
+    mime_type: str
+    data: bytes = b""
+    uri: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonPart:
+    """A JSON value, as text."""
+
+    json: str
+
+
+Part = str | Blob | JsonPart
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """All its text, in order."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOffer:
+    """A tool that the agent may call. `parameters` is the JSON Schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedCall:
+    """A call of an earlier attempt. `result_json` is None where it was never answered."""
+
+    tool: str
+    arguments_json: str
+    result_json: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What viewers already have of a session whose earlier attempt was lost."""
+
+    content: str
+    calls: tuple[PublishedCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage:
+    """What the user says while the agent runs."""
+
+    text: str
+    message_id: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFailure:
+    """Why a call failed; `code` is a key of `errors.TOOL_FAILURES`."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAnswer:
+    """What a tool answered: JSON, or a failure."""
+
+    result_json: str
+    failure: ToolFailure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UserAnswer:
+    """What the user answered: JSON, or why there is no answer."""
+
+    value_json: str
+    unanswered: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that a turn begins with. `deadline` is on this process's monotonic clock, seconds; None: no bound."""
+
+    session_id: str
+    attempt: int
+    messages: tuple[Message, ...]
+    tools: tuple[ToolOffer, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    user_id: str = ""
+    deadline: float | None = None
+    published: Published | None = None
+    traceparent: str = ""
+    tracestate: str = ""
+
+    @property
+    def text(self) -> str:
+        """The text of the last message of the user; empty when there is none."""
+        return next((message.text for message in reversed(self.messages) if message.role == "user"), "")

@@ -1,0 +1,249 @@
+"""One turn's passage between the thread of its agent and the thread of the link.
+
+The agent's thread puts in what the agent says and asks; the link's thread takes it and brings the answers back.
+Everything that waits is a `concurrent.futures.Future`, because those may be settled by any thread and awaited
+by any: a coroutine wraps one, a sync agent blocks on it. Putting a token in costs well under a microsecond and
+wakes the link only when it sleeps.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from commander import sealing
+from commander.conversation import Request, ToolAnswer, UserAnswer, UserMessage
+from commander.core.batch import Rotation
+from commander.core.turn import Bounds, Outcome, Turn
+from commander.errors import AgentFailure, Stopped, ToolTooLarge
+from commander.outputs import Output, Used
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CrossingBounds:
+    """What may cross, from settings: see `Bounds` for a turn's own."""
+
+    turn: Bounds
+    # The largest payload that goes whole, bytes; text and artifacts are cut, the rest can't be.
+    payload_bytes_max: int
+    messages_waiting_max: int
+
+
+class Crossing:
+    """See the module. `wake` is called from the agent's thread when there is something to send."""
+
+    def __init__(
+        self,
+        turn: Turn,
+        request: Request,
+        rotation: Rotation,
+        wake: Callable[[], None],
+        bounds: CrossingBounds,
+    ) -> None:
+        self.turn = turn
+        self.request = request
+        self._rotation = rotation
+        self._wake = wake
+        self._bounds = bounds
+        self._messages: deque[UserMessage] = deque()
+        # Who waits for room, and for a message. Appended by the agent's thread, taken by the link's.
+        self._want_room: deque[Future[None]] = deque()
+        self._want_message: deque[Future[None]] = deque()
+        self._ids = dict.fromkeys(("call", "question", "artifact"), 0)
+        self._over = False
+        # The agent is a sync one, in a thread of its own.
+        self.is_blocking = False
+
+    def __repr__(self) -> str:
+        return f"<Crossing {self.turn!r} messages={len(self._messages)}>"
+
+    # -- the agent's thread ----------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing that the agent says or asks counts any more."""
+        return self._over or self.turn.fenced
+
+    def say(self, text: str) -> bool:
+        """Content of the root agent. True while there is room for more; Stopped once the turn is over."""
+        turn = self.turn
+        if turn.fenced or self._over:
+            raise Stopped
+        if not text:
+            return True
+        room = turn.offer_text(text)
+        if not turn.queued:
+            self._rotation.mark(turn)
+            self._wake()
+        return room
+
+    def put(self, output: Output) -> bool:
+        """Anything else that may be yielded. True while there is room for more."""
+        self._check_open()
+        item = sealing.item(output, self._bounds.turn.packet_bytes_max, self._bounds.payload_bytes_max)
+        if isinstance(output, Used):
+            self.turn.count_usage(output.usage)
+        if item is None:
+            return True
+        return self._marked(self.turn.offer(item))
+
+    def room(self) -> Future[None]:
+        """Settled when there is room again, or by the end of the turn."""
+        future: Future[None] = Future()
+        self._want_room.append(future)
+        # The link may have made room before it could see that somebody wants it.
+        if self.turn.has_room or self.is_over:
+            _settle_all(self._want_room)
+        return future
+
+    def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, object],
+        timeout_s: float | None,
+        idempotency_key: str,
+    ) -> tuple[str, Future[ToolAnswer]]:
+        """Asks for a tool: the call's id, and what its answer settles. InvalidArguments before anything goes."""
+        self._check_open()
+        call_id = self._mint("call")
+        request = sealing.tool_call(call_id, tool, arguments, timeout_s, idempotency_key)
+        if request.size_bytes > self._bounds.payload_bytes_max:
+            raise ToolTooLarge(
+                tool,
+                f"its arguments are {request.size_bytes} bytes; at most {self._bounds.payload_bytes_max} can cross",
+            )
+        answer: Future[ToolAnswer] = Future()
+        self._marked(self.turn.open_call(call_id, answer, request))
+        self._release_if_over()
+        return call_id, answer
+
+    def ask(
+        self,
+        text: str,
+        options: Sequence[str],
+        schema: Mapping[str, object] | None,
+        expires_in_s: float | None,
+    ) -> tuple[str, Future[UserAnswer]]:
+        """Asks the user: the question's id, and what the answer settles."""
+        self._check_open()
+        question_id = self._mint("question")
+        question = sealing.question(
+            question_id, text, options, schema, expires_in_s, self._bounds.payload_bytes_max
+        )
+        answer: Future[UserAnswer] = Future()
+        self._marked(self.turn.open_question(question_id, answer, question))
+        self._release_if_over()
+        return question_id, answer
+
+    def mint_artifact_id(self) -> str:
+        return self._mint("artifact")
+
+    def next_message(self) -> UserMessage | Future[None]:
+        """The oldest message of the user, or what is settled when one may have come."""
+        with suppress(IndexError):
+            return self._messages.popleft()
+        self._check_open()
+        future: Future[None] = Future()
+        self._want_message.append(future)
+        if self._messages or self.is_over:
+            _settle_all(self._want_message)
+        return future
+
+    def take_messages(self) -> list[UserMessage]:
+        """All messages that wait, without waiting for one."""
+        taken: list[UserMessage] = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self._messages.popleft())
+        return taken
+
+    def finish(self, outcome: Outcome, error: AgentFailure | None = None) -> None:
+        """The agent has ended by itself."""
+        self._over = True
+        self.turn.finish(outcome, error, 0 if error is None else sealing.failure_bytes(error))
+        self._marked(room=True)
+        self.release()
+
+    # -- the link's thread -----------------------------------------------------------------------------------
+
+    def tell_room(self) -> None:
+        """After something was taken: whoever waits for room goes on when there is enough."""
+        if self._want_room and (self.turn.is_half_empty or self.is_over):
+            _settle_all(self._want_room)
+
+    def tell_result(self, call_id: str, answer: ToolAnswer) -> bool:
+        """What a tool answered. False when nobody waits for it any more."""
+        return _settle(cast("Future[ToolAnswer] | None", self.turn.close_call(call_id)), answer)
+
+    def tell_answer(self, question_id: str, answer: UserAnswer) -> bool:
+        """What the user answered. False when nobody waits for it any more."""
+        return _settle(cast("Future[UserAnswer] | None", self.turn.close_question(question_id)), answer)
+
+    def tell_message(self, message: UserMessage) -> bool:
+        """What the user says in between. False when the oldest had to make room for it."""
+        self._messages.append(message)
+        _settle_all(self._want_message)
+        with suppress(IndexError):  # the agent may just be taking them all
+            if len(self._messages) > self._bounds.messages_waiting_max:
+                self._messages.popleft()
+                return False
+        return True
+
+    # -- either thread ---------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """The turn is over: whoever still waits for anything is told so."""
+        self._over = True
+        for waiter in self.turn.waiters():
+            _fail(cast("Future[object]", waiter), Stopped())
+        _settle_all(self._want_room)
+        _settle_all(self._want_message)
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self.turn.fenced or self._over:
+            raise Stopped
+
+    def _release_if_over(self) -> None:
+        # The end may have come after `_check_open`, and before there was somebody to tell.
+        if self.is_over:
+            self.release()
+
+    def _mint(self, kind: str) -> str:
+        self._ids[kind] += 1
+        return f"{kind}-{self._ids[kind]}"
+
+    def _marked(self, room: bool) -> bool:
+        if not self.turn.queued:
+            self._rotation.mark(self.turn)
+            self._wake()
+        return room
+
+
+def _settle(future: Future[T] | None, value: T) -> bool:
+    if future is None:
+        return False
+    try:
+        future.set_result(value)
+    except InvalidStateError:  # whoever waited has given up in this very moment
+        return False
+    return True
+
+
+def _fail(future: Future[object], error: BaseException) -> None:
+    with suppress(InvalidStateError):
+        future.set_exception(error)
+
+
+def _settle_all(futures: deque[Future[None]]) -> None:
+    while futures:
+        try:
+            future = futures.popleft()
+        except IndexError:  # the other thread took the last one
+            return
+        _settle(future, None)

@@ -1,0 +1,88 @@
+"""What an agent may say, besides a bare str: made by the methods of `Turn`, to be yielded or emitted."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from commander.core.turn import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A piece of the answer; the same as yielding the str itself."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        _check_text("content", "text", self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """A piece of the reasoning. Pieces of one step, one after the other, belong together."""
+
+    step: str
+    text: str
+
+    def __post_init__(self) -> None:
+        _check_text("thought", "step", self.step)
+        _check_text("thought", "text", self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the work is. `percent` is 0 to 100."""
+
+    text: str
+    current: float | None = None
+    total: float | None = None
+    percent: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_text("progress", "text", self.text)
+        for name in ("current", "total", "percent"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+                raise TypeError(f"progress: {name} must be a finite number, not {value!r}")
+        if self.percent is not None and not 0 <= self.percent <= 100:
+            raise ValueError(f"progress: percent must lie between 0 and 100, not {self.percent!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Binary output. It may be of any size: it crosses in pieces."""
+
+    name: str
+    content: bytes | bytearray | memoryview
+    mime_type: str
+    artifact_id: str
+
+    def __post_init__(self) -> None:
+        _check_text("artifact", "name", self.name)
+        _check_text("artifact", "mime_type", self.mime_type)
+        if not isinstance(self.content, bytes | bytearray | memoryview):
+            raise TypeError(f"artifact {self.name!r}: data must be bytes, not {type(self.content).__name__}")
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A vector of numbers."""
+
+    values: Sequence[float]
+    name: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Tokens used since the last one."""
+
+    usage: Usage
+
+
+Output = Content | Thought | Progress | Artifact | Embedding | Used
+
+
+def _check_text(what: str, field: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{what}: {field} must be a str, not {type(value).__name__}")

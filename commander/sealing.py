@@ -1,0 +1,143 @@
+"""What an agent says and asks, sealed: each thing as the payload that crosses, bounded, and checked before it goes.
+
+What can't cross fails here, in the agent's own thread and with the name of what was wrong, and nothing of it
+has been sent.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message as ProtobufMessage
+from southwest.ai.agent.v1 import agent_pb2 as pb
+
+from commander.core.outbox import Sealed, Series, Text
+from commander.core.turn import Usage
+from commander.errors import AgentFailure, InvalidArguments
+from commander.outputs import Artifact, Content, Embedding, Output, Progress, Thought, Used
+
+
+def item(output: Output, packet_bytes_max: int, payload_bytes_max: int) -> Text | Sealed | Series | None:
+    """What is put into the outbox. None for what says nothing. ValueError for what is too large to cross."""
+    match output:
+        case Content(text):
+            return Text(text) if text else None
+        case Thought(step, text):
+            return Text(text, step) if text else None
+        case Artifact():
+            return Series(_artifact_pieces(output, packet_bytes_max), len(output.content))
+        case Embedding(values, name, model):
+            return _sealed(_embedding(values, name, model), "the embedding", payload_bytes_max)
+        case Progress(text, current, total, percent):
+            progress = pb.Progress(text=text, current=current, total=total, percent=percent)
+            return _sealed(progress, "the progress", payload_bytes_max)
+        case Used(used):
+            return _sealed(usage(used), "the usage", payload_bytes_max)
+
+
+def tool_call(
+    call_id: str, tool: str, arguments: Mapping[str, object], timeout_s: float | None, idempotency_key: str
+) -> Sealed:
+    """A call. InvalidArguments names the argument that is no JSON."""
+    try:
+        arguments_json = json.dumps(arguments, allow_nan=False, ensure_ascii=False)
+        arguments_json.encode()
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidArguments(tool, _why_no_json(arguments)) from None
+    request = pb.ToolCallRequest(
+        tool_name=tool, arguments_json=arguments_json, call_id=call_id, idempotency_key=idempotency_key
+    )
+    if timeout_s is not None:
+        request.timeout_ms = max(1, min(round(timeout_s * 1000), 2**32 - 1))
+    return Sealed(request, request.ByteSize())
+
+
+def question(
+    question_id: str,
+    text: str,
+    options: Sequence[str],
+    schema: Mapping[str, object] | None,
+    expires_in_s: float | None,
+    payload_bytes_max: int,
+) -> Sealed:
+    """A question. TypeError or ValueError for a schema that is no JSON."""
+    asked = pb.Question(question_id=question_id, text=text, options=options)
+    if schema is not None:
+        asked.response_schema_json = json.dumps(schema, allow_nan=False)
+    if expires_in_s is not None:
+        asked.expires_in.CopyFrom(duration(expires_in_s))
+    return _sealed(asked, "the question", payload_bytes_max)
+
+
+def _artifact_pieces(artifact: Artifact, packet_bytes_max: int) -> Iterator[Sealed]:
+    content = memoryview(artifact.content).cast("B")
+    for start in range(0, max(1, len(content)), packet_bytes_max):
+        piece = pb.Artifact(
+            name=artifact.name,
+            mime_type=artifact.mime_type,
+            data=bytes(content[start : start + packet_bytes_max]),
+            is_last=start + packet_bytes_max >= len(content),
+            artifact_id=artifact.artifact_id,
+        )
+        yield Sealed(piece, piece.ByteSize())
+
+
+def _embedding(values: Sequence[float], name: str, model: str) -> pb.Embedding:
+    try:
+        return pb.Embedding(values=values, name=name, model=model)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"embedding: values must be numbers: {error}") from None
+
+
+def usage(used: Usage) -> pb.Usage:
+    """Tokens used, as the wire has them."""
+    return pb.Usage(
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        reasoning_tokens=used.reasoning_tokens,
+        model=used.model,
+    )
+
+
+def _sealed(payload: ProtobufMessage, what: str, payload_bytes_max: int) -> Sealed:
+    size = payload.ByteSize()
+    if size > payload_bytes_max:
+        raise ValueError(f"{what} is {size} bytes on the wire; at most {payload_bytes_max} can cross")
+    return Sealed(payload, size)
+
+
+def _why_no_json(arguments: Mapping[str, object]) -> str:
+    for name, value in arguments.items():
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except RecursionError:
+            return f"argument {name!r} is nested too deeply, or within itself"
+        except (TypeError, ValueError) as error:
+            return f"argument {name!r} is no JSON: {error}"
+    return "the names of arguments must be text"
+
+
+def failure_bytes(failure: AgentFailure) -> int:
+    """Bytes of it on the wire."""
+    return agent_error(failure).ByteSize()
+
+
+def agent_error(failure: AgentFailure) -> pb.ErrorSignal:
+    """The error that ends a session whose agent failed."""
+    error = pb.ErrorSignal(
+        code=failure.code,
+        origin=pb.ERROR_ORIGIN_COMMANDER,
+        scope=pb.ERROR_SCOPE_SESSION,
+        message=failure.message,
+        error_type=failure.error_type,
+        retryable=failure.retryable,
+    )
+    if failure.retry_after_s is not None:
+        error.retry_after_ms = max(0, round(failure.retry_after_s * 1000))
+    return error
+
+
+def duration(value_s: float) -> Duration:
+    """Seconds as the wire has them."""
+    whole = int(value_s)
+    return Duration(seconds=whole, nanos=int((value_s - whole) * 1e9))

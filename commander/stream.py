@@ -1,0 +1,176 @@
+"""One ChatStream as the commander holds it: bytes out, packets in, and an ear for silence.
+
+One task reads and one writes, because grpc.aio allows no more, and neither is cancelled inside gRPC: that would
+cancel the whole RPC, and what comes back from it later would find its loop gone. It is the call that is
+cancelled, and they come back by themselves.
+
+Whoever has something to send rings the `Doorbell`. It wakes the writer only when the writer sleeps, so what
+gathers while a write is under way goes out together, and what comes while none is goes out at once.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from southwest.ai.agent.v1 import agent_pb2 as pb
+
+# What is inside gRPC has this long to come back from a call that was cancelled. It takes about a millisecond.
+COME_BACK_S = 1.0
+
+METHOD = "/southwest.ai.agent.v1.AgentInteraction/ChatStream"
+
+Tasks = tuple["asyncio.Future[Any]", ...]
+
+
+class StreamEnded(Exception):  # noqa: N818 - named for what happened
+    """The stream is over. `code` is its gRPC status; OK only when the other side ended it so."""
+
+    def __init__(self, code: grpc.StatusCode, why: str) -> None:
+        super().__init__(f"{code.name}: {why}" if why else code.name)
+        self.code = code
+        self.why = why
+
+
+class Doorbell:
+    """Wakes the one that sleeps in `wait`, on `loop`; costs nothing while it is awake."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._sleeps = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        """From any thread. What is to be found must have been put in place before."""
+        if self._sleeps:
+            self._sleeps = False
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is to be woken any more
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def ring_here(self) -> None:
+        """From the thread of the loop."""
+        self._sleeps = False
+        self._wake()
+
+    async def wait(self, has_something: Callable[[], bool]) -> None:
+        """Until somebody rings, or at once when there is something already."""
+        self._sleeps = True
+        # Whoever put something in before it could see the sleeper did not ring.
+        if has_something():
+            self._sleeps = False
+            return
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            self._sleeps = False
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Stream:
+    """One call of ChatStream. Used by one task for reading and one for writing."""
+
+    def __init__(self, channel: grpc.aio.Channel, token: str | None, now: Callable[[], float]) -> None:
+        metadata = (("authorization", f"Bearer {token}"),) if token else None
+        self._call: Any = channel.stream_stream(METHOD)(metadata=metadata)
+        self._now = now
+        self._is_writing = False
+        # When something was last received.
+        self.heard_at = now()
+
+    async def read(self) -> pb.DownstreamPacket:
+        """The next packet; StreamEnded when there is none."""
+        try:
+            raw = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise StreamEnded(error.code(), error.details() or "") from None
+        if raw is grpc.aio.EOF:
+            raise await self.ending()
+        self.heard_at = self._now()
+        try:
+            return pb.DownstreamPacket.FromString(raw)
+        except DecodeError:
+            raise StreamEnded(
+                grpc.StatusCode.INTERNAL, "the dispatcher sent bytes that are no packet"
+            ) from None
+
+    async def write(self, packet: pb.UpstreamPacket) -> int:
+        """Sends one message; how many bytes it had. Waits while the other side does not read."""
+        raw = packet.SerializeToString()
+        self._is_writing = True
+        try:
+            await self._call.write(raw)
+        except grpc.aio.AioRpcError as error:
+            raise StreamEnded(error.code(), error.details() or "") from None
+        except asyncio.InvalidStateError:  # so says grpc.aio when the call is over
+            raise await self.ending() from None
+        finally:
+            self._is_writing = False
+        return len(raw)
+
+    async def half_close(self) -> None:
+        await self._call.done_writing()
+
+    async def ending(self) -> StreamEnded:
+        """How the call ended; waits until it has."""
+        return StreamEnded(await self._call.code(), await self._call.details() or "")
+
+    async def greet(
+        self, hello: pb.UpstreamPacket, patience_s: float, given_up: asyncio.Event
+    ) -> pb.DownstreamPacket | None:
+        """Says Hello: the answer, or None when it took too long or was given up; the call is over then."""
+
+        async def greet() -> pb.DownstreamPacket:
+            await self.write(hello)
+            return await self.read()
+
+        greeting, giving_up = asyncio.ensure_future(greet()), asyncio.ensure_future(given_up.wait())
+        both: Tasks = (greeting, giving_up)
+        try:
+            await asyncio.wait(both, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            giving_up.cancel()
+            if greeting.done():
+                return greeting.result()
+            self._call.cancel()
+            return None
+        finally:
+            await self._come_back(both)
+            # An exception knows this frame; were the frame to know the exception, the call's connection would
+            # stay open until the garbage collector comes by.
+            del greeting, both
+
+    async def converse(
+        self,
+        reading: Coroutine[Any, Any, None],
+        writing: Coroutine[Any, Any, None],
+        *others: Coroutine[Any, Any, None],
+    ) -> BaseException:
+        """Runs all until the first ends; then ends the call and the rest, and returns what that first one raised."""
+        reader, writer = asyncio.ensure_future(reading), asyncio.ensure_future(writing)
+        tasks: Tasks = (reader, writer, *map(asyncio.ensure_future, others))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._call.cancel()
+            for task in tasks:
+                if task is not reader and not (task is writer and self._is_writing):
+                    task.cancel()
+            await self._come_back(tasks)
+        ended = [task.exception() for task in done if not task.cancelled()]
+        raised = [error for error in ended if error is not None]
+        return raised[0] if raised else StreamEnded(grpc.StatusCode.OK, "")
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+    async def _come_back(self, tasks: Tasks) -> None:
+        _, late = await asyncio.wait(tasks, timeout=COME_BACK_S)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

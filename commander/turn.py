@@ -1,0 +1,290 @@
+"""What an agent's author holds: `Turn` in async agents, `BlockingTurn` in sync ones.
+
+Both say the same things and ask the same things; they differ only in how they wait.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from commander.conversation import (
+    Message,
+    Published,
+    ToolAnswer,
+    ToolFailure,
+    ToolOffer,
+    UserAnswer,
+    UserMessage,
+)
+from commander.core.turn import Usage
+from commander.crossing import Crossing
+from commander.errors import TOOL_FAILURES, QuestionUnanswered, Stopped, ToolFailed, ToolTimeout
+from commander.outputs import Artifact, Content, Embedding, Output, Progress, Thought, Used
+
+# The dispatcher answers a call that has timed out; this much later nobody will.
+_TIMEOUT_MARGIN_S = 2.0
+
+
+class Asked:
+    """What a turn was asked, and what it may say: the part that waits for nothing."""
+
+    def __init__(self, crossing: Crossing) -> None:
+        self._crossing = crossing
+        self._request = crossing.request
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.session_id}/{self.attempt}>"
+
+    @property
+    def session_id(self) -> str:
+        return self._request.session_id
+
+    @property
+    def attempt(self) -> int:
+        """1, and one more each time another commander was lost with this session."""
+        return self._request.attempt
+
+    @property
+    def text(self) -> str:
+        """The text of the user's last message; empty when there is none."""
+        return self._request.text
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """All messages, oldest first."""
+        return self._request.messages
+
+    @property
+    def tools(self) -> tuple[ToolOffer, ...]:
+        """The tools on offer, with their schemas."""
+        return self._request.tools
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the application attached to the request."""
+        return self._request.metadata
+
+    @property
+    def user_id(self) -> str:
+        """Whose session it is; empty when that was not said."""
+        return self._request.user_id
+
+    @property
+    def published(self) -> Published | None:
+        """What viewers already have of a session whose earlier attempt was lost."""
+        return self._request.published
+
+    @property
+    def time_left_s(self) -> float | None:
+        """How long the session may still take, seconds. None: no bound."""
+        deadline = self._request.deadline
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    @property
+    def trace_context(self) -> tuple[str, str]:
+        """W3C traceparent and tracestate of the request; empty when there are none."""
+        return self._request.traceparent, self._request.tracestate
+
+    # -- what it may say: yield it, or emit it ---------------------------------------------------------------
+
+    def content(self, text: str) -> Content:
+        """A piece of the answer: the same as yielding `text` itself."""
+        return Content(text)
+
+    def thought(self, step: str, text: str) -> Thought:
+        """A piece of the reasoning; pieces of one step in a row belong together."""
+        return Thought(step, text)
+
+    def progress(
+        self,
+        text: str,
+        *,
+        current: float | None = None,
+        total: float | None = None,
+        percent: float | None = None,
+    ) -> Progress:
+        """How far the work is; `percent` is 0 to 100."""
+        return Progress(text, current, total, percent)
+
+    def artifact(
+        self, name: str, data: bytes | bytearray | memoryview, *, mime_type: str = "application/octet-stream"
+    ) -> Artifact:
+        """Binary output of any size; it crosses in pieces."""
+        return Artifact(name, data, mime_type, self._crossing.mint_artifact_id())
+
+    def embedding(self, values: Sequence[float], *, name: str = "", model: str = "") -> Embedding:
+        """A vector of numbers; they cross with 4 bytes each."""
+        return Embedding(values, name, model)
+
+    def usage(
+        self, *, input_tokens: int = 0, output_tokens: int = 0, reasoning_tokens: int = 0, model: str = ""
+    ) -> Used:
+        """Tokens used since the last one of these."""
+        return Used(Usage(input_tokens, output_tokens, reasoning_tokens, model))
+
+    def take_messages(self) -> list[UserMessage]:
+        """What the user has said meanwhile, without waiting for it."""
+        return self._crossing.take_messages()
+
+
+class Turn(Asked):
+    """One turn of an async agent. Everything that waits is awaited, in the agents' loop."""
+
+    async def emit(self, output: Output | str) -> None:
+        """Sends without yielding, from a function that is no generator. Waits while the outbox is full."""
+        if not self._crossing.turn.has_room:
+            await asyncio.wrap_future(self._crossing.room())
+        _emit(self._crossing, output)
+
+    async def call_tool(self, name: str, /, **arguments: object) -> Any:
+        """What the tool returns, parsed from JSON. Raises a ToolFailed. Several may run at once (gather)."""
+        return await self.call_tool_with(name, arguments)
+
+    async def call_tool_with(
+        self,
+        name: str,
+        arguments: Mapping[str, object],
+        *,
+        timeout_s: float | None = None,
+        idempotency_key: str = "",
+    ) -> Any:
+        """As `call_tool`. `timeout_s` cuts the tool's own timeout; the key lets the tool's world tell a repeat."""
+        call_id, answer = self._crossing.call(name, arguments, timeout_s, idempotency_key)
+        try:
+            waiting = asyncio.wrap_future(answer)
+            if timeout_s is None:
+                return _tool_result(name, await waiting)
+            async with asyncio.timeout(timeout_s + _TIMEOUT_MARGIN_S):
+                return _tool_result(name, await waiting)
+        except TimeoutError:
+            raise _unanswered(name, timeout_s) from None
+        finally:
+            self._crossing.turn.abandon(call_id)
+
+    async def ask(
+        self,
+        question: str,
+        options: Sequence[str] = (),
+        *,
+        schema: Mapping[str, object] | None = None,
+        expires_in_s: float | None = None,
+    ) -> Any:
+        """What the user answers: any JSON value, or one of `options`. Raises QuestionUnanswered."""
+        question_id, answer = self._crossing.ask(question, options, schema, expires_in_s)
+        try:
+            return _user_value(await asyncio.wrap_future(answer))
+        finally:
+            self._crossing.turn.abandon(question_id)
+
+    async def messages(self) -> AsyncIterator[UserMessage]:
+        """What the user says while the agent runs, one by one, until the turn is over."""
+        with suppress(Stopped):
+            while True:
+                message = self._crossing.next_message()
+                if isinstance(message, UserMessage):
+                    yield message
+                else:
+                    await asyncio.wrap_future(message)
+
+
+class BlockingTurn(Asked):
+    """One turn of a sync agent, in a thread of its own. Everything that waits blocks that thread."""
+
+    def emit(self, output: Output | str) -> None:
+        """Sends without yielding. Blocks while the outbox is full."""
+        if not self._crossing.turn.has_room:
+            self._crossing.room().result()
+        _emit(self._crossing, output)
+
+    def call_tool(self, name: str, /, **arguments: object) -> Any:
+        """What the tool returns, parsed from JSON. Raises a ToolFailed."""
+        return self.call_tool_with(name, arguments)
+
+    def call_tool_with(
+        self,
+        name: str,
+        arguments: Mapping[str, object],
+        *,
+        timeout_s: float | None = None,
+        idempotency_key: str = "",
+    ) -> Any:
+        """As `call_tool`. `timeout_s` cuts the tool's own timeout; the key lets the tool's world tell a repeat."""
+        call_id, answer = self._crossing.call(name, arguments, timeout_s, idempotency_key)
+        try:
+            return _tool_result(
+                name, answer.result(None if timeout_s is None else timeout_s + _TIMEOUT_MARGIN_S)
+            )
+        except TimeoutError:
+            raise _unanswered(name, timeout_s) from None
+        finally:
+            self._crossing.turn.abandon(call_id)
+
+    def ask(
+        self,
+        question: str,
+        options: Sequence[str] = (),
+        *,
+        schema: Mapping[str, object] | None = None,
+        expires_in_s: float | None = None,
+    ) -> Any:
+        """What the user answers: any JSON value, or one of `options`. Raises QuestionUnanswered."""
+        _, answer = self._crossing.ask(question, options, schema, expires_in_s)
+        return _user_value(answer.result())
+
+    def messages(self) -> Iterator[UserMessage]:
+        """What the user says while the agent runs, one by one, until the turn is over."""
+        with suppress(Stopped):
+            while True:
+                message: UserMessage | Future[None] = self._crossing.next_message()
+                if isinstance(message, UserMessage):
+                    yield message
+                else:
+                    message.result()
+
+
+def _emit(crossing: Crossing, output: object) -> None:
+    if isinstance(output, str):
+        crossing.say(output)
+    elif isinstance(output, Output):
+        crossing.put(output)
+    else:
+        raise not_sayable("emitted", output)
+
+
+def not_sayable(how: str, output: object) -> TypeError:
+    """What to raise for something that can't be said."""
+    return TypeError(
+        f"an agent {how} {type(output).__name__} {str(output)[:80]!r}; it may be a str, or what"
+        " turn.content, .thought, .progress, .artifact, .embedding or .usage makes"
+    )
+
+
+def _tool_result(tool: str, answer: ToolAnswer) -> object:
+    if answer.failure is not None:
+        raise _tool_failed(tool, answer.failure)
+    try:
+        return json.loads(answer.result_json) if answer.result_json else None
+    except ValueError as error:
+        raise ToolFailed(tool, f"its result is no JSON: {error}") from None
+
+
+def _tool_failed(tool: str, failure: ToolFailure) -> ToolFailed:
+    kind = TOOL_FAILURES.get(failure.code, ToolFailed)
+    return kind(tool, failure.message, retryable=failure.retryable, retry_after_s=failure.retry_after_s)
+
+
+def _unanswered(tool: str, timeout_s: float | None) -> ToolTimeout:
+    return ToolTimeout(tool, f"no answer within {timeout_s:g} s", retryable=True)
+
+
+def _user_value(answer: UserAnswer) -> object:
+    if answer.unanswered is not None:
+        raise QuestionUnanswered(answer.unanswered)
+    try:
+        return json.loads(answer.value_json)
+    except ValueError:
+        return answer.value_json

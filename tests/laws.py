@@ -1,0 +1,395 @@
+"""What must hold of the dispatcher's core after every step, whoever drives it.
+
+`Witness` stands before a Router, hands it events and looks at what comes out: first at the effects, in their
+order, with a memory of its own of what was asked, sent, kept and acknowledged; then at the state that views
+see. It knows the promises and nothing of how they are kept. Transcripts and the state machine both step
+through it, so each transcript is a test of every law as well.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Final
+from zlib import crc32
+
+from dispatcher.core import events
+from dispatcher.core.events import Effect, Event
+from dispatcher.core.fleet import CommanderState, SlotState
+from dispatcher.core.limits import Limits
+from dispatcher.core.packets import (
+    SEQUENCED,
+    Ack,
+    Answer,
+    Packet,
+    Signal,
+    Start,
+    Stop,
+    ToolResult,
+    UserMessage,
+)
+from dispatcher.core.router import Router
+from dispatcher.core.session import Session, State
+
+# What each event is answered with: exactly one of these, or nothing.
+REPLIES: Final[dict[type[Any], tuple[type[Any], ...]]] = {
+    events.SessionRequested: (events.Accepted, events.Declined),
+    events.StopRequested: (events.Stopped, events.Declined),
+    events.StopsRequested: (events.StoppedMany,),
+    events.AnswerGiven: (events.Accepted, events.Declined),
+    events.MessageGiven: (events.Accepted, events.Declined),
+    events.CommanderDrainRequested: (events.Draining, events.Declined),
+    events.DrainRequested: (events.Draining,),
+    events.ShutdownRequested: (events.StoppedMany,),
+}
+REPLY_TYPES: Final = (
+    events.Accepted,
+    events.Declined,
+    events.Stopped,
+    events.StoppedMany,
+    events.Draining,
+)
+
+_OWED = (ToolResult, Answer, UserMessage)
+
+
+@dataclass
+class _Attempt:
+    """One attempt as its commander's link saw it."""
+
+    packets: dict[int, Packet] = field(default_factory=dict)  # what came up, by number
+    acked: int = 0
+    owed: dict[int, Signal] = field(default_factory=dict)
+    # The highest signal that the commander says it has; one that lies gets no others.
+    claimed: int = 0
+    calls: set[str] = field(default_factory=set)
+    running: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Story:
+    """One session as its viewers saw it."""
+
+    offset: int = 0
+    attempt: int = 0
+    ended: bool = False
+    forgotten: bool = False
+    crc32: int = 0
+    # By the path of who speaks: what one says may be held back while another goes on.
+    content: dict[str, str] = field(default_factory=dict)
+
+
+class Witness:
+    """A router under observation. A law that is broken raises AssertionError in the step that breaks it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.router = Router(limits)
+        self.seen: set[type[Any]] = set()  # types of events and effects that occurred
+        self._limits = limits
+        self._now = -inf
+        self._stories: dict[str, _Story] = {}
+        self._attempts: dict[tuple[str, int], _Attempt] = {}
+        self._open_links: set[str] = set()
+        self._asked: set[str] = set()
+        # Sessions that had ended when the step under way began.
+        self._over: set[str] = set()
+        self._fences: set[tuple[str, str, int]] = set()
+        # Attempts that were told to stop, by link.
+        self._stops: set[tuple[str, str, int]] = set()
+        # How many packets of each session the step under way brings: amid several, nobody outside can tell
+        # which of them an Ack knows of.
+        self._brought: Counter[str] = Counter()
+        # A link's own session, should it turn out to be a minimal commander's.
+        self._own: dict[str, str] = {}
+        self._laws: dict[type[Any], Callable[[Any], None]] = {
+            events.Append: self._append,
+            events.Send: self._send,
+            events.RunTool: self._run_tool,
+            events.CancelTools: self._cancel_tools,
+            events.CloseLink: self._close_link,
+            events.Forget: self._forget,
+            events.Leave: self._leave,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Witness of {self.router!r}>"
+
+    def step(self, event: Event, now: float) -> list[Effect]:
+        """One step, judged."""
+        assert now >= self._now, "time went backwards: the test is wrong"
+        self._now = now
+        self.seen.add(type(event))
+        self._brought.clear()
+        self._over = {session_id for session_id, story in self._stories.items() if story.ended}
+        self._note(event)
+        idle = set(self._idle_slots()) if isinstance(event, events.TimePassed) else set()
+        effects = self.router.step(event, now)
+        for effect in effects:
+            self.seen.add(type(effect))
+            law = self._laws.get(type(effect))
+            if law is not None:
+                law(effect)
+        self._judge_reply(event, effects)
+        if isinstance(event, events.HelloReceived):
+            self._judge_welcome(event)
+        if isinstance(event, events.TimePassed):
+            due = self.router.next_deadline()
+            assert due is None or due > now, f"a deadline that was due at {due} is still there at {now}"
+            # Time alone frees no slot whose agent may still run, unless its commander is given up.
+            lost = {
+                slot for slot in idle - set(self._idle_slots()) if slot[0] in self.router.fleet.commanders
+            }
+            assert not lost, f"{lost} are free, and nobody said so"
+        self._judge_state()
+        return effects
+
+    # --- what was asked ----------------------------------------------------------------------------------
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, events.LinkOpened):
+            self._open_links.add(event.link_id)
+            self._own[event.link_id] = event.session_id
+        elif isinstance(event, events.LimitsChanged):
+            self._limits = event.limits
+        elif isinstance(event, events.HelloReceived):
+            for resume in event.hello.resumes:
+                self._claims(resume.session_id, resume.attempt, resume.last_signal_received)
+        elif isinstance(event, events.PacketsReceived):
+            for packet in event.packets:
+                self._claims(packet.session_id, packet.attempt, packet.signals_received)
+                self._came(event.link_id, packet)
+        elif isinstance(event, events.ToolFinished):
+            attempt = self._attempts.get((event.session_id, event.attempt))
+            if attempt is not None:
+                attempt.running.discard(event.call_id)
+
+    def _claims(self, session_id: str, attempt: int, signals: int) -> None:
+        claiming = self._attempts.setdefault((session_id, attempt), _Attempt())
+        claiming.claimed = max(claiming.claimed, signals)
+
+    def _came(self, link_id: str, packet: Packet) -> None:
+        """Remembers a packet that is to be taken: of this link's session and attempt, and the next in order."""
+        link = self.router.fleet.links.get(link_id)
+        if link is None or packet.kind not in SEQUENCED:
+            return
+        minimal = link.commander is None
+        who = (self._own[link_id], 1) if minimal else (packet.session_id, packet.attempt)
+        session = self.router.sessions.get(who[0])
+        on_link = session is not None and session.link is link and session.attempt == who[1]
+        if on_link or (minimal and session is None):
+            packets = self._attempts.setdefault(who, _Attempt()).packets
+            due = len(packets) + 1
+            if packet.sequence == due or (minimal and packet.sequence == 0):
+                packets[due] = packet
+                self._brought[who[0]] += 1
+
+    # --- effects -----------------------------------------------------------------------------------------
+
+    def _append(self, effect: events.Append) -> None:
+        story = self._stories.setdefault(effect.session_id, _Story())
+        assert effect.events, effect
+        for event in effect.events:
+            assert not story.ended, f"{effect.session_id}: {event} after the ending"
+            assert not story.forgotten, f"{effect.session_id}: {event} after it was forgotten"
+            assert event.offset == story.offset + 1, f"{effect.session_id}: {event} after {story.offset}"
+            assert (event.kind == "opened") == (event.offset == 1), event
+            assert event.attempt >= story.attempt, f"{effect.session_id}: {event} of an older attempt"
+            story.offset, story.attempt = event.offset, event.attempt
+            story.ended = event.kind == "ended"
+            if event.kind == "content":
+                story.content[event.agent] = story.content.get(event.agent, "") + event.text
+                story.crc32 = crc32(event.text.encode(), story.crc32)
+
+    def _send(self, effect: events.Send) -> None:
+        signal, link_id = effect.signal, effect.link_id
+        body = signal.body
+        assert link_id in self._open_links, f"{signal} to {link_id}, which is gone"
+        attempt = self._attempts.setdefault((signal.session_id, signal.attempt), _Attempt())
+        assert (signal.sequence > 0) == isinstance(body, _OWED), signal
+        if isinstance(body, Ack):
+            self._judge_ack(signal, body, attempt)
+        elif isinstance(body, Stop):
+            assert effect.urgent, f"{signal} waits behind others"
+            assert body.reason, signal
+            told = (link_id, signal.session_id, signal.attempt)
+            self._stops.add(told)
+            if body.stop_id.startswith("fence-"):
+                assert told not in self._fences, f"{signal} was told before"
+                self._fences.add(told)
+        elif isinstance(body, Start):
+            session = self.router.sessions[signal.session_id]
+            assert session.attempt == signal.attempt, signal
+        elif isinstance(body, _OWED):
+            before = attempt.owed.get(signal.sequence)
+            assert before in (None, signal), f"{signal} was {before} before"
+            assert signal.sequence <= max(0, attempt.claimed, *attempt.owed) + 1, f"{signal} leaves a hole"
+            attempt.owed[signal.sequence] = signal
+
+    def _judge_ack(self, signal: Signal, ack: Ack, attempt: _Attempt) -> None:
+        assert ack.sequence <= len(attempt.packets), f"{signal}: only {len(attempt.packets)} packets came"
+        assert ack.sequence >= attempt.acked, f"{signal} after {attempt.acked} was acknowledged"
+        attempt.acked = ack.sequence
+        story = self._stories[signal.session_id]
+        for number, packet in attempt.packets.items():
+            if number <= ack.sequence and packet.kind == "content" and not story.ended:
+                assert packet.text in story.content.get(packet.agent, ""), (
+                    f"{signal}, and {packet} was not kept"
+                )
+        session = self.router.sessions.get(signal.session_id)
+        if session is None or not session.live or self._brought[signal.session_id] > 1:
+            return
+        if session.starved is not None:
+            assert (ack.credit, ack.credit_bytes) == (0, 0), f"{signal} while it starves"
+            return
+        # What was received and can't be acknowledged yet must not eat up the credit: nobody would go on.
+        beyond = [
+            packet for number, packet in attempt.packets.items() if ack.sequence < number <= session.received
+        ]
+        assert ack.credit >= self._limits.credit_packets + len(beyond), f"{signal}: {len(beyond)} are held"
+        held_bytes = sum(packet.size for packet in beyond)
+        assert ack.credit_bytes >= self._limits.credit_bytes + held_bytes, (
+            f"{signal}: {held_bytes} B are held"
+        )
+
+    def _run_tool(self, effect: events.RunTool) -> None:
+        attempt = self._attempts.setdefault((effect.session_id, effect.attempt), _Attempt())
+        assert effect.call.call_id, effect
+        assert effect.call.idempotency_key, effect
+        assert effect.call.call_id not in attempt.calls, f"{effect} ran before"
+        attempt.calls.add(effect.call.call_id)
+        assert effect.session_id not in self._over, f"{effect} after the ending"
+        attempt.running.add(effect.call.call_id)
+
+    def _cancel_tools(self, effect: events.CancelTools) -> None:
+        attempt = self._attempts[effect.session_id, effect.attempt]
+        assert attempt.running, f"{effect}: nothing runs"
+        attempt.running.clear()
+
+    def _close_link(self, effect: events.CloseLink) -> None:
+        assert effect.link_id in self._open_links, f"{effect}: it is closed"
+        self._open_links.remove(effect.link_id)
+
+    def _forget(self, effect: events.Forget) -> None:
+        story = self._stories[effect.session_id]
+        assert story.ended, f"{effect}: it has not ended"
+        assert not story.forgotten, f"{effect}: once more"
+        story.forgotten = True
+
+    def _leave(self, effect: events.Leave) -> None:
+        assert self.router.draining
+        assert self.router.live == 0
+
+    def _judge_reply(self, event: Event, effects: list[Effect]) -> None:
+        replies = [effect for effect in effects if isinstance(effect, REPLY_TYPES)]
+        wanted = REPLIES.get(type(event))
+        if wanted is None:
+            assert not replies, f"{event} is not to be answered, and was: {replies}"
+            return
+        assert len(replies) == 1, f"{event} is to be answered once, and was: {replies}"
+        assert isinstance(replies[0], wanted), f"{event} was answered by {replies[0]}"
+        reply = replies[0]
+        if isinstance(event, events.SessionRequested) and isinstance(reply, events.Accepted):
+            self._asked.add(reply.session_id)
+        if isinstance(reply, events.Declined):
+            assert reply.code, reply
+            assert reply.message, reply
+
+    def _judge_welcome(self, event: events.HelloReceived) -> None:
+        """What the commander says is stuck is not to be filled, whoever's it was."""
+        link, hello = self.router.fleet.links.get(event.link_id), event.hello
+        if link is not None and link.commander is not None:
+            assert hello.slots - link.commander.free >= min(hello.stuck, hello.slots), link.commander
+
+    # --- state -------------------------------------------------------------------------------------------
+
+    def _judge_state(self) -> None:
+        router = self.router
+        assert repr(router)
+        for session in router.sessions.values():
+            self._judge_session(session)
+        for session_id in self._asked:
+            known = session_id in router.sessions or self._stories[session_id].forgotten
+            assert known, f"{session_id} was asked for, and is neither live, nor ended, nor forgotten"
+        live = [session for session in router.sessions.values() if session.live]
+        assert router.live == len(live)
+        assert router.queued == sum(session.state is State.QUEUED for session in live)
+        assert router.kept_bytes == sum(session.kept_bytes for session in router.sessions.values())
+        assert set(router.fleet.links) == self._open_links
+        self._judge_fleet(live)
+
+    def _judge_session(self, session: Session) -> None:
+        story = self._stories[session.session_id]
+        assert repr(session)
+        assert repr(session.ledger)
+        assert (session.ending is not None) == (not session.live) == story.ended, session
+        assert session.offset == story.offset, session
+        assert not story.forgotten, session
+        assert 0 <= session.acked <= session.safe <= session.received, session
+        assert session.viewers >= 0, session
+        said = self._attempts.get((session.session_id, session.attempt), _Attempt()).packets.values()
+        for agent, shown in story.content.items():
+            # Of what was said, in order and once; what a policy cut off or holds back may be missing at its end.
+            all_of_it = "".join(p.text for p in said if p.kind == "content" and p.agent == agent)
+            assert all_of_it.startswith(shown), f"{session!r}: {shown!r} of {all_of_it!r}"
+        if not session.live:
+            assert session.ended is not None
+            assert session.ended.content_chars == sum(map(len, story.content.values())), session
+            assert session.ended.content_crc32 == story.crc32, session
+            assert session.starved is None, session
+            assert session.link is None, session
+            calls = self._attempts.get((session.session_id, session.attempt), _Attempt()).running
+            assert not calls, f"{session!r}: {calls} still run"
+            return
+        # Nobody hangs: what is live has a link, or a deadline that ends or moves it.
+        linked = session.link is not None
+        assert linked or self.router.next_deadline() is not None, f"{session!r} hangs"
+        assert linked == (session.state in (State.STARTING, State.RUNNING)), session
+        if session.link is not None:
+            assert session.link.link_id in self._open_links, session
+
+    def _idle_slots(self) -> Iterator[tuple[str, str, int]]:
+        """The slots that are stopping or stuck, by commander, session and attempt."""
+        for commander in self.router.fleet.commanders.values():
+            for slot in commander.slots.values():
+                if slot.state is not SlotState.BUSY:
+                    yield commander.commander_id, slot.session_id, slot.attempt
+
+    def _judge_fleet(self, live: list[Session]) -> None:
+        fleet, sessions = self.router.fleet, self.router.sessions
+        busy = set()
+        for commander in fleet.commanders.values():
+            assert repr(commander)
+            assert len(commander.slots) <= commander.hello.slots, commander
+            assert 0 <= commander.load <= 1, commander
+            assert (commander.link is None) == (commander.state is CommanderState.DETACHED), commander
+            assert commander.link is None or commander.link.link_id in self._open_links, commander
+            for key, slot in commander.slots.items():
+                assert key == (slot.session_id, slot.attempt), slot
+                session = sessions.get(slot.session_id)
+                mine = session is not None and session.live and session.attempt == slot.attempt
+                if slot.state is SlotState.STOPPING and commander.link is not None:
+                    told = (commander.link.link_id, slot.session_id, slot.attempt)
+                    assert told in self._stops, f"{slot} was not told"
+                # An ended session's slot is free, stopping or stuck, never busy.
+                assert mine == (slot.state is SlotState.BUSY), f"{slot} of {session!r}"
+                if session is not None and mine:
+                    assert session.commander_id == commander.commander_id, session
+                    busy.add(session.session_id)
+        for session in live:
+            held = session.state is not State.QUEUED and session.commander_id != ""
+            assert held == (session.session_id in busy), f"{session!r} and its slot"
+            if session.state is State.QUEUED:
+                fitting = list(self._fitting(session))
+                assert not fitting, f"{session!r} waits, and {fitting} is free"
+
+    def _fitting(self, session: Session) -> Iterator[object]:
+        requested = session.requested
+        assert requested is not None, session
+        for commander in self.router.fleet.commanders.values():
+            if (
+                commander.state is CommanderState.READY
+                and commander.free > 0
+                and commander.commander_id not in session.refused_by
+                and commander.serves(session.agent, requested.agent_version, requested.commander_labels)
+            ):
+                yield commander

@@ -1,0 +1,183 @@
+"""Signals first, then every turn in its turn; a message never outgrows its bound."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commander.core.batch import (
+    ENVELOPE_BYTES,
+    FRAME_BYTES,
+    MESSAGE_BYTES_WISHED,
+    MESSAGE_PACKETS_MAX,
+    SIGNALS_MAX,
+    Rotation,
+)
+from commander.core.outbox import Sealed
+from commander.core.turn import Bounds, Credit, Numbered, Turn
+
+BOUNDS = Bounds(outbox_packets=1_000, outbox_bytes=10_000_000, packet_bytes_max=16_384)
+PLENTY = Credit(10_000, 1 << 30)
+LARGEST = 1_048_576
+
+
+def turns(count: int, credit: Credit | None = PLENTY) -> list[Turn]:
+    return [Turn(f"session-{number}", 1, BOUNDS, credit) for number in range(count)]
+
+
+def say(rotation: Rotation, turn: Turn, size: int = 10, text: str = "") -> None:
+    """As the agent's thread does."""
+    if text:
+        turn.offer_text(text)
+    else:
+        turn.offer(Sealed(turn.session_id, size))
+    if not turn.queued:
+        rotation.mark(turn)
+
+
+def gathered_turns(rotation: Rotation) -> list[str]:
+    return [each.turn.session_id for each in rotation.gather() if isinstance(each, Numbered)]
+
+
+def test_signals_go_before_content_and_in_order() -> None:
+    rotation = Rotation(LARGEST)
+    (turn,) = turns(1)
+    say(rotation, turn)
+    rotation.signal("first")
+    rotation.signal("second")
+    first, second, packet = rotation.gather()
+    assert (first, second) == ("first", "second")
+    assert isinstance(packet, Numbered)
+    assert not rotation
+
+
+def test_signals_that_nobody_reads_are_noticed() -> None:
+    rotation = Rotation(LARGEST)
+    for number in range(SIGNALS_MAX):
+        rotation.signal(number)
+    assert rotation.has_signals
+    assert not rotation.is_choked
+    rotation.signal("one too many")
+    assert rotation.is_choked
+
+
+def test_only_signals_when_only_they_are_wanted() -> None:
+    rotation = Rotation(LARGEST)
+    (turn,) = turns(1)
+    say(rotation, turn)
+    rotation.signal("one")
+    assert rotation.gather(signals_only=True) == ["one"]
+    assert gathered_turns(rotation) == ["session-0"]
+
+
+def test_each_turn_gives_one_packet_a_round() -> None:
+    rotation = Rotation(LARGEST)
+    flood, drop = turns(2)
+    for _ in range(3):
+        say(rotation, flood)
+    say(rotation, drop)
+    assert gathered_turns(rotation) == ["session-0", "session-1", "session-0", "session-0"]
+
+
+@given(st.lists(st.integers(0, 40), min_size=2, max_size=8))
+def test_no_turn_waits_longer_than_a_round(counts: list[int]) -> None:
+    """In any prefix of what is sent, two turns that both have more are at most one packet apart."""
+    rotation = Rotation(LARGEST)
+    all_turns = turns(len(counts))
+    for turn, count in zip(all_turns, counts, strict=True):
+        for _ in range(count):
+            say(rotation, turn)
+    sent = dict.fromkeys((turn.session_id for turn in all_turns), 0)
+    left = {turn.session_id: count for turn, count in zip(all_turns, counts, strict=True)}
+    while names := gathered_turns(rotation):
+        for name in names:
+            sent[name] += 1
+            left[name] -= 1
+            waiting = [sent[other] for other, more in left.items() if more]
+            assert not waiting or max(waiting) - min(waiting) <= 1
+    assert not any(left.values())
+
+
+def test_a_full_message_goes_on_where_it_stopped() -> None:
+    rotation = Rotation(LARGEST)
+    first, second = turns(2)
+    for _ in range(MESSAGE_PACKETS_MAX):
+        say(rotation, first)
+    say(rotation, second)
+    message = gathered_turns(rotation)
+    assert len(message) == MESSAGE_PACKETS_MAX
+    assert message[1] == "session-1"
+    assert gathered_turns(rotation) == ["session-0"]
+
+
+@given(st.lists(st.integers(1, 60_000), min_size=1, max_size=40))
+def test_a_message_keeps_its_bound_in_bytes(sizes: list[int]) -> None:
+    largest = 65_536
+    rotation = Rotation(largest)
+    (turn,) = turns(1)
+    for size in sizes:
+        say(rotation, turn, size)
+    seen = []
+    while message := [each for each in rotation.gather() if isinstance(each, Numbered)]:
+        seen += [each.packet.size_bytes for each in message]
+        total = sum(each.packet.size_bytes + ENVELOPE_BYTES for each in message)
+        assert total <= largest - FRAME_BYTES or len(message) == 1
+    assert seen == sizes
+
+
+def test_a_message_is_no_larger_than_it_need_be() -> None:
+    rotation = Rotation(LARGEST)
+    (turn,) = turns(1)
+    for _ in range(100):
+        say(rotation, turn, 10_000)
+    assert len(rotation.gather()) * 10_000 < MESSAGE_BYTES_WISHED + 20_000
+
+
+def test_a_turn_without_credit_gives_way_and_comes_back() -> None:
+    rotation = Rotation(LARGEST)
+    poor, rich = turns(2)
+    poor = Turn("poor", 1, BOUNDS, Credit(1, 1_000))
+    for turn in (poor, poor, rich):
+        say(rotation, turn)
+    assert gathered_turns(rotation) == ["poor", "session-1"]
+    assert poor.held_back
+    # Held back, it does not wake anybody.
+    assert poor.queued
+    assert not rotation.release(poor)
+    assert poor.acknowledge(1, Credit(1, 1_000))
+    assert rotation.release(poor)
+    assert gathered_turns(rotation) == ["poor"]
+
+
+def test_a_turn_that_is_empty_is_marked_anew() -> None:
+    rotation = Rotation(LARGEST)
+    (turn,) = turns(1)
+    marked = []
+    for _ in range(2):
+        say(rotation, turn, text="a")
+        marked.append(turn.queued)
+        assert len(rotation.gather()) == 1
+        marked.append(turn.queued)
+        assert rotation.gather() == []
+    assert marked == [True, False, True, False]
+
+
+def test_without_a_link_turns_wait_and_signals_stay() -> None:
+    rotation = Rotation(LARGEST)
+    (turn,) = turns(1)
+    say(rotation, turn)
+    rotation.signal("owed")
+    rotation.unlink([turn])
+    say(rotation, turn)
+    assert rotation.gather() == ["owed"]
+    assert turn.resume(1, PLENTY)
+    assert rotation.release(turn)
+    assert gathered_turns(rotation) == ["session-0", "session-0"]
+
+
+def test_what_was_held_for_the_next_message_is_dropped_with_its_turn() -> None:
+    rotation = Rotation(65_536)
+    first, second = turns(2)
+    say(rotation, first, 60_000)
+    say(rotation, second, 60_000)
+    assert gathered_turns(rotation) == ["session-0"]
+    second.fence()
+    assert rotation.gather() == []

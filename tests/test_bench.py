@@ -1,0 +1,149 @@
+"""The bench: every measurement runs, with sizes too small to mean anything, and gives what the table promises."""
+
+import asyncio
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.cli import MEASUREMENTS, Report, main, run
+from bench.plan import Plan
+from bench.rows import Goal, row
+from bench.tokens import NS, STAMP_CHARS, due_times, latencies
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = Plan(
+    bound_s=100,
+    measurement_s=30,
+    rounds=1,
+    flood_s=0.05,
+    flood_sessions=(1, 2),
+    pace_s=0.6,
+    pace_sessions=2,
+    crowd_rounds=1,
+    crowd_s=0.6,
+    crowd_sessions=4,
+    crowd_processes=2,
+    wait_s=0.05,
+    wait_sessions=(1, 2),
+    wait_alone=2,
+    stops=2,
+    stop_busy=(0, 2),
+    calls=3,
+    opens=2,
+    memory_rounds=1,
+    memory_sessions=10,
+    memory_tokens=5,
+    length_tokens=400,
+    length_answers=2,
+    vectors=2,
+)
+
+
+def own_processes() -> set[str]:
+    """The ids of processes that this one started and that have not been waited for."""
+    tasks = Path("/proc/self/task").iterdir()
+    return {pid for task in tasks for pid in (task / "children").read_text().split()}
+
+
+def test_every_measurement_gives_rows_and_leaves_no_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = own_processes()
+    path = tmp_path / "results" / "tiny.json"
+    report = Report(TINY, path)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(TINY, list(MEASUREMENTS), report))
+    report.write()
+
+    assert report.failures == []
+    assert own_processes() <= before
+    document = json.loads(path.read_text())
+    assert {each["measurement"] for each in document["rows"]} == set(MEASUREMENTS)
+    for each in document["rows"]:
+        assert math.isfinite(each["ours"]["median"]), each
+        assert each["goal"] is None or isinstance(each["met"], bool), each
+    (never,) = (each for each in document["rows"] if "after an ending" in each["what"])
+    assert never["ours"]["median"] == 0
+    out = capsys.readouterr().out
+    assert "ChatStream" in out
+    assert all(f"\n{name}\n" in out for name in MEASUREMENTS)
+
+
+def test_ctrl_c_ends_its_processes_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    path = tmp_path / "cut.json"
+    bench = subprocess.Popen(
+        [sys.executable, "-m", "bench", "--quick", "--only=flooded", f"--json={path}"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with bench:
+        assert bench.stderr is not None
+        for line in bench.stderr:
+            if "round 1" in line:
+                break
+        children = Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()
+        assert len(children) == 4
+        os.kill(bench.pid, signal.SIGINT)
+        rest = bench.stderr.read()
+        assert bench.wait(30) == 130
+    assert "Traceback" not in rest
+    assert not any(Path("/proc", pid).exists() for pid in children)
+    assert json.loads(path.read_text())["rows"] == []
+
+
+def test_help_teaches_and_wrong_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as helped:
+        main(["--help"])
+    assert helped.value.code == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in MEASUREMENTS)
+    with pytest.raises(SystemExit) as refused:
+        main(["--only", "everything"])
+    assert refused.value.code == 2
+
+
+@given(st.data())
+def test_tokens_are_read_whole_however_they_are_merged_and_cut(data: st.DataObject) -> None:
+    made = data.draw(st.lists(st.integers(0, 10**15), min_size=1, max_size=20))
+    text = "".join(f"{each:016x} " for each in made)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(text) - 1))))
+    begins, ends = [0, *cuts], [*cuts, len(text)]
+    late = 10**16
+    kept = [(late + n, "s", text[a:b]) for n, (a, b) in enumerate(zip(begins, ends, strict=True))]
+
+    found = latencies(kept, 0, late + 10**6)
+    assert found.tokens == found.in_time == len(made)
+    # The slowest is the one with the greatest time from its making to the piece that has its last character.
+    arrived = [next(n for n, b in enumerate(ends) if b >= (i + 1) * STAMP_CHARS) for i in range(len(made))]
+    slowest = max(late + n - each for n, each in zip(arrived, made, strict=True))
+    assert found.max_ms == pytest.approx(slowest / 1e6)
+
+
+def test_sessions_of_a_load_are_spread_over_the_interval() -> None:
+    start = 10**18
+    firsts = sorted(next(due_times(start, start + NS, 50.0, index)) - start for index in range(100))
+    assert firsts[0] >= 0
+    assert firsts[-1] < NS / 50
+    assert max(b - a for a, b in itertools.pairwise(firsts)) < NS / 50 / 25
+
+
+def test_the_ratio_is_that_of_the_rounds_and_goals_look_at_its_median() -> None:
+    told = row("x", "ms", [2.0, 8.0, 3.0], [1.0, 2.0, 3.0], Goal("at most", 2))
+    assert told.ratio is not None
+    assert told.ratio == (2.0, 1.0, 4.0)
+    assert told.met is True
+    assert row("x", "ms", [2.0, 8.0, 3.0], [1.0, 2.0, 3.0], Goal("at least", 3)).met is False
+    assert row("x", "ms", [11.0], goal=Goal("at most", 10, of="value")).met is False
+    assert row("x", "ms", [11.0]).met is None

@@ -1,0 +1,698 @@
+"""What an author can say, ask and catch, and what becomes of an agent that fails."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from commander_here import Told, serving
+from scripted_dispatcher import ScriptedDispatcher, ScriptedSession
+from southwest.ai.agent.v1 import agent_pb2 as pb
+
+from commander import (
+    AgentError,
+    BlockingTurn,
+    InvalidArguments,
+    QuestionUnanswered,
+    Stopped,
+    ToolFailed,
+    ToolNotFound,
+    ToolTimeout,
+    ToolTooLarge,
+    Turn,
+    agent,
+)
+from commander.agent import AnyAgent
+from commander.errors import TOOL_FAILURES
+
+
+@pytest.fixture(scope="module")
+def dispatcher() -> Iterator[ScriptedDispatcher]:
+    with ScriptedDispatcher() as running:
+        yield running
+
+
+def run(dispatcher: ScriptedDispatcher, served: AnyAgent, **told: Any) -> ScriptedSession:
+    """A session of this agent to its end."""
+    start = told.pop("start", None)
+    with serving(dispatcher.address, served, **told):
+        session = ScriptedSession(dispatcher.accept(), "s", text="the question", start=start)
+        session.done()
+    return session
+
+
+def done_of(session: ScriptedSession) -> pb.Done:
+    return session.other[-1].done
+
+
+# ---- kinds of agents ----
+
+
+@agent("async-generator")
+async def an_async_generator(turn: Turn) -> Any:
+    yield turn.thought("Plan", "to ")
+    yield turn.thought("Plan", "answer")
+    yield "the "
+    yield turn.content("answer")
+
+
+@agent("generator")
+def a_generator(turn: BlockingTurn) -> Any:
+    yield turn.thought("Plan", "to answer")
+    yield "the "
+    yield turn.content("answer")
+
+
+@agent("coroutine")
+async def a_coroutine(turn: Turn) -> str:
+    await turn.emit(turn.thought("Plan", "to answer"))
+    await turn.emit("the ")
+    return "answer"
+
+
+@agent("function")
+def a_function(turn: BlockingTurn) -> str:
+    turn.emit(turn.thought("Plan", "to answer"))
+    turn.emit("the ")
+    return "answer"
+
+
+@pytest.mark.parametrize(
+    "served", [an_async_generator, a_generator, a_coroutine, a_function], ids=lambda served: served.name
+)
+def test_every_kind_of_agent_says_the_same(dispatcher: ScriptedDispatcher, served: AnyAgent) -> None:
+    session = run(dispatcher, served)
+    assert session.content == "the answer"
+    assert session.thoughts == {"Plan": "to answer"}
+    assert done_of(session).outcome == pb.OUTCOME_COMPLETED
+
+
+def test_an_agent_is_still_its_function() -> None:
+    @agent
+    def two_words(number: int) -> int:
+        """Doubles it. And more."""
+        return number * 2
+
+    assert two_words(21) == 42
+    assert two_words.name == "two-words"
+    assert two_words.description == "Doubles it. And more."
+    assert two_words.kind.is_blocking
+    assert repr(two_words) == "<Agent two-words (function)>"
+
+
+@pytest.mark.parametrize("name", ["", "two words", "x" * 129, 5])
+def test_a_name_that_is_none_is_refused(name: Any) -> None:
+    with pytest.raises(ValueError, match="an agent's name should be"):
+        agent(name)(an_async_generator.function)
+
+
+# ---- what it is told ----
+
+
+def test_a_turn_knows_what_it_was_asked(dispatcher: ScriptedDispatcher) -> None:
+    @agent("curious")
+    async def curious(turn: Turn) -> str:
+        told = {
+            "text": turn.text,
+            "roles": [message.role for message in turn.conversation],
+            "texts": [message.text for message in turn.conversation],
+            "session": turn.session_id,
+            "attempt": turn.attempt,
+            "user": turn.user_id,
+            "metadata": dict(turn.metadata),
+            "tools": [[tool.name, tool.parameters["type"]] for tool in turn.tools],
+            "has_time": turn.time_left_s is not None and 50 < turn.time_left_s <= 60,
+            "published": turn.published.content if turn.published else None,
+            "calls": [call.result_json for call in turn.published.calls] if turn.published else None,
+            "trace": turn.trace_context[0],
+        }
+        return json.dumps(told)
+
+    start = pb.Start(
+        messages=[pb.Message(role=pb.ROLE_ASSISTANT, parts=[pb.ContentPart(text="an answer")])],
+        tools=[pb.ToolOffer(name="add", parameters_schema_json='{"type": "object"}')],
+        metadata={"tenant": "t"},
+        user_id="alice",
+        published=pb.Published(
+            content="so far", calls=[pb.PublishedCall(result=pb.ToolCallResult(result_json="1"))]
+        ),
+        trace_context=pb.TraceContext(traceparent="00-1"),
+    )
+    start.time_left.seconds = 60
+    told = json.loads(run(dispatcher, curious, start=start).content)
+    assert told == {
+        "text": "the question",
+        "roles": ["user", "assistant"],
+        "texts": ["the question", "an answer"],
+        "session": "s",
+        "attempt": 1,
+        "user": "alice",
+        "metadata": {"tenant": "t"},
+        "tools": [["add", "object"]],
+        "has_time": True,
+        "published": "so far",
+        "calls": ["1"],
+        "trace": "00-1",
+    }
+
+
+# ---- what it may say ----
+
+
+def test_what_an_agent_says_keeps_its_order(dispatcher: ScriptedDispatcher) -> None:
+    @agent("talkative")
+    async def talkative(turn: Turn) -> Any:
+        yield "one "
+        yield turn.progress("half", current=1, total=2, percent=50)
+        yield "two "
+        yield turn.embedding([0.5, -1.0], name="vector", model="m")
+        yield turn.usage(input_tokens=1, output_tokens=2, reasoning_tokens=3, model="m")
+        yield turn.usage(output_tokens=5)
+        yield ""
+        yield turn.content("")
+
+    session = run(dispatcher, talkative)
+    kinds = [packet.WhichOneof("payload") for packet in session.other]
+    assert kinds == ["progress", "embedding", "usage", "usage", "done"]
+    progress, embedding = session.other[0], session.other[1]
+    assert (progress.sequence, embedding.sequence) == (2, 4)
+    assert (progress.progress.current, progress.progress.percent) == (1, 50)
+    assert list(embedding.embedding.values) == [0.5, -1.0]
+    usage = done_of(session).usage
+    assert (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens, usage.model) == (1, 7, 3, "m")
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000, 300_000])
+def test_an_artifact_of_any_size_crosses_in_pieces(dispatcher: ScriptedDispatcher, size: int) -> None:
+    data = bytes(number % 251 for number in range(size))
+
+    @agent("painter")
+    async def painter(turn: Turn) -> Any:
+        yield "here: "
+        yield turn.artifact("picture", data, mime_type="image/png")
+        yield "done"
+
+    session = run(dispatcher, painter, packet_bytes_max=1_000)
+    pieces = [packet.artifact for packet in session.other if packet.HasField("artifact")]
+    assert b"".join(piece.data for piece in pieces) == data
+    assert max(len(piece.data) for piece in pieces) <= 1_000
+    assert [piece.is_last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert {(piece.name, piece.mime_type, piece.artifact_id) for piece in pieces} == {
+        ("picture", "image/png", "artifact-1")
+    }
+    assert session.content == "here: done"
+
+
+def test_a_long_text_is_cut_between_code_points(dispatcher: ScriptedDispatcher) -> None:
+    text = "añb→c𝄞" * 5_000
+
+    @agent("longwinded")
+    async def longwinded(_: Turn) -> Any:
+        yield text
+
+    assert run(dispatcher, longwinded, packet_bytes_max=256).content == text
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        (5, "an agent yielded int '5'"),
+        (None, "an agent yielded NoneType"),
+        (b"bytes", "an agent yielded bytes"),
+        ("lone \ud800", "surrogates not allowed"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_what_cannot_be_said_fails_at_the_very_yield(
+    dispatcher: ScriptedDispatcher, output: Any, told: str, kind: str
+) -> None:
+    caught: list[BaseException] = []
+
+    @agent("async")
+    async def mistaken(_: Turn) -> Any:
+        yield "begin"
+        try:
+            yield output
+        except (TypeError, UnicodeError) as error:
+            caught.append(error)
+            raise
+
+    @agent("sync")
+    def mistaken_too(_: BlockingTurn) -> Any:
+        yield "begin"
+        try:
+            yield output
+        except (TypeError, UnicodeError) as error:
+            caught.append(error)
+            raise
+
+    session = run(dispatcher, mistaken if kind == "async" else mistaken_too)
+    error = done_of(session).error
+    assert told in error.message
+    assert error.error_type in ("TypeError", "UnicodeEncodeError")
+    assert session.content == "begin"
+    assert len(caught) == 1
+
+
+def test_an_agent_may_go_on_after_its_mistake(dispatcher: ScriptedDispatcher) -> None:
+    @agent("forgiving")
+    async def forgiving(_: Turn) -> Any:
+        try:
+            yield 5
+        except TypeError:
+            yield "never mind"
+
+    session = run(dispatcher, forgiving)
+    assert session.content == "never mind"
+    assert done_of(session).outcome == pb.OUTCOME_COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda turn: turn.progress("x", percent=101), "percent must lie between 0 and 100"),
+        (lambda turn: turn.progress("x", current=float("nan")), "current must be a finite number"),
+        (lambda turn: turn.thought(5, "x"), "thought: step must be a str, not int"),
+        (lambda turn: turn.artifact("a", "text"), "data must be bytes, not str"),
+        (lambda turn: turn.embedding(["x"]), "values must be numbers"),
+        (lambda turn: turn.embedding([0.0] * 400_000), "at most 1044480 can cross"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_its_name(
+    dispatcher: ScriptedDispatcher, make: Any, told: str
+) -> None:
+    @agent("mistaken")
+    async def mistaken(turn: Turn) -> Any:
+        yield make(turn)
+
+    error = done_of(run(dispatcher, mistaken)).error
+    assert told in error.message
+
+
+# ---- tools ----
+
+
+def test_calls_run_side_by_side_and_their_results_find_home(dispatcher: ScriptedDispatcher) -> None:
+    @agent("caller")
+    async def caller(turn: Turn) -> Any:
+        results = await asyncio.gather(*(turn.call_tool("square", n=number) for number in range(3)))
+        yield json.dumps(results)
+
+    with serving(dispatcher.address, caller):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        calls = [session.next() for _ in range(3)]
+        for call in reversed(calls):
+            number = json.loads(call.tool_call.arguments_json)["n"]
+            session.answer_call(call, json.dumps({"square": number**2}))
+        session.done()
+    assert len({call.tool_call.call_id for call in calls}) == 3
+    assert json.loads(session.content) == [{"square": 0}, {"square": 1}, {"square": 4}]
+
+
+def test_a_call_says_how_long_it_waits_and_what_makes_it_the_same(dispatcher: ScriptedDispatcher) -> None:
+    @agent("caller")
+    def caller(turn: BlockingTurn) -> Any:
+        yield str(turn.call_tool_with("pay", {"name": "é"}, timeout_s=1.5, idempotency_key="order-7"))
+
+    with serving(dispatcher.address, caller):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        call = session.next()
+        session.answer_call(call, "")
+        session.done()
+    assert call.tool_call.timeout_ms == 1_500
+    assert call.tool_call.idempotency_key == "order-7"
+    assert json.loads(call.tool_call.arguments_json) == {"name": "é"}
+    assert session.content == "None"
+
+
+CODES = {
+    pb.TOOL_ERROR_CODE_UNSPECIFIED: "failed",
+    pb.TOOL_ERROR_CODE_NOT_FOUND: "not_found",
+    pb.TOOL_ERROR_CODE_INVALID_ARGUMENTS: "invalid_arguments",
+    pb.TOOL_ERROR_CODE_DENIED: "denied",
+    pb.TOOL_ERROR_CODE_TIMEOUT: "timeout",
+    pb.TOOL_ERROR_CODE_FAILED: "failed",
+    pb.TOOL_ERROR_CODE_CANCELLED: "cancelled",
+    pb.TOOL_ERROR_CODE_TOO_LARGE: "too_large",
+    pb.TOOL_ERROR_CODE_UNKNOWN_OUTCOME: "unknown_outcome",
+}
+
+
+def test_every_way_a_call_fails_has_its_exception(dispatcher: ScriptedDispatcher) -> None:
+    raised: list[ToolFailed] = []
+
+    @agent("caller")
+    async def caller(turn: Turn) -> Any:
+        for _ in CODES:
+            try:
+                await turn.call_tool("tool")
+            except ToolFailed as failure:
+                raised.append(failure)
+        yield "done"
+
+    assert set(CODES) == set(pb.ToolErrorCode.values())
+    with serving(dispatcher.address, caller):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        for code in CODES:
+            error = pb.ToolError(code=code, message="because", retryable=True, retry_after_ms=1_500)
+            session.answer_call(session.next(), '{"error": {}}', error)
+        session.done()
+    assert [type(failure) for failure in raised] == [TOOL_FAILURES[name] for name in CODES.values()]
+    assert set(TOOL_FAILURES) == set(CODES.values())
+    for failure in raised:
+        assert (failure.tool, failure.message) == ("tool", "because")
+        assert (failure.retryable, failure.retry_after_s) == (True, 1.5)
+
+
+class Loop:
+    pass
+
+
+LOOP: list[Any] = []
+LOOP.append(LOOP)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"good": 1, "when": {1, 2}}, "argument 'when' is no JSON"),
+        ({"what": Loop()}, "argument 'what' is no JSON"),
+        ({"share": float("nan")}, "argument 'share' is no JSON"),
+        ({"text": "\ud800"}, "argument 'text' is no JSON"),
+        ({"loop": LOOP}, "argument 'loop' is"),
+    ],
+)
+def test_arguments_that_are_no_json_are_named_and_nothing_goes(
+    dispatcher: ScriptedDispatcher, arguments: dict[str, Any], told: str
+) -> None:
+    @agent("caller")
+    async def caller(turn: Turn) -> Any:
+        with pytest.raises(InvalidArguments, match=told):
+            await turn.call_tool("tool", **arguments)
+        yield "done"
+
+    session = run(dispatcher, caller)
+    assert session.content == "done"
+    assert [packet.WhichOneof("payload") for packet in session.other] == ["done"]
+
+
+def test_arguments_too_large_to_cross_are_told_before_they_go(dispatcher: ScriptedDispatcher) -> None:
+    @agent("caller")
+    async def caller(turn: Turn) -> Any:
+        with pytest.raises(ToolTooLarge, match="at most 61440"):
+            await turn.call_tool("tool", text="x" * 70_000)
+        yield "done"
+
+    assert run(dispatcher, caller, max_message_bytes=65_536).content == "done"
+
+
+def test_a_result_that_is_no_json_is_a_failed_call(dispatcher: ScriptedDispatcher) -> None:
+    @agent("caller")
+    async def caller(turn: Turn) -> Any:
+        with pytest.raises(ToolFailed, match="its result is no JSON"):
+            await turn.call_tool("tool")
+        yield "done"
+
+    with serving(dispatcher.address, caller):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        session.answer_call(session.next(), "{")
+        session.done()
+
+
+def test_a_call_given_up_leaves_nothing_behind(dispatcher: ScriptedDispatcher) -> None:
+    @agent("impatient")
+    async def impatient(turn: Turn) -> Any:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(turn.call_tool("slow"), 0.01)
+        yield "gave up "
+        yield str(await turn.call_tool("quick"))
+
+    with serving(dispatcher.address, impatient):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        slow = session.next()
+        quick = session.next_of("tool_call")
+        session.answer_call(slow, "1")
+        session.answer_call(quick, "2")
+        session.done()
+    assert session.content == "gave up 2"
+
+
+def test_an_uncaught_failure_of_a_tool_fails_the_turn(dispatcher: ScriptedDispatcher) -> None:
+    @agent("caller")
+    async def caller(turn: Turn) -> Any:
+        yield await turn.call_tool("nowhere")
+
+    with serving(dispatcher.address, caller):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        error = pb.ToolError(code=pb.TOOL_ERROR_CODE_NOT_FOUND, message="no such tool")
+        session.answer_call(session.next(), "{}", error)
+        done = session.done()
+    assert done.outcome == pb.OUTCOME_FAILED
+    assert done.error.error_type == ToolNotFound.__name__
+
+
+# ---- the user ----
+
+
+def test_a_question_waits_for_its_answer(dispatcher: ScriptedDispatcher) -> None:
+    @agent("asker")
+    async def asker(turn: Turn) -> Any:
+        chosen = await turn.ask("Which?", ["a", "b"], schema={"type": "string"}, expires_in_s=2.5)
+        yield f"chosen: {chosen}"
+
+    with serving(dispatcher.address, asker):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        question = session.next().question
+        answer = pb.Answer(question_id=question.question_id, value_json='"b"')
+        session.owe(pb.DownstreamPacket(answer=answer))
+        session.done()
+    assert (question.text, list(question.options)) == ("Which?", ["a", "b"])
+    assert json.loads(question.response_schema_json) == {"type": "string"}
+    assert (question.expires_in.seconds, question.expires_in.nanos) == (2, 500_000_000)
+    assert session.content == "chosen: b"
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_question_may_stay_unanswered(dispatcher: ScriptedDispatcher, kind: str) -> None:
+    @agent("async")
+    async def asker(turn: Turn) -> Any:
+        try:
+            await turn.ask("Which?")
+        except QuestionUnanswered as unanswered:
+            yield unanswered.why
+
+    @agent("sync")
+    def asker_too(turn: BlockingTurn) -> Any:
+        try:
+            turn.ask("Which?")
+        except QuestionUnanswered as unanswered:
+            yield unanswered.why
+
+    with serving(dispatcher.address, asker if kind == "async" else asker_too):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        question = session.next().question
+        cancelled = pb.Answer(question_id=question.question_id, cancelled=pb.AnswerCancelled(why="expired"))
+        session.owe(pb.DownstreamPacket(answer=cancelled))
+        session.done()
+    assert session.content == "expired"
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_the_user_may_talk_while_it_runs(dispatcher: ScriptedDispatcher, kind: str) -> None:
+    @agent("async")
+    async def listener(turn: Turn) -> Any:
+        yield "listening "
+        async for message in turn.messages():
+            yield f"{message.message_id}={message} "
+            if message.text == "enough":
+                break
+
+    @agent("sync")
+    def listener_too(turn: BlockingTurn) -> Any:
+        yield "listening "
+        for message in turn.messages():
+            yield f"{message.message_id}={message} "
+            if message.text == "enough":
+                break
+
+    with serving(dispatcher.address, listener if kind == "async" else listener_too):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        session.next()
+        for number, text in enumerate(["faster", "enough"]):
+            said = pb.UserMessage(text=text, message_id=f"m{number}")
+            session.owe(pb.DownstreamPacket(user_message=said))
+        session.done()
+    assert session.content == "listening m0=faster m1=enough "
+
+
+def test_of_messages_that_nobody_reads_the_oldest_goes_with_a_warning(
+    dispatcher: ScriptedDispatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(caplog)
+
+    @agent("busy")
+    async def busy(turn: Turn) -> Any:
+        await turn.call_tool("work")
+        yield " ".join(message.text for message in turn.take_messages())
+
+    with serving(dispatcher.address, busy, messages_waiting_max=2):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        call = session.next()
+        for text in ("one", "two", "three"):
+            session.owe(pb.DownstreamPacket(user_message=pb.UserMessage(text=text)))
+        session.answer_call(call, "1")
+        session.done()
+    assert session.content == "two three"
+    told.wait_for("oldest message was dropped")
+
+
+# ---- failures ----
+
+
+class Unprintable(Exception):  # noqa: N818 - named for what it is
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "kind", "message"),
+    [
+        (ValueError("no such city"), "agent_exception", "ValueError", "no such city"),
+        (ValueError(), "agent_exception", "ValueError", "ValueError"),
+        (Unprintable(), "agent_exception", "Unprintable", "Unprintable"),
+        (SystemExit(3), "agent_exception", "SystemExit", "3"),
+        (KeyboardInterrupt(), "agent_exception", "KeyboardInterrupt", "KeyboardInterrupt"),
+        (
+            asyncio.CancelledError(),
+            "agent_exception",
+            "CancelledError",
+            "the agent was cancelled from within",
+        ),
+        (ValueError("x" * 5_000), "agent_exception", "ValueError", "x" * 499 + "…"),
+        (AgentError("no model is free", code="model_busy"), "model_busy", "AgentError", "no model is free"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+@pytest.mark.parametrize("kind_of_agent", ["async", "sync"])
+def test_what_an_agent_raises_fails_its_turn_alone(
+    dispatcher: ScriptedDispatcher,
+    error: BaseException,
+    code: str,
+    kind: str,
+    message: str,
+    kind_of_agent: str,
+) -> None:
+    @agent("async")
+    async def failing(turn: Turn) -> Any:
+        yield "begin"
+        if turn.session_id == "s":
+            raise error
+
+    @agent("sync")
+    def failing_too(turn: BlockingTurn) -> Any:
+        yield "begin"
+        if turn.session_id == "s":
+            raise error
+
+    with serving(dispatcher.address, failing if kind_of_agent == "async" else failing_too):
+        link = dispatcher.accept()
+        done = ScriptedSession(link, "s").done()
+        assert ScriptedSession(link, "next").done().outcome == pb.OUTCOME_COMPLETED
+    assert done.outcome == pb.OUTCOME_FAILED
+    assert (done.error.code, done.error.error_type, done.error.message) == (code, kind, message)
+    assert done.error.origin == pb.ERROR_ORIGIN_COMMANDER
+    assert done.error.scope == pb.ERROR_SCOPE_SESSION
+
+
+def test_an_agent_error_says_whether_to_try_again(dispatcher: ScriptedDispatcher) -> None:
+    @agent("failing")
+    async def failing(_: Turn) -> str:
+        raise AgentError("later", retryable=True, retry_after_s=2.5)
+
+    error = done_of(run(dispatcher, failing)).error
+    assert (error.code, error.retryable, error.retry_after_ms) == ("agent_error", True, 2_500)
+
+
+def test_the_traceback_is_for_the_log(
+    dispatcher: ScriptedDispatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    @agent("failing")
+    async def failing(_: Turn) -> Any:
+        yield "begin"
+        raise ValueError("in this line")
+
+    done = done_of(run(dispatcher, failing))
+    assert "Traceback" not in str(done)
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert "in failing" in caplog.text
+    assert record.getMessage() == "the agent failed"
+
+
+def test_a_function_that_returns_something_else_is_told_what_would_be_right(
+    dispatcher: ScriptedDispatcher,
+) -> None:
+    @agent("numeric")
+    async def numeric(_: Turn) -> Any:
+        return 5
+
+    assert "returns its answer as a str, not int" in done_of(run(dispatcher, numeric)).error.message
+
+
+def test_once_it_is_over_nothing_counts(dispatcher: ScriptedDispatcher) -> None:
+    kept: list[Turn] = []
+    refused = threading.Event()
+
+    @agent("leaking")
+    async def leaking(turn: Turn) -> Any:
+        kept.append(turn)
+        yield "done"
+
+    @agent("late")
+    async def late(turn: Turn) -> Any:
+        with pytest.raises(Stopped):
+            await kept[0].emit("too late")
+        with pytest.raises(Stopped):
+            await kept[0].call_tool("too-late")
+        refused.set()
+        yield turn.text
+
+    with serving(dispatcher.address, leaking, late):
+        link = dispatcher.accept()
+        ScriptedSession(link, "first", agent="leaking").done()
+        ScriptedSession(link, "second", agent="late").done()
+    assert refused.is_set()
+
+
+def test_a_generator_that_never_awaits_lets_others_speak(dispatcher: ScriptedDispatcher) -> None:
+    spoken = threading.Event()
+
+    @agent("greedy")
+    async def greedy(_: Turn) -> Any:
+        while not spoken.is_set():
+            yield "token "
+
+    @agent("modest")
+    async def modest(turn: Turn) -> Any:
+        for _ in range(10):
+            await asyncio.sleep(0)
+            yield "word "
+        spoken.set()
+
+    with serving(dispatcher.address, greedy, modest):
+        link = dispatcher.accept()
+        flood = ScriptedSession(link, "flood", agent="greedy", credit=10_000, credit_bytes=100_000_000)
+        flood.next()
+        ScriptedSession(link, "word", agent="modest").done()
+        flood.done()
+
+
+def test_a_call_with_a_time_of_its_own_does_not_wait_for_ever(dispatcher: ScriptedDispatcher) -> None:
+    @agent("caller")
+    async def caller(turn: Turn) -> Any:
+        with pytest.raises(ToolTimeout, match=r"no answer within 0\.01 s"):
+            await turn.call_tool_with("slow", {}, timeout_s=0.01)
+        yield "done"
+
+    assert run(dispatcher, caller).content == "done"

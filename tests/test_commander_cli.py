@@ -1,0 +1,81 @@
+"""The commander's command line: what it lists, and what it says to wrong words."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commander.cli import main
+
+AGENTS = '''
+from commander import agent
+
+@agent("weather", version="2", description="Answers questions about the weather")
+async def weather(turn):
+    yield "sunny"
+
+@agent
+def news(turn):
+    """Tells the news."""
+    return "none"
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "listed_agents.py").write_text(AGENTS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_agents_are_listed_with_their_kind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert folder
+    assert main(["agents", "listed_agents.py"]) == 0
+    assert capsys.readouterr().out == (
+        "weather 2  async generator  Answers questions about the weather\n"
+        "news       function         Tells the news.\n"
+    )
+
+
+def test_installed_agents_are_listed_without_a_target(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["agents"]) == 0
+    assert "demo" in capsys.readouterr().out
+
+
+def test_a_run_without_a_target_says_what_one_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run"]) == 2
+    assert "name at least one TARGET: MODULE:NAME" in capsys.readouterr().err
+
+
+def test_settings_that_make_no_sense_are_named_with_their_origin(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMMANDER_SLOTS", "many")
+    assert main(["run", "demo", "--dispatcher", "nowhere"]) == 2
+    err = capsys.readouterr().err
+    assert "commander: COMMANDER_SLOTS: 'many' should be a whole number" in err
+    assert "commander: --dispatcher: 'nowhere' should be HOST:PORT" in err
+
+
+def test_the_settings_are_printed_with_their_origin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--slots", "7", "--print-config"]) == 0
+    assert "slots = 7  # --slots" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["ask", "--help"], ["nothing"]])
+def test_help_and_nonsense_come_quickly_and_without_grpc(arguments: list[str]) -> None:
+    """What only reads words loads no gRPC, which takes a quarter of a second."""
+    script = (
+        "import sys\n"
+        "from commander.cli import main\n"
+        "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as end:\n    code = end.code\n"
+        "assert 'grpc' not in sys.modules, 'it loads gRPC'\n"
+        "sys.exit(code)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "it loads gRPC" not in ended.stderr
+    assert ended.returncode == (0 if "--help" in arguments else 2)
+    assert "Traceback" not in ended.stderr

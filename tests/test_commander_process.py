@@ -1,0 +1,187 @@
+"""A real `commander run`: what it prints, how signals end it, what it does when the dispatcher freezes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commander_process import PATIENCE_S, running_commander
+from scripted_dispatcher import ScriptedDispatcher, ScriptedSession
+from southwest.ai.agent.v1 import agent_pb2 as pb
+
+AGENTS = """
+import asyncio, logging, time
+from commander import agent
+
+@agent("caller", description="Waits for a tool")
+async def caller(turn):
+    yield "begin "
+    yield str(await turn.call_tool("slow"))
+
+@agent("blocker")
+async def blocker(turn):
+    yield "begin "
+    await asyncio.sleep(0)
+    time.sleep(600)
+
+@agent("deaf")
+async def deaf(turn):
+    yield "begin "
+    while True:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            pass
+
+@agent("logging")
+async def log(turn):
+    logging.getLogger("mine").warning("from the agent")
+    yield "logged"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "my_agents.py").write_text(AGENTS)
+    return tmp_path
+
+
+@pytest.fixture
+def dispatcher() -> Iterator[ScriptedDispatcher]:
+    with ScriptedDispatcher() as running:
+        yield running
+
+
+@pytest.mark.parametrize("event_loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_it_finish(
+    folder: Path, dispatcher: ScriptedDispatcher, number: signal.Signals, event_loop: str
+) -> None:
+    flags = ("--dispatcher", dispatcher.address, "--slots", "3", "--event-loop", event_loop)
+    with running_commander(folder, "my_agents", *flags) as commander:
+        link = dispatcher.accept()
+        started = commander.wait_for("agents caller, blocker, deaf, logging")
+        assert "3 slots" in started
+        assert dispatcher.address in started
+        commander.wait_for("linked to")
+        session = ScriptedSession(link, "s", agent="caller")
+        call = session.next_of("tool_call")
+        commander.tell(number)
+        commander.wait_for(f"draining for at most 30 s: {number.name}")
+        ScriptedSession(link, "late", agent="caller")
+        assert link.expect_payload("refused", "late").refused.code == "draining"
+        session.answer_call(call, '"end"')
+        session.done()
+        assert link.expect_payload("goodbye").goodbye.reason == number.name
+        assert commander.wait() == 0
+        # It leaves nothing behind, and says nothing that nobody understands.
+        assert not [line for line in commander.lines if "Traceback" in line or "leaving behind" in line]
+    assert session.content == "begin end"
+
+
+@pytest.mark.parametrize("agent", ["caller", "blocker", "deaf"])
+@pytest.mark.parametrize("event_loop", ["asyncio", "uvloop"])
+def test_a_second_signal_ends_it_at_once_whatever_runs(
+    folder: Path, dispatcher: ScriptedDispatcher, agent: str, event_loop: str
+) -> None:
+    flags = ("--dispatcher", dispatcher.address, "--event-loop", event_loop)
+    with running_commander(folder, "my_agents", *flags) as commander:
+        link = dispatcher.accept()
+        ScriptedSession(link, "s", agent=agent).next()
+        commander.tell(signal.SIGTERM)
+        commander.wait_for("draining")
+        commander.tell(signal.SIGTERM)
+        link.expect_payload("goodbye")
+        assert commander.wait() == 128 + signal.SIGTERM
+
+
+def test_when_every_slot_is_stuck_it_ends_though_its_main_thread_is_blocked(
+    folder: Path, dispatcher: ScriptedDispatcher
+) -> None:
+    with running_commander(
+        folder, "my_agents:blocker", "--dispatcher", dispatcher.address, "--slots", "1"
+    ) as commander:
+        link = dispatcher.accept()
+        session = ScriptedSession(link, "s")
+        session.next()
+        session.stop(grace_ms=50)
+        session.stop_ack(pb.STOP_PHASE_ABANDONED)
+        link.expect_payload("goodbye")
+        assert commander.wait() == 70
+        commander.wait_for("every slot is held by an agent that ignored its stop")
+
+
+def test_a_signal_that_comes_before_the_link_ends_it_too(folder: Path) -> None:
+    with running_commander(folder, "my_agents", "--dispatcher", "127.0.0.1:1") as commander:
+        commander.wait_for("no link to 127.0.0.1:1")
+        commander.tell(signal.SIGTERM)
+        assert commander.wait() == 0
+
+
+def test_a_frozen_dispatcher_is_noticed_and_another_one_found(folder: Path) -> None:
+    frozen = subprocess.Popen(
+        [sys.executable, "-m", "tests.scripted_dispatcher", "0.2"],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert frozen.stdout is not None
+        address = frozen.stdout.readline().strip()
+        flags = ("--dispatcher", address, "--connect-timeout-s", "0.5", "--reconnect-max-s", "0.2")
+        with running_commander(folder, "my_agents", *flags) as commander:
+            commander.wait_for("linked to")
+            os.kill(frozen.pid, signal.SIGSTOP)
+            assert "nothing heard of it for" in commander.wait_for("lost link")
+            commander.wait_for("no link")
+            os.kill(frozen.pid, signal.SIGCONT)
+            assert frozen.stdout.readline().startswith("linked")
+            # The second greeting, once it reads again.
+            assert frozen.stdout.readline().startswith("linked")
+    finally:
+        frozen.kill()
+        frozen.wait(PATIENCE_S)
+        if frozen.stdout is not None:
+            frozen.stdout.close()
+
+
+def test_metrics_and_json_logs(folder: Path, dispatcher: ScriptedDispatcher) -> None:
+    flags = ("--dispatcher", dispatcher.address, "--metrics-address", "127.0.0.1:0", "--log-format", "json")
+    with running_commander(folder, "my_agents", *flags) as commander:
+        link = dispatcher.accept()
+        ScriptedSession(link, "s-1", agent="logging").done()
+        line = json.loads(commander.wait_for("from the agent"))
+        assert (line["logger"], line["level"], line["session"], line["attempt"]) == (
+            "mine",
+            "warning",
+            "s-1",
+            1,
+        )
+        commander.wait_for("ended: completed")
+        url = json.loads(commander.wait_for("metrics at"))["message"].removeprefix("metrics at ")
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310 - its own address
+            metrics = answer.read().decode()
+    assert 'commander_turns_ended_total{agent="logging",outcome="completed"} 1.0' in metrics
+    assert 'commander_turns_running{agent="logging"} 0.0' in metrics
+    assert "commander_link_up 1.0" in metrics
+    assert "commander_slots 100.0" in metrics
+    assert "commander_slots_stuck 0.0" in metrics
+    assert "commander_packets_unacknowledged 0.0" in metrics
+    for line in commander.lines:
+        assert json.loads(line)["message"]
+
+
+def test_an_address_that_is_taken_is_told_as_one_sentence(
+    folder: Path, dispatcher: ScriptedDispatcher
+) -> None:
+    with running_commander(
+        folder, "my_agents", "--metrics-address", f"127.0.0.1:{dispatcher.port}"
+    ) as commander:
+        assert commander.wait() == 2
+        assert "metrics_address" in commander.wait_for("can't be listened on")
+        assert not [line for line in commander.lines if "Traceback" in line]

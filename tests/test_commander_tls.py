@@ -1,0 +1,83 @@
+"""The link over TLS: who must be shown, and what is said when that does not fit."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from commander_here import Told, serving
+from scripted_dispatcher import ScriptedDispatcher, ScriptedSession
+
+from commander import Turn, agent
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
+
+
+@agent("echo")
+async def echo(turn: Turn) -> Any:
+    yield turn.text
+
+
+def certify(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate for localhost that has signed itself, and its key."""
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ),
+            *("-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "2"),
+            *("-out", str(certificate), "-keyout", str(key)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+@pytest.fixture
+def dispatcher(tmp_path: Path) -> Iterator[ScriptedDispatcher]:
+    """One that shows a certificate and demands one."""
+    certificate, key = certify(tmp_path, "dispatcher")
+    worker, _ = certify(tmp_path, "worker")
+    credentials = grpc.ssl_server_credentials(
+        [(key.read_bytes(), certificate.read_bytes())], worker.read_bytes(), require_client_auth=True
+    )
+    with ScriptedDispatcher(credentials=credentials) as running:
+        yield running
+
+
+def test_both_sides_show_who_they_are(dispatcher: ScriptedDispatcher, tmp_path: Path) -> None:
+    files = {
+        "tls_ca": tmp_path / "dispatcher.pem",
+        "tls_certificate": tmp_path / "worker.pem",
+        "tls_key": tmp_path / "worker.key",
+    }
+    with serving(dispatcher.address, echo, tls=True, **files):
+        ScriptedSession(dispatcher.accept(), "s", text="hello").done()
+
+
+def test_a_certificate_nobody_trusts_is_no_link(
+    dispatcher: ScriptedDispatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(caplog)
+    with serving(dispatcher.address, echo, tls=True):
+        assert "UNAVAILABLE" in told.wait_for("no link")
+
+
+def test_a_file_that_is_gone_is_named(
+    dispatcher: ScriptedDispatcher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(caplog)
+    with serving(dispatcher.address, echo, tls=True, tls_ca=tmp_path / "gone.pem"):
+        assert f"{tmp_path / 'gone.pem'}: No such file" in told.wait_for("no link")

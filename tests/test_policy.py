@@ -1,0 +1,407 @@
+"""Verdicts: what a session may do, what goes on, and what is safe to acknowledge."""
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.core.endings import Ending
+from dispatcher.core.policy import (
+    MEANINGS,
+    PASS,
+    Budgets,
+    Guard,
+    Mode,
+    Policy,
+    PolicyLimits,
+    Verdict,
+    Violation,
+)
+from dispatcher.core.windows import Kind, Release
+from dispatcher.patterns import compile_patterns
+
+SECRET = compile_patterns({"secret": "secret"})
+LETTERS = compile_patterns({"ab": r"ab+c\b", "word": "bab"})
+OBSERVE = Mode.OBSERVE
+ENFORCE = Mode.ENFORCE
+
+
+def text_of(verdict: Verdict, whole: str) -> str:
+    return whole if verdict is PASS else "".join(release.text for release in verdict.releases)
+
+
+# --- limits in numbers -------------------------------------------------------------------------------------
+
+
+def test_what_is_within_its_limits_passes() -> None:
+    guard = Guard(PolicyLimits())
+    assert guard.content("hello", 1) is PASS
+    assert guard.thought("so", 2, "insight", "Planning") is PASS
+    assert guard.tool_call() is PASS
+    assert guard.used(10) is PASS
+    assert guard.agent_ended("insight") is PASS
+    assert guard.finish() is PASS
+    assert guard.safe(2) == 2
+    assert (guard.content_chars, guard.thought_chars, guard.tool_calls) == (5, 2, 1)
+
+
+@given(pieces=st.lists(st.text(max_size=6)), limit=st.integers(0, 20))
+def test_content_is_cut_exactly_at_its_limit(pieces: list[str], limit: int) -> None:
+    guard = Guard(PolicyLimits(content_chars_max=limit))
+    gone = ""
+    for number, piece in enumerate(pieces, 1):
+        verdict = guard.content(piece, number)
+        gone += text_of(verdict, piece)
+        if verdict.stop is not None:
+            assert verdict.stop == Violation(Policy.CONTENT_CHARS, ENFORCE, limit)
+            assert guard.safe(number) == number - 1
+            break
+        assert guard.safe(number) == number
+    assert gone == "".join(pieces)[:limit]
+
+
+@pytest.mark.parametrize("kind", ["content", "thought"])
+def test_observed_limits_are_told_of_once_and_cut_nothing(kind: Kind) -> None:
+    limits = PolicyLimits(
+        content_chars_max=3, content_chars_mode=OBSERVE, thought_chars_max=3, thought_chars_mode=OBSERVE
+    )
+    guard = Guard(limits)
+    said = guard.content if kind == "content" else guard.thought
+    policy = Policy.CONTENT_CHARS if kind == "content" else Policy.THOUGHT_CHARS
+    assert said("abc", 1) is PASS
+    told = Violation(policy, OBSERVE, 3)
+    assert said("de", 2) == Verdict(False, (Release(kind, "de"),), (told,), None)
+    assert said("f", 3) is PASS
+    assert guard.safe(3) == 3
+
+
+def test_thoughts_have_a_limit_of_their_own() -> None:
+    guard = Guard(PolicyLimits(content_chars_max=3, thought_chars_max=2))
+    assert guard.content("abc", 1) is PASS
+    verdict = guard.thought("xyz", 2, "insight", "Planning")
+    stop = Violation(Policy.THOUGHT_CHARS, ENFORCE, 2)
+    assert verdict == Verdict(False, (Release("thought", "xy", "insight", "Planning"),), (stop,), stop)
+
+
+def test_one_tool_call_too_many_stops() -> None:
+    guard = Guard(PolicyLimits(tool_calls_max=1))
+    assert guard.tool_call() is PASS
+    stop = Violation(Policy.TOOL_CALLS, ENFORCE, 1)
+    assert guard.tool_call() == Verdict(False, (), (stop,), stop)
+
+
+def test_output_tokens_are_those_of_the_whole_session() -> None:
+    guard = Guard(PolicyLimits(output_tokens_max=100, output_tokens_mode=OBSERVE), Budgets(output_tokens=200))
+    assert guard.used(100) is PASS
+    assert guard.used(101).violations == (Violation(Policy.OUTPUT_TOKENS, OBSERVE, 100),)
+    assert guard.used(200) is PASS
+    assert guard.used(201).stop == Violation(Policy.OUTPUT_TOKENS, ENFORCE, 200)
+
+
+def test_after_a_stop_nothing_passes_and_the_stop_is_repeated() -> None:
+    guard = Guard(PolicyLimits(tool_calls_max=0, deny=SECRET))
+    guard.content("a sec", 1)
+    stop = guard.tool_call().stop
+    assert stop is not None
+    repeated = Verdict(False, (), (), stop)
+    assert guard.content("x", 2) == repeated
+    assert guard.thought("", 3) == repeated
+    assert guard.tool_call() == repeated
+    assert guard.used(1) == repeated
+    assert guard.time_passed(1e9, 0, False) == repeated
+    assert guard.agent_ended("") == repeated
+    assert guard.finish() == repeated
+    assert guard.next_deadline(0, False) is None
+    assert guard.safe(3) == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit", "budget", "violations"),
+    [
+        (ENFORCE, 5, None, [(ENFORCE, 5)]),
+        (ENFORCE, 5, 3, [(ENFORCE, 3)]),
+        (ENFORCE, 5, 9, [(ENFORCE, 5)]),
+        (OBSERVE, 5, None, [(OBSERVE, 5)]),
+        (OBSERVE, 5, 3, [(ENFORCE, 3)]),
+        (OBSERVE, 5, 7, [(OBSERVE, 5), (ENFORCE, 7)]),
+        (ENFORCE, 5, 0, [(ENFORCE, 0)]),
+    ],
+)
+def test_budgets_only_tighten(
+    mode: Mode, limit: int, budget: int | None, violations: list[tuple[Mode, int]]
+) -> None:
+    guard = Guard(PolicyLimits(tool_calls_max=limit, tool_calls_mode=mode), Budgets(tool_calls=budget))
+    told = [violation for _ in range(10) for violation in guard.tool_call().violations]
+    assert [(violation.mode, violation.limit) for violation in told] == violations
+
+
+def test_every_budget_counts() -> None:
+    own = Budgets(1, 1, 1, 1, 1.0, 1.0)
+    calling = Guard(PolicyLimits(), own)
+    calling.tool_call()
+    stops = [
+        Guard(PolicyLimits(), own).content("ab", 1).stop,
+        Guard(PolicyLimits(), own).thought("ab", 1).stop,
+        calling.tool_call().stop,
+        Guard(PolicyLimits(), own).used(2).stop,
+        Guard(PolicyLimits(), own).time_passed(1.0, 0.0, True).stop,
+        Guard(PolicyLimits(), own).time_passed(1.0, 0.0, False).stop,
+    ]
+    assert [stop and (stop.policy, stop.limit) for stop in stops] == [
+        (policy, 1)
+        for policy in (
+            Policy.CONTENT_CHARS,
+            Policy.THOUGHT_CHARS,
+            Policy.TOOL_CALLS,
+            Policy.OUTPUT_TOKENS,
+            Policy.TOTAL_TIME,
+            Policy.FIRST_TOKEN,
+        )
+    ]
+
+
+# --- deadlines ---------------------------------------------------------------------------------------------
+
+SECONDS = st.floats(0, 1e10, allow_nan=False)
+
+
+@given(started_at=SECONDS, total=st.floats(1e-3, 1e6), first=st.floats(1e-3, 1e6), came=st.booleans())
+def test_a_deadline_is_due_when_it_said_and_not_before(
+    started_at: float, total: float, first: float, came: bool
+) -> None:
+    guard = Guard(PolicyLimits(total_time_s=total, first_token_s=first))
+    due = guard.next_deadline(started_at, came)
+    assert due == started_at + (total if came else min(total, first))
+    assert guard.time_passed(started_at - 1, started_at, came) is PASS
+    stop = guard.time_passed(due, started_at, came).stop
+    assert stop is not None
+    assert stop.policy in ((Policy.TOTAL_TIME,) if came else (Policy.TOTAL_TIME, Policy.FIRST_TOKEN))
+
+
+def test_observed_deadlines_are_told_of_once_and_the_next_is_armed() -> None:
+    limits = PolicyLimits(total_time_s=50, total_time_mode=OBSERVE, first_token_s=5, first_token_mode=OBSERVE)
+    guard = Guard(limits, Budgets(total_time_s=90))
+    assert guard.next_deadline(100, False) == 105
+    assert guard.time_passed(104.9, 100, False) is PASS
+    assert guard.time_passed(105, 100, False).violations == (Violation(Policy.FIRST_TOKEN, OBSERVE, 5),)
+    assert guard.next_deadline(100, False) == 150
+    assert guard.time_passed(150, 100, True).violations == (Violation(Policy.TOTAL_TIME, OBSERVE, 50),)
+    assert guard.next_deadline(100, True) == 190
+    assert guard.time_passed(190, 100, True).stop == Violation(Policy.TOTAL_TIME, ENFORCE, 90)
+
+
+def test_without_a_limit_there_is_no_deadline() -> None:
+    guard = Guard(PolicyLimits(total_time_s=inf, first_token_s=inf))
+    assert guard.next_deadline(1, False) is None
+    assert guard.time_passed(1e12, 1, False) is PASS
+
+
+def test_a_first_token_that_came_is_no_longer_waited_for() -> None:
+    guard = Guard(PolicyLimits(total_time_s=60, first_token_s=5))
+    assert guard.next_deadline(0, True) == 60
+    assert guard.time_passed(6, 0, True) is PASS
+
+
+# --- text --------------------------------------------------------------------------------------------------
+
+
+def test_a_blocked_text_never_leaves() -> None:
+    guard = Guard(PolicyLimits(deny=SECRET))
+    assert guard.content("it is a ", 1) is PASS
+    assert guard.content("sec", 2) == Verdict(False, (), (), None)
+    assert guard.safe(2) == 1
+    stop = Violation(Policy.DENY, ENFORCE, 0, "secret", "content", "", 8)
+    assert guard.content("ret!", 3) == Verdict(False, (), (stop,), stop)
+    assert guard.safe(3) == 1
+    assert guard.finish() == Verdict(False, (), (), stop)
+
+
+def test_a_harmless_text_goes_on_with_what_was_held() -> None:
+    guard = Guard(PolicyLimits(deny=SECRET))
+    assert guard.content("sec", 1) == Verdict(False, (), (), None)
+    assert guard.content("ond", 2) == Verdict(False, (Release("content", "second"),), (), None)
+    assert guard.safe(2) == 2
+    assert guard.content("s", 3) == Verdict(False, (), (), None)
+    assert guard.finish() == Verdict(False, (Release("content", "s"),), (), None)
+    assert guard.safe(3) == 3
+
+
+def test_observed_matches_hold_nothing_and_are_counted() -> None:
+    guard = Guard(PolicyLimits(deny_observed=SECRET))
+    assert guard.content("sec", 1) is PASS
+    told = Violation(Policy.DENY, OBSERVE, 0, "secret", "content", "", 0)
+    assert guard.content("ret", 2) == Verdict(False, (Release("content", "ret"),), (told,), None)
+    assert guard.finish() is PASS
+    assert guard.safe(2) == 2
+
+
+def test_what_is_undecided_for_too_long_is_stopped() -> None:
+    guard = Guard(PolicyLimits(deny=compile_patterns({"quote": '".*"'}), deny_hold_chars_max=4))
+    assert guard.content('a "bcd', 1) == Verdict(False, (Release("content", "a "),), (), None)
+    stop = Violation(Policy.DENY_HOLD, ENFORCE, 4, "", "content", "", 2)
+    assert guard.content("e", 2) == Verdict(False, (), (stop,), stop)
+
+
+def test_too_many_speakers_are_stopped() -> None:
+    guard = Guard(PolicyLimits(deny=SECRET, deny_speakers_max=1))
+    assert guard.content("x", 1, "a") is PASS
+    stop = Violation(Policy.DENY_SPEAKERS, ENFORCE, 1, "", "content", "b")
+    assert guard.content("x", 2, "b") == Verdict(False, (), (stop,), stop)
+    assert guard.safe(2) == 1
+
+
+def test_a_statement_goes_on_unless_it_is_blocked() -> None:
+    assert Guard(PolicyLimits()).statement("secret", 1) is PASS
+    guard = Guard(PolicyLimits(deny=SECRET, deny_observed=LETTERS))
+    assert guard.statement("", 1) is PASS
+    assert guard.statement("sec", 1) is PASS
+    told = Violation(Policy.DENY, OBSERVE, 0, "word", "statement", "insight", 2)
+    assert guard.statement("a bab", 2, "insight") == Verdict(False, (), (told,), None)
+    stop = Violation(Policy.DENY, ENFORCE, 0, "secret", "statement", "", 2)
+    assert guard.statement("a secret", 3) == Verdict(False, (), (stop,), stop)
+    assert guard.safe(3) == 2
+    assert guard.statement("x", 4).stop == stop
+
+
+def test_a_limit_cuts_what_patterns_then_judge_as_the_end() -> None:
+    guard = Guard(PolicyLimits(deny=SECRET, content_chars_max=8))
+    guard.content("se", 1, "insight")
+    verdict = guard.content("a secret", 2)
+    assert verdict.releases == (
+        Release("content", "a "),
+        Release("content", "se", "insight"),
+        Release("content", "secr"),
+    )
+    assert verdict.stop == Violation(Policy.CONTENT_CHARS, ENFORCE, 8)
+    assert guard.safe(2) == 1
+
+
+def test_a_match_before_the_limit_is_what_stops() -> None:
+    guard = Guard(PolicyLimits(deny=SECRET, content_chars_max=8))
+    verdict = guard.content("a secret or two", 1)
+    assert verdict.releases == (Release("content", "a "),)
+    assert verdict.stop == Violation(Policy.DENY, ENFORCE, 0, "secret", "content", "", 2)
+
+
+def test_a_match_at_the_limit_is_not_released() -> None:
+    guard = Guard(PolicyLimits(deny=compile_patterns({"end": "secret$"}), content_chars_max=8))
+    verdict = guard.content("a secret or two", 1)
+    assert verdict.releases == (Release("content", "a "),)
+    assert [violation.policy for violation in verdict.violations] == [Policy.CONTENT_CHARS, Policy.DENY]
+
+
+SAID = st.lists(
+    st.tuples(
+        st.sampled_from(["content", "content", "thought", "end", "other"]),
+        st.text("abc ", max_size=5),
+        st.sampled_from(["", "x", "x/y"]),
+        st.sampled_from(["Planning", "Searching"]),
+    ),
+    max_size=25,
+)
+
+
+@given(said=SAID, limit=st.sampled_from([0, 7, 1000]))
+def test_of_every_speaker_a_begin_is_released_and_safe_packets_are_whole(
+    said: list[tuple[str, str, str, str]], limit: int
+) -> None:
+    """Runs a session and keeps the account of it: each character's packet, and what has gone on."""
+    guard = Guard(PolicyLimits(deny=LETTERS, content_chars_max=limit))
+    owed: dict[tuple[str, str], list[tuple[str, int]]] = {}  # each speaker's text not released, with packets
+    stopped = False
+    for number, (kind, words, agent, step) in enumerate(said, 1):
+        text = words if kind in ("content", "thought") else ""
+        if kind == "content":
+            verdict = guard.content(text, number, agent)
+        elif kind == "thought":
+            verdict = guard.thought(text, number, agent, step)
+        else:
+            verdict = guard.agent_ended(agent) if kind == "end" else PASS
+        owed.setdefault((kind, agent), []).extend((char, number) for char in text)
+        if verdict is PASS and text:
+            released: tuple[Release, ...] = (
+                Release("content" if kind == "content" else "thought", text, agent),
+            )
+        else:
+            released = verdict.releases
+        for release in released:
+            speaker = owed[release.kind, release.agent]
+            due, speaker[:] = speaker[: len(release.text)], speaker[len(release.text) :]
+            assert "".join(char for char, _ in due) == release.text
+        stopped = stopped or verdict.stop is not None
+        missing = [packet for speaker in owed.values() for _, packet in speaker]
+        assert guard.safe(number) == min(missing, default=number + 1) - 1
+        if stopped:
+            return
+    verdict = guard.finish()
+    for release in verdict.releases:
+        speaker = owed[release.kind, release.agent]
+        assert "".join(char for char, _ in speaker[: len(release.text)]) == release.text
+        del speaker[: len(release.text)]
+    assert (verdict.stop is not None) == any(owed.values())
+
+
+@given(pieces=st.lists(st.text("abc ", max_size=5), max_size=10), data=st.data())
+def test_what_another_speaker_says_changes_nothing(pieces: list[str], data: st.DataObject) -> None:
+    alone, among = Guard(PolicyLimits(deny=LETTERS)), Guard(PolicyLimits(deny=LETTERS))
+    for number, piece in enumerate(pieces, 1):
+        others = data.draw(st.lists(st.text("ac ", max_size=3), max_size=2))
+        for other in others:
+            among.content(other, number, "other")
+            among.thought(other, number, "")
+        here, there = alone.content(piece, number), among.content(piece, number)
+        assert here == there
+        if here.stop is not None:
+            return
+
+
+# --- what is told ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_every_policy_ends_a_session_in_its_way(policy: Policy) -> None:
+    denies = policy.name.startswith("DENY")
+    times = policy in (Policy.TOTAL_TIME, Policy.FIRST_TOKEN)
+    assert policy.ending is (
+        Ending.POLICY_BLOCKED if denies else Ending.DEADLINE_EXCEEDED if times else Ending.LIMIT_EXCEEDED
+    )
+    assert policy.stop_code == ("policy_violation" if denies else "limit")
+    assert set(MEANINGS) == set(Policy)
+    message = Violation(policy, ENFORCE, 5, "card", "thought", "team/insight", 12).message
+    assert message.startswith(f"{policy.value}: ")
+    assert "{" not in message
+
+
+def test_messages_say_which_and_where() -> None:
+    violation = Violation(Policy.DENY, ENFORCE, 0, "card", "thought", "team/insight", 12)
+    assert violation.message == (
+        "deny_patterns: pattern 'card' matches the thought of agent 'team/insight' from character 12 on"
+    )
+    violation = Violation(Policy.CONTENT_CHARS, OBSERVE, 1000)
+    assert violation.message == "content_chars_max: more than 1000 characters of content"
+
+
+def test_reprs_tell_no_text() -> None:
+    guard = Guard(PolicyLimits(deny=SECRET))
+    guard.content("hello sec", 1)
+    assert repr(guard) == "<Guard open, 9 + 0 characters, 0 calls>"
+    guard.content("ret", 2)
+    assert repr(guard) == "<Guard stopped by deny_patterns, 12 + 0 characters, 0 calls>"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("content_chars_max", -1, "content_chars_max: must be at least 0, is -1"),
+        ("tool_calls_max", -5, "tool_calls_max: must be at least 0, is -5"),
+        ("deny_hold_chars_max", 0, "deny_hold_chars_max: must be at least 1, is 0"),
+        ("deny_speakers_max", 0, "deny_speakers_max: must be at least 1, is 0"),
+        ("total_time_s", 0, "total_time_s: must be more than 0 seconds, is 0"),
+        ("first_token_s", float("nan"), "first_token_s: must be more than 0 seconds, is nan"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(field: str, value: float, why: str) -> None:
+    with pytest.raises(ValueError, match="must be") as refused:
+        PolicyLimits(**{field: value})  # type: ignore[arg-type]  # one field of any type
+    assert str(refused.value) == why

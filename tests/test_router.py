@@ -1,0 +1,240 @@
+"""The router as a whole: its laws whatever happens, every event and effect, and what attacks have found.
+
+What it does about each event is in `transcripts/`.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+from laws import REPLIES, REPLY_TYPES, Witness
+from unruly import Unruly
+
+from dispatcher.core import events
+from dispatcher.core.events import Effect, Event
+from dispatcher.core.limits import Limits
+from dispatcher.core.packets import (
+    SEQUENCED,
+    AgentOffer,
+    Detail,
+    Done,
+    ErrorReport,
+    Hello,
+    Packet,
+    Question,
+    Refused,
+    ToolCall,
+    ToolOutcome,
+    Usage,
+)
+from dispatcher.core.router import Router
+from dispatcher.hub import Hub
+from dispatcher.limits import core_limits
+from dispatcher.settings import Settings
+
+
+def test_the_laws_hold_whatever_happens() -> None:
+    run_state_machine_as_test(
+        Unruly,
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_the_laws_hold_for_long() -> None:
+    until = time.monotonic() + float(os.environ.get("SLOW_SECONDS", "300"))
+    while time.monotonic() < until:
+        run_state_machine_as_test(
+            Unruly,
+            settings=settings(
+                max_examples=500,
+                stateful_step_count=100,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+
+
+# --- every event, effect, kind and limit -----------------------------------------------------------------
+
+
+def bare(event_type: type[Any]) -> Event:
+    """An event about nobody, with whatever fits its fields."""
+    hello = Hello("c1", "i1", "test/1", (AgentOffer("echo"),), {}, 1, 0, (), 1)
+    known: dict[str, object] = {
+        "hello": hello,
+        "packets": [],
+        "limits": Limits(),
+        "selector": events.Selector(),
+        "outcome": ToolOutcome("1"),
+        "labels": {},
+        "commander_labels": {},
+        "budgets": None,
+    }
+    simple: dict[Any, object] = {str: "x", int: 1, bool: False, float | None: None, str | None: None}
+    hints = get_type_hints(event_type)
+    fitting = {name: known.get(name, simple.get(hint, "")) for name, hint in hints.items()}
+    made: Event = event_type(**fitting)
+    return made
+
+
+@pytest.mark.parametrize("event_type", get_args(Event), ids=lambda each: each.__name__)
+def test_every_event_is_stepped_over_though_it_is_about_nobody(event_type: type[Any]) -> None:
+    witness = Witness(Limits())
+    event = bare(event_type)
+    assert event_type.__name__.endswith(
+        ("Opened", "Received", "Lost", "Requested", "Given", "Finished", "Came", "Left", "Changed", "Passed")
+    )
+    witness.step(event, 0.0)
+    witness.step(event if event_type is not events.LinkOpened else events.TimePassed(), 1.0)
+
+
+def test_every_event_that_asks_is_answered() -> None:
+    assert {each for each in get_args(Event) if "Answered by" in (each.__doc__ or "")} == set(REPLIES) - {
+        events.ShutdownRequested
+    }
+    assert set(get_args(events.Reply)) == set(REPLY_TYPES)
+
+
+def test_the_hub_performs_every_effect() -> None:
+    """By the annotations of what performs them: a hub needs a loop, and this needs none."""
+    performed = {
+        effect
+        for method in vars(Hub).values()
+        if callable(method) and "effect" in getattr(method, "__annotations__", {})
+        for effect in get_args(get_type_hints(method)["effect"]) or [get_type_hints(method)["effect"]]
+    }
+    assert performed == set(get_args(Effect))
+
+
+DETAILS: dict[str, Detail] = {
+    "tool_call": ToolCall("x", "add", "{}"),
+    "error": ErrorReport("broken", "", "call", "it broke"),
+    "usage": Usage(1, 1),
+    "question": Question("q1", None, b""),
+    "done": Done(True, 0, 0, None, None),
+}
+
+
+def scene(limits: Limits | None = None, commanders: int = 1, slots: int = 1) -> Router:
+    """A router with commanders c1, c2 … on links l1, l2 …"""
+    router = Router(limits or Limits())
+    for number in range(1, commanders + 1):
+        link(router, number, slots=slots)
+    return router
+
+
+def link(router: Router, number: int, slots: int = 1, now: float = 0.0) -> list[Effect]:
+    router.step(events.LinkOpened(f"l{number}", "peer", f"m{number}"), now)
+    hello = Hello(f"c{number}", "i1", "test/1", (AgentOffer("echo"),), {}, slots, 0, (), 1)
+    return router.step(events.HelloReceived(f"l{number}", hello), now)
+
+
+def packet(kind: str, who: str = "s1", attempt: int = 1, sequence: int = 0, detail: Detail = None) -> Packet:
+    body = "plan" if kind == "thought" else b""
+    return Packet(kind, who, attempt, sequence, "", "", False, 0, 1, detail, body)
+
+
+def say(router: Router, link_id: str, *packets: Packet, now: float = 1.0) -> list[Effect]:
+    return router.step(events.PacketsReceived(link_id, list(packets)), now)
+
+
+@pytest.mark.parametrize("kind", sorted(SEQUENCED))
+def test_every_kind_of_content_is_taken(kind: str) -> None:
+    router = scene()
+    router.step(events.SessionRequested("s1", "echo", None), 0.0)
+    say(router, "l1", packet(kind, sequence=1, detail=DETAILS.get(kind)))
+    session = router.sessions["s1"]
+    assert session.received == session.safe == 1
+    assert session.live == (kind != "done")
+
+
+def test_every_limit_is_a_setting() -> None:
+    """And each setting of that name arrives: all differ from each other, so that no two can be mixed up."""
+    names = [one.name for one in fields(Limits) if one.name != "policy"]
+    numbers: dict[str, Any] = {name: 1_000 + number for number, name in enumerate(names)}
+    told = Settings.model_construct(**numbers)
+    assert set(names) <= set(Settings.model_fields)
+    given = core_limits(told, None)
+    assert {name: getattr(given, name) for name in names} == {name: getattr(told, name) for name in names}
+
+
+def sends(effects: list[Effect]) -> Iterator[tuple[str, str]]:
+    """To which link what kind of signal goes, for which session."""
+    for effect in effects:
+        if isinstance(effect, events.Send):
+            yield type(effect.signal.body).__name__, effect.signal.session_id
+
+
+# --- what attacks have found ------------------------------------------------------------------------------
+
+
+def test_one_that_refused_for_want_of_a_slot_is_asked_again_when_it_has_one() -> None:
+    """A commander may hold a slot that we believe free, e.g. while it still stops an agent after a new link."""
+    router = scene()
+    router.step(events.SessionRequested("s1", "echo", None), 0.0)
+    say(router, "l1", packet("refused", detail=Refused("no_slot", "still stopping another")))
+    router.step(events.SessionRequested("s2", "echo", None), 2.0)
+    say(router, "l1", packet("done", "s2", sequence=1, detail=DETAILS["done"]), now=3.0)
+    assert router.sessions["s1"].state.value == "starting"
+
+
+def test_sessions_of_a_lost_commander_keep_their_order() -> None:
+    router = scene(Limits(queue_wait_s=100.0), slots=2)
+    for session_id in ("s1", "s2"):
+        router.step(events.SessionRequested(session_id, "echo", None), 0.0)
+    router.step(events.LinkLost("l1", half_closed=False, why="gone"), 1.0)
+    router.step(events.TimePassed(), 50.0)
+    assert ("Start", "s1") in sends(link(router, 2, now=51.0))
+
+
+def test_a_link_on_which_nobody_speaks_has_a_deadline() -> None:
+    router = Router(Limits())
+    router.step(events.LinkOpened("l1", "peer", "m1"), 0.0)
+    assert router.next_deadline() is not None
+
+
+def test_a_call_without_an_id_never_gets_one_that_is_taken() -> None:
+    router = scene()
+    router.step(events.SessionRequested("s1", "echo", None), 0.0)
+    say(
+        router,
+        "l1",
+        packet("tool_call", sequence=1, detail=ToolCall("call-2", "add", "{}")),
+        packet("tool_call", sequence=2, detail=ToolCall("", "sub", "{}")),
+    )
+    assert router.sessions["s1"].live
+
+
+@pytest.mark.parametrize(
+    "first", [packet("content"), Hello("c1", "i2", "", (AgentOffer("echo"),), {}, 1, 0, (), 1)]
+)
+def test_a_link_ends_with_a_status_that_the_contract_lists(first: Packet | Hello) -> None:
+    router = scene()
+    router.step(events.LinkOpened("l2", "peer", "m2"), 1.0)
+    event: Event = (
+        events.PacketsReceived("l2", [first])
+        if isinstance(first, Packet)
+        else events.HelloReceived("l2", first)
+    )
+    closed = [effect.status for effect in router.step(event, 1.0) if isinstance(effect, events.CloseLink)]
+    contract = Path(__file__).parent.parent / "proto" / "southwest" / "ai" / "agent" / "v1" / "agent.proto"
+    listed = contract.read_text().partition("Status codes:")[2].partition("rpc ChatStream")[0]
+    assert len(closed) == 1
+    assert closed[0] in listed
+
+
+def test_no_limit_is_without_effect() -> None:
+    assert "owed_signals_max" not in {one.name for one in fields(Limits)}

@@ -1,0 +1,242 @@
+"""Viewers: they come back with a cursor and get exactly the rest, and a slow one disturbs nobody."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import grpc
+import pytest
+from asynchronous import asynchronous
+from chat_viewer import Seen, asking, conversing, viewing
+from dialling import CONVERSE_METHOD, administering, chatting, dialled
+from dispatcher_process import DispatcherProcess
+from scripted_commander import Link, Turn, linked, unique
+from southwest.ai.agent.v1 import admin_pb2, chat_pb2
+
+DISPATCHER_FLAGS = ("--viewer-write-s", "1.5", "--viewers-per-session-max", "3")
+OK = grpc.StatusCode.OK
+
+
+async def _told(address: str, agent: str, link: Link) -> tuple[Turn, Seen]:
+    """A session that is over, as its first viewer saw it, thoughts included."""
+    async with conversing(address) as talk:
+        seen = await talk.ask(agent, include_thoughts=True)
+        turn = await link.started()
+        for word in ("one ", "two ", "three "):
+            await turn.think("Planning", word)
+            await turn.say(word)
+        await turn.finish()
+        await seen.ended()
+        return turn, seen
+
+
+def _request(turn: Turn, cursor: chat_pb2.Cursor | None = None, **more: Any) -> chat_pb2.SubscribeRequest:
+    return chat_pb2.SubscribeRequest(session_id=turn.session_id, cursor=cursor, **more)
+
+
+@asynchronous
+async def test_every_cursor_gets_exactly_the_rest(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, chatting(dispatcher.address) as chat:
+        turn, seen = await _told(dispatcher.address, agent, link)
+        for position, event in enumerate(seen.events):
+            request = _request(turn, event.cursor, include_thoughts=True)
+            async with viewing(chat.Subscribe(request), turn.session_id) as (viewer, rest):
+                assert await viewer.status() == (OK, "")
+                assert rest.events == seen.events[position + 1 :]
+
+
+@asynchronous
+async def test_no_cursor_and_the_cursor_before_the_first_event_get_all(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, chatting(dispatcher.address) as chat:
+        turn, seen = await _told(dispatcher.address, agent, link)
+        start = chat_pb2.Cursor(epoch=seen.events[0].cursor.epoch, offset=0)
+        for cursor in (None, start):
+            request = _request(turn, cursor, include_thoughts=True)
+            async with viewing(chat.Subscribe(request), turn.session_id) as (viewer, again):
+                assert await viewer.status() == (OK, "")
+                assert again.events == seen.events
+
+
+@asynchronous
+async def test_rejoining_while_it_runs_loses_and_doubles_nothing(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with (
+        linked(dispatcher.address, agent) as link,
+        chatting(dispatcher.address) as chat,
+        conversing(dispatcher.address) as talk,
+    ):
+        seen = await talk.ask(agent)
+        turn = await link.started()
+
+        async def speak() -> None:
+            for number in range(200):
+                await turn.say(f"{number} ")
+            await turn.finish()
+
+        speaking = asyncio.ensure_future(speak())
+        offsets: list[int] = []
+        cursor = None
+        while True:
+            async with viewing(chat.Subscribe(_request(turn, cursor)), turn.session_id) as (_, part):
+                await part.when(lambda part=part: len(part.events) > 0, "event")  # type: ignore[misc]
+                offsets += [event.cursor.offset for event in part.events]
+                cursor = part.events[-1].cursor
+                if part.kinds[-1] == "ended":
+                    break
+        await speaking
+        await seen.ended()
+        assert offsets == [event.cursor.offset for event in seen.events]
+
+
+GAPS = {"other_epoch": ("deadbeef", 1), "ahead": ("", 1_000_000)}
+
+
+@pytest.mark.parametrize("reason", GAPS)
+def test_a_cursor_that_leads_nowhere_leads_to_a_gap(dispatcher: DispatcherProcess, reason: str) -> None:
+    epoch, offset = GAPS[reason]
+
+    @asynchronous
+    async def scene() -> None:
+        agent = unique("agent")
+        async with linked(dispatcher.address, agent) as link, chatting(dispatcher.address) as chat:
+            turn, seen = await _told(dispatcher.address, agent, link)
+            cursor = chat_pb2.Cursor(epoch=epoch or seen.events[0].cursor.epoch, offset=offset)
+            request = _request(turn, cursor, include_thoughts=True)
+            async with viewing(chat.Subscribe(request), turn.session_id) as (viewer, again):
+                assert await viewer.status() == (OK, "")
+                gap = again.events[0].gap
+                assert (gap.reason, gap.requested) == (reason, cursor)
+                assert gap.available_from == seen.events[0].cursor
+                assert not again.events[0].HasField("cursor")
+                assert again.events[1:] == seen.events
+
+    scene()
+
+
+@asynchronous
+async def test_a_session_that_never_was(dispatcher: DispatcherProcess) -> None:
+    async with chatting(dispatcher.address) as chat, administering(dispatcher.address) as admin:
+        for call in (
+            chat.Subscribe(chat_pb2.SubscribeRequest(session_id="s-never")),
+            chat.Subscribe(chat_pb2.SubscribeRequest()),
+            admin.WatchSession(admin_pb2.WatchSessionRequest(session_id="s-never")),
+        ):
+            async with viewing(call, "") as (viewer, _):
+                status = await viewer.status()
+                assert status.code is grpc.StatusCode.NOT_FOUND
+                assert "session_id" in status.details
+
+
+@asynchronous
+async def test_thoughts_only_for_who_asks(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with (
+        linked(dispatcher.address, agent) as link,
+        chatting(dispatcher.address) as chat,
+        administering(dispatcher.address) as admin,
+    ):
+        turn, seen = await _told(dispatcher.address, agent, link)
+        assert "thought" in seen.kinds
+        async with viewing(chat.Subscribe(_request(turn)), turn.session_id) as (viewer, plain):
+            await viewer.status()
+            assert plain.events == [event for event in seen.events if not event.HasField("thought")]
+        watch = admin_pb2.WatchSessionRequest(session_id=turn.session_id, cursor=seen.events[2].cursor)
+        async with viewing(admin.WatchSession(watch), turn.session_id) as (viewer, all_of_it):
+            await viewer.status()
+            assert all_of_it.events == seen.events[3:]
+
+
+@asynchronous
+async def test_viewers_of_one_session_are_bounded(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with (
+        linked(dispatcher.address, agent) as link,
+        chatting(dispatcher.address) as chat,
+        conversing(dispatcher.address) as talk,
+        contextlib.AsyncExitStack() as viewers,
+    ):
+        await talk.ask(agent, idempotency_key=agent)
+        turn = await link.started()
+        for _ in range(2):
+            call = chat.Subscribe(_request(turn))
+            _, seen = await viewers.enter_async_context(viewing(call, turn.session_id))
+            await seen.until("opened")
+        async with viewing(chat.Subscribe(_request(turn)), "") as (viewer, _):
+            status = await viewer.status()
+            assert status.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "viewers_per_session_max is 3" in status.details
+        async with conversing(dispatcher.address) as other:
+            joined = await other.request("1", ask=asking(agent, idempotency_key=agent))
+            assert joined.error.code == "too_many_viewers"
+            assert "viewers_per_session_max is 3" in joined.error.message
+        # One leaves, one may come.
+        await viewers.aclose()
+        async with viewing(chat.Subscribe(_request(turn)), turn.session_id) as (_, seen):
+            await seen.until("opened")
+
+
+async def _say_two_megabytes(turn: Turn) -> None:
+    """More than any buffer on the way to a viewer holds."""
+    for _ in range(10):
+        for _ in range(10):
+            await turn.say("x" * 20_000)
+        await turn.acknowledged(turn.sequence)
+
+
+@pytest.mark.parametrize("how", ["Subscribe", "Converse", "WatchSession"])
+def test_a_viewer_that_never_reads_is_closed_and_disturbs_nobody(
+    dispatcher: DispatcherProcess, how: str
+) -> None:
+    @asynchronous
+    async def scene() -> None:
+        agent = unique("agent")
+        async with (
+            linked(dispatcher.address, agent) as link,
+            conversing(dispatcher.address) as talk,
+            dialled(dispatcher.address) as channel,
+            chatting(dispatcher.address) as chat,
+        ):
+            seen = await talk.ask(agent, idempotency_key=agent)
+            turn = await link.started()
+            # Nothing is read from this call until it is over.
+            slow: Any
+            if how == "Converse":
+                slow = channel.stream_stream(CONVERSE_METHOD)()
+                ask = asking(agent, idempotency_key=agent)
+                await slow.write(chat_pb2.ClientPacket(client_ref="1", ask=ask).SerializeToString())
+            else:
+                service = "Chat" if how == "Subscribe" else "Admin"
+                method: Any = channel.unary_stream(f"/southwest.ai.agent.v1.{service}/{how}")
+                slow = method(_request(turn).SerializeToString())  # the first field is the same in both
+            await _say_two_megabytes(turn)
+            await turn.finish()
+            assert (await seen.ended()).name == "completed"
+            assert len(seen.text) == 2_000_000
+            await asyncio.to_thread(dispatcher.wait_for_log, f"slow viewer: <Feed of {turn.session_id}>")
+            # When it reads after all, it is told why, and gets the rest with its last cursor.
+            async with viewing(slow, turn.session_id) as (viewer, first):
+                status = await viewer.status()
+            assert status.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert status.details == "slow: the viewer took nothing for 1.5 s; come back with the last cursor"
+            request = _request(turn, first.events[-1].cursor)
+            async with viewing(chat.Subscribe(request), turn.session_id) as (viewer, rest):
+                assert (await viewer.status()).code is OK
+            assert first.events + rest.events == seen.events
+
+    scene()
+
+
+@asynchronous
+async def test_a_viewer_that_never_reads_and_leaves_is_no_trouble(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
+        await talk.ask(agent)
+        turn = await link.started()
+        async with chatting(dispatcher.address) as chat:
+            call = chat.Subscribe(_request(turn))
+            await _say_two_megabytes(turn)
+            await asyncio.to_thread(dispatcher.wait_for_log, f"slow viewer: <Feed of {turn.session_id}>")
+            call.cancel()
+        await turn.finish()
