@@ -13,6 +13,7 @@ Without such a file everyone may call everything, which settings allow on this m
 # grpc's handler types take parameters in the stubs alone.
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import tomllib
@@ -38,6 +39,7 @@ _OPEN: Final = "Health"
 # Who makes the call that is being served, as "role:name"; empty where nobody has to say.
 caller: Final[ContextVar[str]] = ContextVar("caller", default="")
 _BEARER: Final = "bearer "
+_FIRST_WORD_S: Final = 1.0
 
 
 class TokensError(Exception):
@@ -127,10 +129,22 @@ class AuthInterceptor(aio.ServerInterceptor):
         return handler
 
 
+async def hear_first(context: Any) -> None:
+    """Waits a moment for the first word on a stream that is to be refused: a client whose first write fails
+    because the stream is over already is told "Internal error from Core" by its gRPC instead of the status."""
+    first = asyncio.ensure_future(context.read())
+    try:
+        await asyncio.wait([first], timeout=_FIRST_WORD_S)
+    finally:
+        first.cancel()
+
+
 def _refusing(
     handler: grpc.RpcMethodHandler[Any, Any], status: grpc.StatusCode, message: str
 ) -> grpc.RpcMethodHandler[Any, Any]:
     async def refuse(_: Any, context: Any) -> None:
+        if handler.request_streaming:
+            await hear_first(context)
         await context.abort(status, message)
 
     if handler.request_streaming and handler.response_streaming:

@@ -275,7 +275,7 @@ async def _grpc_server(
 
 
 def _server_options(settings: Settings) -> list[tuple[str, int]]:
-    """gRPC's options, with the names that take effect: measured, see docs/keepalive.md."""
+    """gRPC's options, with the names that take effect: measured, see docs/operating.md."""
     s = settings
     return [
         ("grpc.keepalive_time_ms", int(s.keepalive_time_s * 1000)),

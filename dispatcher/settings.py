@@ -306,7 +306,11 @@ class Settings(BaseModel):
     deny_file: File = setting(DENY, None, "More of them, one a line; lines that begin with # are comments.")
     deny_mode: Mode = limit(DENY, "enforce", "Whether a match ends a session or is only counted.")
     deny_hold_chars_max: int = setting(
-        DENY, 1024, "Text held back for a match to show; longer matches may be seen in part.", 1, 65_536
+        DENY,
+        1024,
+        "Text held back for a match to show; what is undecided for longer counts as one.",
+        1,
+        65_536,
     )
 
     journal_session_bytes: int = limit(

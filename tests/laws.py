@@ -7,26 +7,30 @@ through it, so each transcript is a test of every law as well.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
 from zlib import crc32
 
+from fleet_laws import idle_slots, judge_fleet
+
 from dispatcher.core import events
+from dispatcher.core.endings import Ending
 from dispatcher.core.events import Effect, Event
-from dispatcher.core.fleet import CommanderState, SlotState
 from dispatcher.core.limits import Limits
 from dispatcher.core.packets import (
     SEQUENCED,
     Ack,
     Answer,
+    Done,
     Packet,
     Signal,
     Start,
     Stop,
     ToolResult,
     UserMessage,
+    Welcome,
 )
 from dispatcher.core.router import Router
 from dispatcher.core.session import Session, State
@@ -94,6 +98,10 @@ class Witness:
         # Sessions that had ended when the step under way began.
         self._over: set[str] = set()
         self._fences: set[tuple[str, str, int]] = set()
+        # Owed signals that the step under way sends.
+        self._sent: list[Signal] = []
+        # Links that were welcomed: managed ones.
+        self._welcomed: set[str] = set()
         # Attempts that were told to stop, by link.
         self._stops: set[tuple[str, str, int]] = set()
         # How many packets of each session the step under way brings: amid several, nobody outside can tell
@@ -122,7 +130,9 @@ class Witness:
         self._brought.clear()
         self._over = {session_id for session_id, story in self._stories.items() if story.ended}
         self._note(event)
-        idle = set(self._idle_slots()) if isinstance(event, events.TimePassed) else set()
+        self._sent.clear()
+        idle = idle_slots(self.router) if isinstance(event, events.TimePassed) else set()
+        live = self.router.live or isinstance(event, events.DrainRequested)
         effects = self.router.step(event, now)
         for effect in effects:
             self.seen.add(type(effect))
@@ -130,14 +140,20 @@ class Witness:
             if law is not None:
                 law(effect)
         self._judge_reply(event, effects)
+        closed = {effect.link_id for effect in effects if isinstance(effect, events.CloseLink)}
         if isinstance(event, events.HelloReceived):
             self._judge_welcome(event)
+        elif isinstance(event, events.PacketsReceived):
+            # What one session breaks costs the others nothing.
+            assert not closed & self._welcomed, f"{closed} closed"
+        if live and self.router.draining and not self.router.live:
+            assert any(isinstance(effect, events.Leave) for effect in effects), "nobody is told to leave"
         if isinstance(event, events.TimePassed):
             due = self.router.next_deadline()
             assert due is None or due > now, f"a deadline that was due at {due} is still there at {now}"
             # Time alone frees no slot whose agent may still run, unless its commander is given up.
             lost = {
-                slot for slot in idle - set(self._idle_slots()) if slot[0] in self.router.fleet.commanders
+                slot for slot in idle - idle_slots(self.router) if slot[0] in self.router.fleet.commanders
             }
             assert not lost, f"{lost} are free, and nobody said so"
         self._judge_state()
@@ -224,6 +240,9 @@ class Witness:
             assert before in (None, signal), f"{signal} was {before} before"
             assert signal.sequence <= max(0, attempt.claimed, *attempt.owed) + 1, f"{signal} leaves a hole"
             attempt.owed[signal.sequence] = signal
+            self._sent.append(signal)
+        elif isinstance(body, Welcome):
+            self._welcomed.add(link_id)
 
     def _judge_ack(self, signal: Signal, ack: Ack, attempt: _Attempt) -> None:
         assert ack.sequence <= len(attempt.packets), f"{signal}: only {len(attempt.packets)} packets came"
@@ -295,10 +314,14 @@ class Witness:
             assert reply.message, reply
 
     def _judge_welcome(self, event: events.HelloReceived) -> None:
-        """What the commander says is stuck is not to be filled, whoever's it was."""
+        """What the commander says is stuck is not filled, whoever's it was; what it is owed is sent again."""
         link, hello = self.router.fleet.links.get(event.link_id), event.hello
         if link is not None and link.commander is not None:
             assert hello.slots - link.commander.free >= min(hello.stuck, hello.slots), link.commander
+            for session in self.router.sessions.values():
+                if session.link is link:
+                    missing = [signal for signal in session.owed if signal not in self._sent]
+                    assert not missing, f"{session!r} is owed {missing}"
 
     # --- state -------------------------------------------------------------------------------------------
 
@@ -315,7 +338,15 @@ class Witness:
         assert router.queued == sum(session.state is State.QUEUED for session in live)
         assert router.kept_bytes == sum(session.kept_bytes for session in router.sessions.values())
         assert set(router.fleet.links) == self._open_links
-        self._judge_fleet(live)
+        judge_fleet(router, live, self._stops)
+
+    def _judge_done(self, session: Session) -> None:
+        """Complete is only what arrived as it was sent."""
+        packets = self._attempts.get((session.session_id, session.attempt), _Attempt()).packets
+        last = packets[max(packets)].detail if packets else None
+        if session.ending is Ending.COMPLETED and isinstance(last, Done):
+            sent = "".join(packet.text for packet in packets.values() if packet.kind == "content")
+            assert (last.content_chars, last.content_crc32) == (len(sent), crc32(sent.encode())), session
 
     def _judge_session(self, session: Session) -> None:
         story = self._stories[session.session_id]
@@ -336,6 +367,7 @@ class Witness:
             assert session.ended.content_chars == sum(map(len, story.content.values())), session
             assert session.ended.content_crc32 == story.crc32, session
             assert session.starved is None, session
+            self._judge_done(session)
             assert session.link is None, session
             calls = self._attempts.get((session.session_id, session.attempt), _Attempt()).running
             assert not calls, f"{session!r}: {calls} still run"
@@ -346,50 +378,3 @@ class Witness:
         assert linked == (session.state in (State.STARTING, State.RUNNING)), session
         if session.link is not None:
             assert session.link.link_id in self._open_links, session
-
-    def _idle_slots(self) -> Iterator[tuple[str, str, int]]:
-        """The slots that are stopping or stuck, by commander, session and attempt."""
-        for commander in self.router.fleet.commanders.values():
-            for slot in commander.slots.values():
-                if slot.state is not SlotState.BUSY:
-                    yield commander.commander_id, slot.session_id, slot.attempt
-
-    def _judge_fleet(self, live: list[Session]) -> None:
-        fleet, sessions = self.router.fleet, self.router.sessions
-        busy = set()
-        for commander in fleet.commanders.values():
-            assert repr(commander)
-            assert len(commander.slots) <= commander.hello.slots, commander
-            assert 0 <= commander.load <= 1, commander
-            assert (commander.link is None) == (commander.state is CommanderState.DETACHED), commander
-            assert commander.link is None or commander.link.link_id in self._open_links, commander
-            for key, slot in commander.slots.items():
-                assert key == (slot.session_id, slot.attempt), slot
-                session = sessions.get(slot.session_id)
-                mine = session is not None and session.live and session.attempt == slot.attempt
-                if slot.state is SlotState.STOPPING and commander.link is not None:
-                    told = (commander.link.link_id, slot.session_id, slot.attempt)
-                    assert told in self._stops, f"{slot} was not told"
-                # An ended session's slot is free, stopping or stuck, never busy.
-                assert mine == (slot.state is SlotState.BUSY), f"{slot} of {session!r}"
-                if session is not None and mine:
-                    assert session.commander_id == commander.commander_id, session
-                    busy.add(session.session_id)
-        for session in live:
-            held = session.state is not State.QUEUED and session.commander_id != ""
-            assert held == (session.session_id in busy), f"{session!r} and its slot"
-            if session.state is State.QUEUED:
-                fitting = list(self._fitting(session))
-                assert not fitting, f"{session!r} waits, and {fitting} is free"
-
-    def _fitting(self, session: Session) -> Iterator[object]:
-        requested = session.requested
-        assert requested is not None, session
-        for commander in self.router.fleet.commanders.values():
-            if (
-                commander.state is CommanderState.READY
-                and commander.free > 0
-                and commander.commander_id not in session.refused_by
-                and commander.serves(session.agent, requested.agent_version, requested.commander_labels)
-            ):
-                yield commander

@@ -25,6 +25,7 @@ from dispatcher.core.packets import (
     Detail,
     Done,
     ErrorReport,
+    Heartbeat,
     Hello,
     Packet,
     Question,
@@ -238,3 +239,13 @@ def test_a_link_ends_with_a_status_that_the_contract_lists(first: Packet | Hello
 
 def test_no_limit_is_without_effect() -> None:
     assert "owed_signals_max" not in {one.name for one in fields(Limits)}
+
+
+@pytest.mark.xfail(strict=True, reason="what a commander's heartbeat says of its running turns is not read")
+def test_one_that_refused_is_asked_again_when_its_heartbeat_says_that_it_has_room() -> None:
+    """After a new link it may still stop an agent whose slot is free here, and nothing here will free another."""
+    router = scene()
+    router.step(events.SessionRequested("s1", "echo", None), 0.0)
+    say(router, "l1", packet("refused", detail=Refused("no_slot", "still stopping another")))
+    say(router, "l1", packet("heartbeat", who="", attempt=0, detail=Heartbeat(0, 0.0, 0, 0)), now=3.0)
+    assert router.sessions["s1"].state.value == "starting"

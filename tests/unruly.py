@@ -79,7 +79,18 @@ LARGER = Limits(queue_sessions_max=0, journal_keep_sessions=0, heartbeat_interva
 TEXTS = ["", "a", "hello ", "sec", "ret", "secret", "key=", "darn", "x;", "y" * 40]
 PATHS = ["", "", "insight", "team/insight", "third"]
 # How a packet is addressed: as its session expects it, or wrong in one of the ways there are.
-ADDRESSES = ["right"] * 20 + ["repeat", "hole", "unset", "stale", "ahead", "foreign", "unknown", "bare"]
+ADDRESSES = ["right"] * 40 + [
+    "repeat",
+    "hole",
+    "unset",
+    "stale",
+    "stale",
+    "ahead",
+    "ahead",
+    "foreign",
+    "unknown",
+    "bare",
+]
 SPOKEN = [*sorted(SEQUENCED), *["content"] * 10, "tool_call", "question", "question", "done"]
 SOME = st.integers(0, 1_000)
 MUCH = st.integers(0, 2**32)

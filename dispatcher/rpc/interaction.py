@@ -20,6 +20,7 @@ import grpc
 from grpc import aio
 from southwest.ai.agent.v1 import agent_pb2
 
+from dispatcher.auth import hear_first
 from dispatcher.core.events import HelloReceived, LinkLost, LinkOpened, PacketsReceived
 from dispatcher.core.packets import Hello, Signal, Welcome
 from dispatcher.hub import Hub
@@ -152,6 +153,7 @@ class Interaction:
     async def chat_stream(self, _: object, context: Any) -> None:
         """Carries one link from its first packet to its status."""
         if self._links >= self._links_max:
+            await hear_first(context)
             await abort(
                 context,
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
