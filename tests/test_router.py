@@ -241,7 +241,6 @@ def test_no_limit_is_without_effect() -> None:
     assert "owed_signals_max" not in {one.name for one in fields(Limits)}
 
 
-@pytest.mark.xfail(strict=True, reason="what a commander's heartbeat says of its running turns is not read")
 def test_one_that_refused_is_asked_again_when_its_heartbeat_says_that_it_has_room() -> None:
     """After a new link it may still stop an agent whose slot is free here, and nothing here will free another."""
     router = scene()

@@ -181,6 +181,10 @@ class Links:
         commander.blocked_for_s = heartbeat.blocked_for_s
         # Agents of sessions that this dispatcher has given up on may be stuck as well.
         commander.has_stuck(heartbeat.stuck)
+        if heartbeat.running + heartbeat.stuck < commander.hello.slots:
+            # It may have refused while it still stopped an agent that nothing here knows of.
+            for session in self._board.queue.values():
+                session.refused_by.discard(commander.commander_id)
         self._board.serve_queue(commander)
 
     def drain(self, commander: Commander, reason: str, deadline_s: float | None) -> None:
