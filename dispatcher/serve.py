@@ -7,6 +7,7 @@ deadline, then all that is left ends as `shutdown`. A second signal ends it at o
 
 import asyncio
 import contextlib
+import gc
 import logging
 import secrets
 import signal
@@ -121,6 +122,9 @@ async def serve(loaded: Loaded, tools: list[Tool], journal: Journal) -> int:
             async with _grpc_server(settings, hub, metrics, runner, limits, leaving) as (not_serving, bound):
                 # Whoever reads that it is ready may tell it to go, and once more while it drains.
                 with _metrics_server(settings, hub, metrics) as metrics_url, leaving.on_signals():
+                    # What is here now stays: a full collection need not look at it again.
+                    gc.collect()
+                    gc.freeze()
                     _announce(bound, metrics_url, runner)
                     await leaving.wanted.wait()
                     await _drain(hub, not_serving, leaving)

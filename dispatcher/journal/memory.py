@@ -3,14 +3,19 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dispatcher.core.packets import SessionEvent
 from dispatcher.journal import Entry, Page
 
+# An entry as it lies in memory: its time, then the fields of its event. A plain tuple of plain values is let
+# alone by the garbage collector, which otherwise visits every event kept, again and again.
+_Row = tuple[Any, ...]
+
 
 @dataclass(slots=True)
 class _Log:
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[_Row] = field(default_factory=list)
     wakes: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -38,7 +43,7 @@ class MemoryJournal:
             raise AssertionError(f"{session_id}: offset {events[0].offset} where {len(entries) + 1} is due")
         unix_ms = int(self._unix_s() * 1000)
         for event in events:
-            entries.append(Entry(unix_ms, event))
+            entries.append((unix_ms, *event))
         for wake in tuple(log.wakes):
             wake()
 
@@ -47,7 +52,9 @@ class MemoryJournal:
         if log is None:
             return Page((), 0, 0)
         # Offsets count from 1 without holes, so an offset is the index of the one that follows it.
-        return Page(log.entries[after : after + most], 1 if log.entries else 0, len(log.entries))
+        rows = log.entries[after : after + most]
+        entries = [Entry(row[0], SessionEvent._make(row[1:])) for row in rows]
+        return Page(entries, 1 if log.entries else 0, len(log.entries))
 
     def forget(self, session_id: str) -> None:
         log = self._logs.pop(session_id, None)
