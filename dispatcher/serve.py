@@ -261,7 +261,9 @@ async def _grpc_server(
         settings.viewers_per_session_max,
     )
     chat_service = chat.ChatService(hub, mint, view_limits)
-    admin_service = admin.AdminService(hub, chat_service, runner, limits, mint, leaving.ask)
+    admin_service = admin.AdminService(
+        hub, chat_service, runner, limits, mint, leaving.ask, settings.max_message_bytes
+    )
     health_service = health.aio.HealthServicer()
     server.add_generic_rpc_handlers(
         (interaction.handlers(link_service), chat.handlers(chat_service), admin.handlers(admin_service))
@@ -275,7 +277,10 @@ async def _grpc_server(
     try:
         yield health_service.enter_graceful_shutdown, bound
     finally:
+        # Clients that half-close in time get OK; the others are told, before gRPC cancels what is left.
+        leave = asyncio.get_running_loop().call_later(FLUSH_S / 2, chat_service.leave)
         await server.stop(FLUSH_S)
+        leave.cancel()
 
 
 def _server_options(settings: Settings) -> list[tuple[str, int]]:

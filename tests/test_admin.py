@@ -139,6 +139,48 @@ async def test_a_page_is_not_lost_when_the_session_it_ended_with_has_ended(
         assert [view.session_id for view in rest.sessions] == ids[2:]
 
 
+@asynchronous
+async def test_pages_are_bounded_in_bytes_too(dispatcher: DispatcherProcess) -> None:
+    agent, labels = unique("agent"), {f"{n:0>256}": "x" * 256 for n in range(64)}
+    async with (
+        linked(dispatcher.address, agent, slots=100) as link,
+        administering(dispatcher.address) as admin,
+        conversing(dispatcher.address) as talk,
+    ):
+        for number in range(100):
+            await talk.ask(agent, client_ref=f"{number}", labels=labels)
+            await link.started()
+        request = admin_pb2.ListSessionsRequest(selector=admin_pb2.SessionSelector(agent=agent))
+        listed: list[str] = []
+        while True:
+            page = await admin.ListSessions(request)
+            assert 0 < page.ByteSize() <= 1_048_576
+            listed += [view.session_id for view in page.sessions]
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                break
+        assert len(set(listed)) == len(listed) == 100
+
+
+@asynchronous
+async def test_a_session_with_long_questions_can_be_seen(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with (
+        linked(dispatcher.address, agent) as link,
+        administering(dispatcher.address) as admin,
+        conversing(dispatcher.address) as talk,
+    ):
+        seen = await talk.ask(agent)
+        turn = await link.started()
+        for number in range(10):
+            await turn.ask(f"q{number}", f"{number}" * 300_000)
+        await seen.until("question", 10)
+        view = (await admin.GetSession(admin_pb2.GetSessionRequest(session_id=turn.session_id))).session
+        assert [question.question_id for question in view.open_questions] == [f"q{n}" for n in range(10)]
+        assert [question.text[:5] for question in view.open_questions] == [f"{n}" * 5 for n in range(10)]
+        assert view.open_questions[0].text.endswith(" …")
+
+
 PAGES: dict[str, tuple[dict[str, Any], str]] = {
     "size": ({"page_size": 1001}, "page_size: is 1001; at most 1000 is right"),
     "token": ({"page_token": "s-no"}, "page_token"),

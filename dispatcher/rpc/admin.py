@@ -33,10 +33,15 @@ from dispatcher.tools.runner import ToolRunner
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1_000
 GRACE_S_MAX: Final = 3_600.0
+# What a question may take in a view, before it is shortened, and then its text.
+_QUESTION_BYTES_MAX: Final = 16_384
+_QUESTION_CHARS_MAX: Final = 1_000
+_VIEW_OVERHEAD_BYTES: Final = 8
 
 
 class AdminService:
-    """The service. `leave` is called once when the dispatcher is told to drain, with the deadline in seconds."""
+    """The service. `leave` is called once when the dispatcher is told to drain, with the deadline in seconds;
+    `page_bytes_max` bounds a page of sessions besides their number."""
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class AdminService:
         limits: LiveLimits,
         mint: Callable[[str], str],
         leave: Callable[[float | None], None],
+        page_bytes_max: int,
     ) -> None:
         self._hub = hub
         self._chat = chat
@@ -53,6 +59,7 @@ class AdminService:
         self._limits = limits
         self._mint = mint
         self._leave = leave
+        self._page_bytes_max = page_bytes_max
 
     async def stop_session(
         self, request: admin_pb2.StopSessionRequest, context: Any
@@ -114,10 +121,17 @@ class AdminService:
                 raise Answered("INVALID_ARGUMENT", "page_token: its session is no longer kept; begin again")
             older = set(kept[: kept.index(request.page_token)])
             sessions = [session for session in sessions if session.session_id in older]
-        page = sessions[:size]
-        more = len(sessions) > size
+        page: list[admin_pb2.SessionView] = []
+        room = self._page_bytes_max
+        for session in sessions[:size]:
+            view = self._view(session)
+            room -= view.ByteSize() + _VIEW_OVERHEAD_BYTES
+            if page and room < 0:
+                break
+            page.append(view)
+        more = len(sessions) > len(page)
         return admin_pb2.ListSessionsResponse(
-            sessions=[self._view(session) for session in page],
+            sessions=page,
             next_page_token=page[-1].session_id if more else "",
         )
 
@@ -226,12 +240,23 @@ class AdminService:
         )
         for question in session.questions.values():
             assert isinstance(question.body, bytes)
-            view.open_questions.add().MergeFromString(question.body)
+            shown = view.open_questions.add()
+            shown.MergeFromString(question.body)
+            _shorten(shown)
         if isinstance(session.progress, bytes):
             view.progress.MergeFromString(session.progress)
         if session.ended is not None:
             view.ended.CopyFrom(codec.session_ended(session.ended))
         return view
+
+
+def _shorten(question: agent_pb2.Question) -> None:
+    """Leaves of a long question enough to know it by: a view is one message, whatever is asked in it."""
+    if question.ByteSize() > _QUESTION_BYTES_MAX:
+        text = question.text
+        question.text = text if len(text) <= _QUESTION_CHARS_MAX else text[:_QUESTION_CHARS_MAX] + " …"
+        del question.options[:]
+        question.response_schema_json = ""
 
 
 def _commander(commander: Commander) -> admin_pb2.CommanderView:

@@ -49,6 +49,8 @@ class ChatService:
         self._hub = hub
         self._mint = mint
         self._limits = limits
+        # Those of Converse: the streams that could wait for a client's half-close for ever.
+        self._feeds: set[Feed] = set()
 
     def feed(self, context: Any) -> Feed:
         return Feed(
@@ -58,18 +60,29 @@ class ChatService:
             max_message_bytes=self._limits.max_message_bytes // 2,
         )
 
+    def leave(self) -> None:
+        """The dispatcher goes away: streams end when what they watch has ended, whatever their clients say."""
+        for feed in self._feeds:
+            feed.finish()
+
     async def converse(self, context: Any) -> None:
         feed = self.feed(context)
         await feed.begin()
         conversation = _Conversation(self._hub, self._mint, self._limits, feed)
         reader = asyncio.ensure_future(self._read(context, conversation, feed))
         writer = asyncio.ensure_future(feed.run())
+        self._feeds.add(feed)
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_EXCEPTION)
-            for task in (reader, writer):
-                if task.done():
-                    task.result()
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            if not writer.done():
+                reader.result()
+                await asyncio.wait({writer})
+            writer.result()
+            if not reader.done():
+                raise Answered("UNAVAILABLE", "the dispatcher goes away; ask another, or later")
+            reader.result()
         finally:
+            self._feeds.discard(feed)
             reader.cancel()
             writer.cancel()
             await asyncio.wait({reader, writer})
