@@ -24,6 +24,8 @@ from dispatcher.tools.runner import ToolRunner
 log = logging.getLogger(__name__)
 
 _TIMER_STEP_S = 0.001
+# A tool may say anything; on the wire it is a number of milliseconds.
+_RETRY_AFTER_S_MAX = 604_800.0
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -184,7 +186,10 @@ class Hub:
         failure = None
         if outcome.error is not None:
             error = outcome.error
-            retry_after_ms = None if error.retry_after_s is None else int(error.retry_after_s * 1000)
+            retry_after_s = (
+                None if error.retry_after_s is None else min(error.retry_after_s, _RETRY_AFTER_S_MAX)
+            )
+            retry_after_ms = None if retry_after_s is None else int(retry_after_s * 1000)
             failure = ToolFailure(error.code, error.message, error.retryable, retry_after_ms)
         answer = ToolOutcome(outcome.result_json, failure)
         self.submit(events.ToolFinished(effect.session_id, effect.attempt, call.call_id, answer))

@@ -54,8 +54,12 @@ def _scalar(dice: Random, field: FieldDescriptor, ids: list[str]) -> Any:
         return dice.random() < 0.5
     if kind in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT):
         return dice.choice([0.0, -1.0, 1.5, float("nan"), float("inf")])
-    if kind in (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64):
+    if kind == FieldDescriptor.TYPE_INT32:
         return dice.choice([0, 1, -1, 999_999_999, -(2**31)])
+    if kind == FieldDescriptor.TYPE_INT64:
+        return dice.choice([0, 1, -1, 2**63 - 1, -(2**63)])
+    if kind == FieldDescriptor.TYPE_UINT64:
+        return dice.choice([0, 1, 2, 3, 1_000, 2**64 - 1])
     return dice.choice([0, 1, 2, 3, 1_000, 2**32 - 1])
 
 

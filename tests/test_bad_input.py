@@ -9,9 +9,10 @@ from asynchronous import asynchronous, eventually
 from bystander import undisturbed_neighbour
 from chat_viewer import conversing
 from dialling import LINK_METHOD, Status, administering, dialled, refused, status_of
-from dispatcher_process import DispatcherProcess
+from dispatcher_process import DispatcherProcess, running_dispatcher
+from google.protobuf.duration_pb2 import Duration
 from scripted_commander import Link, Up, hello, linked, opened_link, unique
-from southwest.ai.agent.v1 import admin_pb2, agent_pb2
+from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
 DISPATCHER_FLAGS = (
     "--questions-open-max", "2",
@@ -460,6 +461,72 @@ async def test_a_resume_that_forgot_what_it_sent(dispatcher: DispatcherProcess) 
             assert link.welcome.resumes[0].ended.ending == "protocol_error"
             ended = await seen.ended()
             assert ended.message == "resume.last_sequence_sent is 1, and 2 was received"
+
+
+FAR = Duration(seconds=2**62)
+
+
+@asynchronous
+async def test_numbers_beyond_all_bounds_harm_nobody_elses_view(dispatcher: DispatcherProcess) -> None:
+    """What one commander says of itself is added up and shown to everybody."""
+    agent = unique("agent")
+    async with (
+        undisturbed_neighbour(dispatcher.address),
+        linked(dispatcher.address, agent) as link,
+        conversing(dispatcher.address) as talk,
+        administering(dispatcher.address) as admin,
+    ):
+        seen = await talk.ask(agent, on_detach=chat_pb2.OnDetach(stop_after=FAR))
+        turn = await link.started()
+        for _ in range(2):
+            await turn.send(usage=agent_pb2.Usage(input_tokens=2**64 - 1))
+        await turn.send(question=agent_pb2.Question(question_id="q1", expires_in=FAR))
+        await turn.send(progress=agent_pb2.Progress(percent=float("nan"), current=float("inf")))
+        beat = agent_pb2.Heartbeat(blocked_for=FAR, running=2**32 - 1, stuck=2**32 - 1, phase=99)  # type: ignore[arg-type]  # that is the point
+        await link.write(Up(heartbeat=beat), Up(session_id=turn.session_id, heartbeat=beat))
+        await turn.acknowledged(4)
+        for _ in range(2):
+            views = (await admin.ListCommanders(admin_pb2.ListCommandersRequest())).commanders
+            assert link.commander_id in [view.commander_id for view in views]
+            listed = (await admin.ListSessions(admin_pb2.ListSessionsRequest())).sessions
+            view = next(view for view in listed if view.session_id == turn.session_id)
+            assert view.usage.input_tokens == 2**64 - 1
+        await turn.finish()
+        ended = await seen.ended()
+        assert (ended.name, ended.usage.input_tokens) == ("completed", 2**64 - 1)
+
+
+@asynchronous
+async def test_a_hello_with_more_stuck_slots_than_there_can_be(dispatcher: DispatcherProcess) -> None:
+    async with undisturbed_neighbour(dispatcher.address), opened_link(dispatcher.address) as link:
+        await link.write(Up(hello=hello("agent", commander_id=unique("c"), stuck=2**32 - 1)))
+        assert await link.status() == (INVALID, f"hello.stuck: is {2**32 - 1}; 0 to 100000 are right")
+
+
+@asynchronous
+async def test_deadlines_beyond_all_bounds() -> None:
+    with running_dispatcher("--total-time-mode", "observe") as dispatcher:
+        agent = unique("agent")
+        async with (
+            undisturbed_neighbour(dispatcher.address),
+            linked(dispatcher.address, agent) as link,
+            conversing(dispatcher.address) as talk,
+            administering(dispatcher.address) as admin,
+        ):
+            budgets = agent_pb2.Budgets(total_time=FAR, first_token_time=FAR)
+            seen = await talk.ask(agent, budgets=budgets)
+            turn = await link.started()
+            assert turn.start.time_left.seconds > 10_000_000_000
+            for deadline in (FAR, Duration(seconds=-1)):
+                request = admin_pb2.DrainCommanderRequest(commander_id=link.commander_id, deadline=deadline)
+                status = await refused(admin.DrainCommander(request))
+                assert status.code is INVALID
+                assert "0 to 604800 s are right" in status.details
+                status = await refused(admin.Drain(admin_pb2.DrainRequest(deadline=deadline)))
+                assert status.code is INVALID
+                assert status.details.startswith("deadline: is ")
+            await turn.finish()
+            assert (await seen.ended()).name == "completed"
 
 
 @asynchronous

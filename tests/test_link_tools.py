@@ -71,6 +71,9 @@ def denies() -> None:
 def busy() -> None:
     raise ToolError("try later", retryable=True, retry_after_s=1.5)
 
+def busy_for_ever() -> None:
+    raise ToolError("try later", retryable=True, retry_after_s=1e300)
+
 @tool(output_bytes=300)
 def big() -> str:
     return "x" * 1000
@@ -78,7 +81,7 @@ def big() -> str:
 def told(context: ToolContext) -> dict[str, object]:
     return {"key": context.idempotency_key, "call": context.call_id, "user": context.user_id}
 
-TOOLS = [add, tally, together, in_threads, hang, slow, read, breaks, denies, busy, big, told]
+TOOLS = [add, tally, together, in_threads, hang, slow, read, breaks, denies, busy, busy_for_ever, big, told]
 '''
 
 
@@ -142,6 +145,7 @@ FAILURES = {
     "broken": ("breaks", "", "FAILED", ["RuntimeError: it broke"]),
     "denied": ("denies", "", "DENIED", ["not for you"]),
     "busy": ("busy", "", "FAILED", ["try later"]),
+    "busy for ever": ("busy_for_ever", "", "FAILED", ["try later"]),
     "too large": ("big", "", "TOO_LARGE", ["300"]),
 }
 
@@ -165,9 +169,9 @@ def test_a_call_that_fails_says_why_in_both_forms(dispatcher: DispatcherProcess,
             assert "File " not in result.error.message
             bare = json.loads(result.result_json)
             assert bare == {"error": {"code": code.lower(), "message": result.error.message}}
-            assert result.error.retryable == (case == "busy")
-            if case == "busy":
-                assert result.error.retry_after_ms == 1500
+            assert result.error.retryable == case.startswith("busy")
+            if result.error.retryable:
+                assert result.error.retry_after_ms == {"busy": 1_500, "busy for ever": 604_800_000}[case]
             await turn.finish()
             assert (await seen.ended()).name == "completed", "a call that fails ends nothing"
 

@@ -33,6 +33,7 @@ from dispatcher.tools.runner import ToolRunner
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1_000
 GRACE_S_MAX: Final = 3_600.0
+DEADLINE_S_MAX: Final = 604_800.0
 # What a question may take in a view, before it is shortened, and then its text.
 _QUESTION_BYTES_MAX: Final = 16_384
 _QUESTION_CHARS_MAX: Final = 1_000
@@ -161,7 +162,7 @@ class AdminService:
     async def drain_commander(
         self, request: admin_pb2.DrainCommanderRequest, context: Any
     ) -> admin_pb2.DrainCommanderResponse:
-        deadline_s = codec.seconds(request.deadline) if request.HasField("deadline") else None
+        deadline_s = _deadline_s(request)
         reply = self._hub.submit(
             CommanderDrainRequested(request.commander_id, request.reason or "AdminDrain", deadline_s)
         )
@@ -171,9 +172,10 @@ class AdminService:
         return admin_pb2.DrainCommanderResponse(running=reply.running)
 
     async def drain(self, request: admin_pb2.DrainRequest, context: Any) -> admin_pb2.DrainResponse:
+        deadline_s = _deadline_s(request)
         reply = self._hub.submit(DrainRequested(request.reason or "AdminDrain"))
         assert isinstance(reply, Draining)
-        self._leave(codec.seconds(request.deadline) if request.HasField("deadline") else None)
+        self._leave(deadline_s)
         return admin_pb2.DrainResponse(running=reply.running)
 
     async def get_limits(
@@ -301,6 +303,17 @@ def _grace_s(request: admin_pb2.StopSessionRequest | admin_pb2.StopSessionsReque
     if not 0 <= grace_s <= GRACE_S_MAX:
         raise Answered("INVALID_ARGUMENT", f"grace: is {grace_s:g} s; 0 to {GRACE_S_MAX:g} s are right")
     return grace_s
+
+
+def _deadline_s(request: admin_pb2.DrainRequest | admin_pb2.DrainCommanderRequest) -> float | None:
+    if not request.HasField("deadline"):
+        return None
+    deadline_s = codec.seconds(request.deadline)
+    if not 0 <= deadline_s <= DEADLINE_S_MAX:
+        raise Answered(
+            "INVALID_ARGUMENT", f"deadline: is {deadline_s:g} s; 0 to {DEADLINE_S_MAX:g} s are right"
+        )
+    return deadline_s
 
 
 def handlers(service: AdminService) -> grpc.GenericRpcHandler:

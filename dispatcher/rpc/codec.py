@@ -20,6 +20,8 @@ PROTOCOL_VERSION: Final = 1
 ID_CHARS_MAX: Final = 128
 AGENTS_MAX: Final = 1_000
 SLOTS_MAX: Final = 100_000
+_DURATION_S_MAX: Final = 315_576_000_000
+_UINT64_MAX: Final = 2**64 - 1
 
 M = TypeVar("M", bound=Message)
 
@@ -39,8 +41,9 @@ def parse(message_type: type[M], data: bytes) -> M:
 
 
 def duration(seconds: float) -> Duration:
+    """Cut to what a Duration holds, ten thousand years either way: peers send numbers beyond that."""
     wire = Duration()
-    wire.FromNanoseconds(round(seconds * 1e9))
+    wire.FromNanoseconds(round(max(-_DURATION_S_MAX, min(seconds, _DURATION_S_MAX)) * 1e9))
     return wire
 
 
@@ -149,6 +152,8 @@ def _hello(wire: agent_pb2.Hello) -> core.Hello:
             raise WireError(f"hello.{name}: has {len(value)} characters; 1 to {ID_CHARS_MAX} are right")
     if not 1 <= wire.slots <= SLOTS_MAX:
         raise WireError(f"hello.slots: is {wire.slots}; 1 to {SLOTS_MAX} are right")
+    if wire.stuck > SLOTS_MAX:
+        raise WireError(f"hello.stuck: is {wire.stuck}; 0 to {SLOTS_MAX} are right")
     if not 1 <= len(wire.agents) <= AGENTS_MAX:
         raise WireError(f"hello.agents: has {len(wire.agents)}; 1 to {AGENTS_MAX} are right")
     for number, agent in enumerate(wire.agents):
@@ -225,7 +230,7 @@ def _stop_ack(wire: agent_pb2.StopAck) -> core.StopAck:
 
 def _heartbeat(wire: agent_pb2.Heartbeat) -> core.Heartbeat:
     blocked_for_s = seconds(wire.blocked_for) if wire.HasField("blocked_for") else 0.0
-    return core.Heartbeat(wire.phase, blocked_for_s, wire.running, wire.stuck)
+    return core.Heartbeat(wire.phase, blocked_for_s, wire.running, min(wire.stuck, SLOTS_MAX))
 
 
 def _refused(wire: agent_pb2.Refused) -> core.Refused:
@@ -400,10 +405,11 @@ def error_signal(report: core.ErrorReport) -> agent_pb2.ErrorSignal:
 
 
 def usage(used: core.Usage) -> agent_pb2.Usage:
+    # Sums of what a commander sent, which may be anything.
     return agent_pb2.Usage(
-        input_tokens=used.input_tokens,
-        output_tokens=used.output_tokens,
-        reasoning_tokens=used.reasoning_tokens,
+        input_tokens=min(used.input_tokens, _UINT64_MAX),
+        output_tokens=min(used.output_tokens, _UINT64_MAX),
+        reasoning_tokens=min(used.reasoning_tokens, _UINT64_MAX),
         model=used.model,
     )
 
