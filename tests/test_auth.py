@@ -15,6 +15,7 @@ from asynchronous import asynchronous, soon
 from chat_viewer import conversing
 from dialling import LINK_METHOD, Status, bearing, dialled, status_of
 from dispatcher_process import DispatcherProcess, running_dispatcher, serve_and_fail
+from google.protobuf.message import Message
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -57,11 +58,14 @@ def dispatcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DispatcherP
 Metadata = tuple[tuple[str, str], ...]
 
 
-async def _said(call: Any, *messages: Any) -> Status:
-    """How a stream ends on which all of this is said. A refused one may be over before."""
+async def _said(call: Any, *messages: bytes | Message) -> Status:
+    """How a stream ends on which this is said, after the first has its answer. A refused stream is over by then,
+    and what is written to it after that would hide its status."""
     with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
-        for message in messages:
+        for number, message in enumerate(messages):
             await call.write(message)
+            if number == 0 and await call.read() is aio.EOF:
+                break
         await call.done_writing()
         while await call.read() is not aio.EOF:
             pass
@@ -71,9 +75,8 @@ async def _said(call: Any, *messages: Any) -> Status:
 async def _link(channel: aio.Channel, metadata: Metadata) -> Status:
     call: Any = channel.stream_stream(LINK_METHOD)(metadata=metadata)
     greeting = Up(hello=hello("agent", commander_id=unique("c")))
-    return await _said(
-        call, greeting.SerializeToString(), Up(goodbye=agent_pb2.Goodbye()).SerializeToString()
-    )
+    goodbye = Up(goodbye=agent_pb2.Goodbye())
+    return await _said(call, greeting.SerializeToString(), goodbye.SerializeToString())
 
 
 async def _converse(channel: aio.Channel, metadata: Metadata) -> Status:

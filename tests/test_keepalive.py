@@ -11,7 +11,7 @@ from asynchronous import asynchronous, eventually
 from bystander import undisturbed_neighbour
 from chat_viewer import conversing
 from dialling import Options, administering
-from dispatcher_process import running_dispatcher
+from dispatcher_process import DispatcherProcess, running_dispatcher
 from scripted_commander import commander_process, linked, opened_link, unique
 from southwest.ai.agent.v1 import admin_pb2, admin_pb2_grpc
 from tcp_proxy import tcp_proxy
@@ -62,9 +62,9 @@ async def test_pings_keep_a_silent_session_behind_an_impatient_proxy() -> None:
     flags = ("--keepalive-time-s", "1", "--ping-timeout-s", "1", *_PINGS_ALONE)
     both: Options = (("grpc.keepalive_time_ms", 1_000), *_COMMANDERS_OPTIONS[1:])
     await asyncio.gather(
-        _silence(flags, (), idle_drop_s=2.5, silence_s=6.0),
-        _silence(flags, both, idle_drop_s=2.5, silence_s=6.0),
-        _dropped_without_pings(idle_drop_s=2.5),
+        _silence(flags, (), idle_drop_s=2.2, silence_s=4.5),
+        _silence(flags, both, idle_drop_s=2.2, silence_s=4.5),
+        _dropped_without_pings(idle_drop_s=2.2),
     )
 
 
@@ -94,72 +94,55 @@ async def _state(admin: "admin_pb2_grpc.AdminAsyncStub", commander_id: str) -> s
     return next((view.state for view in views if view.commander_id == commander_id), "gone")
 
 
-def test_a_frozen_process_and_a_swallowed_connection_are_noticed() -> None:
+@asynchronous
+async def test_frozen_swallowed_and_stalled_peers_are_noticed(dispatcher: DispatcherProcess) -> None:
     """With the settings as they are by default; the waits run side by side."""
-
-    @asynchronous
-    async def scene() -> None:
-        agent, frozen, swallowed = unique("agent"), unique("frozen"), unique("swallowed")
-        with (
-            running_dispatcher() as dispatcher,
-            commander_process(dispatcher.address, frozen, unique("agent")) as process,
-        ):
-            async with (
-                undisturbed_neighbour(dispatcher.address),
-                tcp_proxy(dispatcher.address) as below,
-                tcp_proxy(dispatcher.address) as above,
-                administering(dispatcher.address) as admin,
-                linked(below.address, agent, commander_id=swallowed) as link,
-                conversing(above.address) as talk,
-            ):
-                await talk.ask(agent)
-                turn = await link.started()
-                request = admin_pb2.GetSessionRequest(session_id=turn.session_id)
-                assert (await admin.GetSession(request)).session.viewers == 1
-                assert await _state(admin, frozen) == "ready"
-                below.set("blackhole")
-                above.set("blackhole")
-                process.signal(signal.SIGSTOP)
-                await asyncio.gather(
-                    eventually(lambda: _state(admin, frozen), "detached".__eq__, _FOUND_WITHIN_S),
-                    eventually(lambda: _state(admin, swallowed), "detached".__eq__, _FOUND_WITHIN_S),
-                    eventually(
-                        lambda: admin.GetSession(request),
-                        lambda got: not got.session.viewers,
-                        _FOUND_WITHIN_S,
-                    ),
-                )
-
-    scene()
-
-
-@asynchronous
-async def test_a_stalled_connection_is_noticed_by_its_silence() -> None:
-    agent, stalled = unique("agent"), unique("stalled")
-    with running_dispatcher("--heartbeat-interval-s", "0.2") as dispatcher:
+    agent, frozen, swallowed, stalled = (unique(word) for word in ("a", "frozen", "swallowed", "stalled"))
+    with commander_process(dispatcher.address, frozen, unique("agent")) as process:
         async with (
-            tcp_proxy(dispatcher.address) as proxy,
+            undisturbed_neighbour(dispatcher.address),
+            tcp_proxy(dispatcher.address) as below,
+            tcp_proxy(dispatcher.address) as above,
+            tcp_proxy(dispatcher.address) as aside,
             administering(dispatcher.address) as admin,
-            linked(proxy.address, agent, commander_id=stalled),
+            linked(below.address, agent, commander_id=swallowed) as link,
+            linked(aside.address, unique("agent"), commander_id=stalled),
+            conversing(above.address) as talk,
         ):
-            proxy.set("stall")
-            await eventually(lambda: _state(admin, stalled), "detached".__eq__)
+            await talk.ask(agent)
+            turn = await link.started()
+            request = admin_pb2.GetSessionRequest(session_id=turn.session_id)
+            assert (await admin.GetSession(request)).session.viewers == 1
+            assert await _state(admin, frozen) == "ready"
+            below.set("blackhole")
+            above.set("blackhole")
+            aside.set("stall")
+            process.signal(signal.SIGSTOP)
+            await asyncio.gather(
+                eventually(lambda: _state(admin, frozen), "detached".__eq__, _FOUND_WITHIN_S),
+                eventually(lambda: _state(admin, swallowed), "detached".__eq__, _FOUND_WITHIN_S),
+                eventually(lambda: _state(admin, stalled), "detached".__eq__, _FOUND_WITHIN_S),
+                eventually(
+                    lambda: admin.GetSession(request),
+                    lambda got: not got.session.viewers,
+                    _FOUND_WITHIN_S,
+                ),
+            )
 
 
 @asynchronous
-async def test_a_cut_connection_is_noticed_at_once_and_resumed() -> None:
+async def test_a_cut_connection_is_noticed_at_once_and_resumed(dispatcher: DispatcherProcess) -> None:
     agent = unique("agent")
     me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
-    with running_dispatcher() as dispatcher:
-        async with (
-            tcp_proxy(dispatcher.address) as proxy,
-            administering(dispatcher.address) as admin,
-            opened_link(proxy.address) as link,
-        ):
-            await link.greet(agent, **me)
-            proxy.cut()
-            assert (await link.status()).code is grpc.StatusCode.UNAVAILABLE
-            await eventually(lambda: _state(admin, me["commander_id"]), "detached".__eq__)
-            async with opened_link(proxy.address) as again:
-                await again.greet(agent, **me)
-                assert await _state(admin, me["commander_id"]) == "ready"
+    async with (
+        tcp_proxy(dispatcher.address) as proxy,
+        administering(dispatcher.address) as admin,
+        opened_link(proxy.address) as link,
+    ):
+        await link.greet(agent, **me)
+        proxy.cut()
+        assert (await link.status()).code is grpc.StatusCode.UNAVAILABLE
+        await eventually(lambda: _state(admin, me["commander_id"]), "detached".__eq__)
+        async with opened_link(proxy.address) as again:
+            await again.greet(agent, **me)
+            assert await _state(admin, me["commander_id"]) == "ready"

@@ -233,9 +233,10 @@ async def test_questions_and_messages_go_down(dispatcher: DispatcherProcess) -> 
 async def test_a_declined_and_an_expired_question_are_cancelled(dispatcher: DispatcherProcess) -> None:
     agent = unique("agent")
     async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
-        await talk.ask(agent)
+        seen = await talk.ask(agent)
         turn = await link.started()
         await turn.ask("q1")
+        await seen.until("question")
         declined = chat_pb2.AnswerQuestion(question_id="q1", decline=True)
         assert not (await talk.request("1", answer=declined)).HasField("error")
         assert (await turn.heard("answer")).answer.cancelled.why == "declined"

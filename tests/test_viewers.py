@@ -185,47 +185,47 @@ async def _say_two_megabytes(turn: Turn) -> None:
         await turn.acknowledged(turn.sequence)
 
 
-@pytest.mark.parametrize("how", ["Subscribe", "Converse", "WatchSession"])
-def test_a_viewer_that_never_reads_is_closed_and_disturbs_nobody(
-    dispatcher: DispatcherProcess, how: str
-) -> None:
-    @asynchronous
-    async def scene() -> None:
-        agent = unique("agent")
-        async with (
-            linked(dispatcher.address, agent) as link,
-            conversing(dispatcher.address) as talk,
-            dialled(dispatcher.address) as channel,
-            chatting(dispatcher.address) as chat,
-        ):
-            seen = await talk.ask(agent, idempotency_key=agent)
-            turn = await link.started()
-            # Nothing is read from this call until it is over.
-            slow: Any
-            if how == "Converse":
-                slow = channel.stream_stream(CONVERSE_METHOD)()
-                ask = asking(agent, idempotency_key=agent)
-                await slow.write(chat_pb2.ClientPacket(client_ref="1", ask=ask).SerializeToString())
-            else:
-                service = "Chat" if how == "Subscribe" else "Admin"
-                method: Any = channel.unary_stream(f"/southwest.ai.agent.v1.{service}/{how}")
-                slow = method(_request(turn).SerializeToString())  # the first field is the same in both
-            await _say_two_megabytes(turn)
-            await turn.finish()
-            assert (await seen.ended()).name == "completed"
-            assert len(seen.text) == 2_000_000
-            await asyncio.to_thread(dispatcher.wait_for_log, f"slow viewer: <Feed of {turn.session_id}>")
-            # When it reads after all, it is told why, and gets the rest with its last cursor.
-            async with viewing(slow, turn.session_id) as (viewer, first):
-                status = await viewer.status()
-            assert status.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert status.details == "slow: the viewer took nothing for 1.5 s; come back with the last cursor"
-            request = _request(turn, first.events[-1].cursor)
-            async with viewing(chat.Subscribe(request), turn.session_id) as (viewer, rest):
-                assert (await viewer.status()).code is OK
-            assert first.events + rest.events == seen.events
+@asynchronous
+async def test_a_viewer_that_never_reads_is_closed_and_disturbs_nobody(dispatcher: DispatcherProcess) -> None:
+    await asyncio.gather(
+        *[_slow_viewer(dispatcher, how) for how in ("Subscribe", "Converse", "WatchSession")]
+    )
 
-    scene()
+
+async def _slow_viewer(dispatcher: DispatcherProcess, how: str) -> None:
+    agent = unique("agent")
+    async with (
+        linked(dispatcher.address, agent) as link,
+        conversing(dispatcher.address) as talk,
+        dialled(dispatcher.address) as channel,
+        chatting(dispatcher.address) as chat,
+    ):
+        seen = await talk.ask(agent, idempotency_key=agent)
+        turn = await link.started()
+        # Nothing is read from this call until it is over.
+        slow: Any
+        if how == "Converse":
+            slow = channel.stream_stream(CONVERSE_METHOD)()
+            ask = asking(agent, idempotency_key=agent)
+            await slow.write(chat_pb2.ClientPacket(client_ref="1", ask=ask).SerializeToString())
+        else:
+            service = "Chat" if how == "Subscribe" else "Admin"
+            method: Any = channel.unary_stream(f"/southwest.ai.agent.v1.{service}/{how}")
+            slow = method(_request(turn).SerializeToString())  # the first field is the same in both
+        await _say_two_megabytes(turn)
+        await turn.finish()
+        assert (await seen.ended()).name == "completed"
+        assert len(seen.text) == 2_000_000
+        await asyncio.to_thread(dispatcher.wait_for_log, f"slow viewer: <Feed of {turn.session_id}>")
+        # When it reads after all, it is told why, and gets the rest with its last cursor.
+        async with viewing(slow, turn.session_id) as (viewer, first):
+            status = await viewer.status()
+        assert status.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert status.details == "slow: the viewer took nothing for 1.5 s; come back with the last cursor"
+        request = _request(turn, first.events[-1].cursor)
+        async with viewing(chat.Subscribe(request), turn.session_id) as (viewer, rest):
+            assert (await viewer.status()).code is OK
+        assert first.events + rest.events == seen.events
 
 
 @asynchronous

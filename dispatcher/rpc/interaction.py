@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _BATCH_OVERHEAD_BYTES = 64
 _PACKET_OVERHEAD_BYTES = 8
 # The news that a call was cancelled comes so long after the end of what can be read, at most, on a busy machine.
-_CANCELLED_BY_S = 0.1
+_CANCELLED_BY_S = 0.5
 
 
 class Closing(NamedTuple):
