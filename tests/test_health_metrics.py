@@ -1,6 +1,7 @@
 """What is seen from outside: health per service, reflection, and metrics that are right after known traffic."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -67,6 +68,19 @@ async def test_watchers_hear_that_it_drains_while_what_runs_goes_on() -> None:
             await turn.say("still here")
             await turn.finish()
             assert (await seen.ended()).name == "completed"
+        assert await asyncio.to_thread(dispatcher.wait) == 0
+
+
+@asynchronous
+async def test_open_watches_leave_no_traceback_when_it_goes() -> None:
+    # Whether gRPC had let go of a cancelled call when the loop ended was a matter of chance for each.
+    with running_dispatcher() as dispatcher:
+        async with dialled(dispatcher.address) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(100)]
+            for watch in watches:
+                assert (await watch.read()).status == SERVING
+            dispatcher.signal(signal.SIGTERM)
         assert await asyncio.to_thread(dispatcher.wait) == 0
 
 
