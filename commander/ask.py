@@ -19,12 +19,13 @@ from commander.conversation import Message, Request, UserAnswer
 from commander.core.batch import Rotation
 from commander.core.turn import Done, Numbered, Outcome, Turn
 from commander.crossing import Crossing, CrossingBounds
+from commander.doorbell import Doorbell
 from commander.metrics import Metrics
 from commander.printer import Printer
 from commander.racing import at_most, first_of
 from commander.runner import Runner
 from commander.settings import Settings
-from commander.stream import Doorbell, Stream, StreamEnded
+from commander.stream import Stream, StreamEnded
 
 # When all is said, the dispatcher has this long to end the call.
 END_WAIT_S = 10.0
@@ -52,7 +53,7 @@ class Asking:
         self._rotation = Rotation(settings.max_message_bytes)
         request = Request("", 1, (Message("user", (text,)),))
         self._turn = Turn("", 1, bounds.turn, credit=None)
-        self._crossing = Crossing(self._turn, request, self._rotation, self._doorbell.ring, bounds)
+        self._crossing = Crossing(self._turn, request, self._rotation, self._doorbell, bounds)
         self._agent = agent
         key = (agent.name, agent.version)
         self._runner = Runner({key: agent}, self._loop, self._agent_ended, Metrics())

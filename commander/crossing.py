@@ -7,7 +7,7 @@ wakes the link only when it sleeps.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from commander import sealing
 from commander.conversation import Request, ToolAnswer, UserAnswer, UserMessage
 from commander.core.batch import Rotation
 from commander.core.turn import Bounds, Outcome, Turn
+from commander.doorbell import Doorbell
 from commander.errors import AgentFailure, Stopped, ToolTooLarge
 from commander.outputs import Output, Used
 
@@ -34,20 +35,20 @@ class CrossingBounds:
 
 
 class Crossing:
-    """See the module. `wake` is called from the agent's thread when there is something to send."""
+    """See the module. The doorbell is rung from the agent's thread when there is something to send."""
 
     def __init__(
         self,
         turn: Turn,
         request: Request,
         rotation: Rotation,
-        wake: Callable[[], None],
+        doorbell: Doorbell,
         bounds: CrossingBounds,
     ) -> None:
         self.turn = turn
         self.request = request
         self._rotation = rotation
-        self._wake = wake
+        self._doorbell = doorbell
         self._bounds = bounds
         self._messages: deque[UserMessage] = deque()
         # Who waits for room, and for a message. Appended by the agent's thread, taken by the link's.
@@ -78,7 +79,7 @@ class Crossing:
         room = turn.offer_text(text)
         if not turn.queued:
             self._rotation.mark(turn)
-            self._wake()
+            self._doorbell.ring()
         return room
 
     def put(self, output: Output) -> bool:
@@ -117,7 +118,7 @@ class Crossing:
                 f"its arguments are {request.size_bytes} bytes; at most {self._bounds.payload_bytes_max} can cross",
             )
         answer: Future[ToolAnswer] = Future()
-        self._marked(self.turn.open_call(call_id, answer, request))
+        self._marked(self.turn.open_call(call_id, answer, request), urgent=True)
         self._release_if_over()
         return call_id, answer
 
@@ -135,7 +136,7 @@ class Crossing:
             question_id, text, options, schema, expires_in_s, self._bounds.payload_bytes_max
         )
         answer: Future[UserAnswer] = Future()
-        self._marked(self.turn.open_question(question_id, answer, question))
+        self._marked(self.turn.open_question(question_id, answer, question), urgent=True)
         self._release_if_over()
         return question_id, answer
 
@@ -165,15 +166,18 @@ class Crossing:
         """The agent has ended by itself."""
         self._over = True
         self.turn.finish(outcome, error, 0 if error is None else sealing.failure_bytes(error))
-        self._marked(room=True)
+        self._marked(room=True, urgent=True)
         self.release()
 
     # -- the link's thread -----------------------------------------------------------------------------------
 
-    def tell_room(self) -> None:
-        """After something was taken: whoever waits for room goes on when there is enough."""
-        if self._want_room and (self.turn.is_half_empty or self.is_over):
+    def tell_room(self) -> bool:
+        """After something was taken: whoever waits for room goes on when there is enough. Whether anybody did."""
+        if not self._want_room:
+            return False
+        if self.turn.is_half_empty or self.is_over:
             _settle_all(self._want_room)
+        return True
 
     def tell_result(self, call_id: str, answer: ToolAnswer) -> bool:
         """What a tool answered. False when nobody waits for it any more."""
@@ -218,10 +222,13 @@ class Crossing:
         self._ids[kind] += 1
         return f"{kind}-{self._ids[kind]}"
 
-    def _marked(self, room: bool) -> bool:
+    def _marked(self, room: bool, *, urgent: bool = False) -> bool:
         if not self.turn.queued:
             self._rotation.mark(self.turn)
-            self._wake()
+            self._doorbell.ring()
+        if urgent:
+            self._rotation.hurry(self.turn)
+            self._doorbell.ring(urgent=True)
         return room
 
 

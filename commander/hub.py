@@ -31,10 +31,10 @@ from commander.core.slots import (
 )
 from commander.core.turn import Credit, Numbered, Outcome, Phase, Signal, Turn
 from commander.crossing import Crossing, CrossingBounds
+from commander.doorbell import Doorbell
 from commander.logs import about
 from commander.metrics import Metrics
 from commander.runner import Runner
-from commander.stream import Doorbell
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ class Hub:
         self._crossings: dict[Turn, Crossing] = {}
         # What each turn's heartbeat said last, so that only news is told.
         self._told_phase: dict[Turn, Phase] = {}
+        # Some agent waited for room when the last message was gathered.
+        self._is_held_up = False
         self._credit = Credit(0, 0)
         self._timer: asyncio.TimerHandle | None = None
         self._on_idle: Callable[[], None] | None = None
@@ -108,12 +110,23 @@ class Hub:
     def gather(self, *, signals_only: bool = False) -> list[object]:
         """What goes into the next message; see `Rotation.gather`."""
         gathered = self._rotation.gather(signals_only=signals_only)
+        is_held_up = False
         for each in gathered:
             if isinstance(each, Numbered):
                 crossing = self._crossings.get(each.turn)
-                if crossing is not None:
-                    crossing.tell_room()
+                if crossing is not None and crossing.tell_room():
+                    is_held_up = True
+        self._is_held_up = is_held_up
         return gathered
+
+    @property
+    def may_pause(self) -> bool:
+        """Nobody suffers when more is let gather before the next message."""
+        return not (self._is_held_up or self.has_urgent or self._rotation.fills_messages)
+
+    @property
+    def has_urgent(self) -> bool:
+        return self._rotation.has_signals or self._rotation.has_express
 
     def beat(self, blocked_for_s: float) -> None:
         """Puts on the link that it lives, and what has become of silent turns since they were last told of."""
@@ -184,7 +197,7 @@ class Hub:
         if turn.is_delivered:
             self._perform(self.slots.delivered(turn, self._now()))
         elif self._rotation.release(turn):
-            self._doorbell.ring_here()
+            self._doorbell.ring_here(urgent=False)
 
     def _start(self, packet: pb.DownstreamPacket) -> None:
         if not packet.session_id or not packet.attempt:
@@ -195,7 +208,6 @@ class Hub:
 
     def _stop(self, packet: pb.DownstreamPacket) -> None:
         stop = packet.stop
-        _LOG.info("stopped: %s", stop.reason, extra=about(packet.session_id, packet.attempt))
         grace_s = stop.grace_ms / 1000 if stop.grace_ms else None
         effects = self.slots.stop(
             packet.session_id, packet.attempt, stop.stop_id, stop.reason, grace_s, self._now()
@@ -231,6 +243,8 @@ class Hub:
                 )
         if not wanted:
             self._metrics.packet_ignored("nobody_waits")
+        elif self._runner is not None:
+            self._runner.hurry()
 
     def _ignore(self, packet: pb.DownstreamPacket, what: str) -> None:
         self._metrics.packet_ignored("unexpected")
@@ -268,7 +282,7 @@ class Hub:
     def _begin(self, turn: Turn, agent: tuple[str, str], request: object) -> None:
         assert isinstance(request, Request)
         assert self._runner is not None
-        crossing = Crossing(turn, request, self._rotation, self._doorbell.ring, self._bounds)
+        crossing = Crossing(turn, request, self._rotation, self._doorbell, self._bounds)
         self._crossings[turn] = crossing
         self._metrics.turn_started(agent[0])
         _LOG.debug("started: agent %s", " ".join(agent).strip(), extra=about(turn.session_id, turn.attempt))
@@ -277,6 +291,10 @@ class Hub:
     def _cancel(self, turn: Turn, why: str) -> None:
         assert self._runner is not None
         self._runner.cancel(self._crossings[turn])
+        # A line of the log takes longer than a stop; the agent's thread is not to wait for it.
+        self._loop.call_soon(self._tell_cancelled, turn, why)
+
+    def _tell_cancelled(self, turn: Turn, why: str) -> None:
         _LOG.info("cancelled: %s", why, extra=about(turn.session_id, turn.attempt))
 
     def _abandon(self, turn: Turn, stopping_s: float) -> None:

@@ -15,12 +15,13 @@ from southwest.ai.agent.v1 import agent_pb2 as pb
 from commander import codec, dialing
 from commander.core import backoff
 from commander.core.turn import Turn
+from commander.doorbell import Doorbell
 from commander.hub import Hub, SignalMissing
 from commander.metrics import Metrics
 from commander.pulse import Change, Pulse
 from commander.racing import at_most
 from commander.settings import Settings
-from commander.stream import Doorbell, Stream, StreamEnded
+from commander.stream import Stream, StreamEnded
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,6 +30,13 @@ REPEAT_LOG_S = 30.0
 
 # A dispatcher that bears no message of this size can't be served.
 MESSAGE_BYTES_LEAST = 16_384
+
+# A writer whose writes take longer than this pauses after each, as long as they take and no longer than the other:
+# fewer and fuller messages then give the time back. A write takes about a tenth of it on a machine that has time.
+LAG_S = 0.001
+PAUSE_MAX_S = 0.05
+# The share of the last write in what "of late" means.
+LAG_SHARE = 0.25
 
 # Trouble that trying again won't mend, and what will. Tried again all the same, slowly: somebody may mend it.
 STUBBORN = {
@@ -216,11 +224,19 @@ class Link:
 
     async def _write(self, stream: Stream) -> None:
         hub, leaving = self._hub, self._leaving
+        # How long a write takes of late: that is how short of time this process or the other one is.
+        lag_s = 0.0
         while True:
             gathered = hub.gather(signals_only=leaving.is_set())
             if gathered:
+                began_at = self._loop.time()
                 size_bytes = await stream.write(codec.message(gathered))
                 self._metrics.message_sent(len(gathered), size_bytes)
+                lag_s += (self._loop.time() - began_at - lag_s) * LAG_SHARE
+                if lag_s > LAG_S and hub.may_pause and not leaving.is_set():
+                    await self._doorbell.pause(
+                        min(lag_s, PAUSE_MAX_S), lambda: hub.has_urgent or leaving.is_set()
+                    )
             elif leaving.is_set():
                 break
             else:

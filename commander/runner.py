@@ -27,8 +27,12 @@ from commander.turn import BlockingTurn, Turn, not_sayable
 
 _LOG = logging.getLogger(__name__)
 
-# A generator that never really awaits gives the loop back this often.
-SLICE_S = 0.001
+# Generators that never really await give the loop back this often, all of them together: that is what a stop, a
+# result or a neighbour's timer waits for at most, however many flood.
+LOOP_TURN_S = 0.001
+# What another thread gives to an agent reaches it so many turns of the loop later, at most: the one that runs, the
+# one in which its future is settled, the one in which its task goes on.
+HURRIED_TURNS = 3
 # What an exception says to the user is cut here.
 MESSAGE_CHARS_MAX = 500
 
@@ -70,6 +74,11 @@ class Runner:
             crossing.release()
         else:
             self._loop.call_soon_threadsafe(self._cancel, crossing)
+            self._turns.hurry()
+
+    def hurry(self) -> None:
+        """Some agent was just given what it waits for; those that flood are to let it go on soon."""
+        self._turns.hurry()
 
     def insist(self, crossing: Crossing) -> None:
         """It has been told, and has not ended: once more, whatever it does."""
@@ -113,22 +122,34 @@ class Runner:
 
 
 class LoopTurns:
-    """Counts the turns of the loop, as far as somebody wants to know."""
+    """Counts the turns of the loop, as far as somebody wants to know, and deals out its time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.number = 0
+        # How long one generator may go on in this turn of the loop.
+        self.slice_s = LOOP_TURN_S
+        self._share_s = LOOP_TURN_S
+        self._hurried = 0
         self._loop = loop
-        self._is_expected = False
+        self._sharing = 0
 
-    def expect(self) -> None:
-        """`number` will have grown when the loop has turned."""
-        if not self._is_expected:
-            self._is_expected = True
+    def share(self) -> None:
+        """A generator begins its slice. `number` will have grown when the loop has turned."""
+        if not self._sharing:
             self._loop.call_soon(self._turned)
+        self._sharing += 1
 
     def _turned(self) -> None:
-        self._is_expected = False
+        self._share_s = LOOP_TURN_S / self._sharing
+        self._sharing = 0
         self.number += 1
+        self.slice_s = 0.0 if self._hurried else self._share_s
+        self._hurried = max(0, self._hurried - 1)
+
+    def hurry(self) -> None:
+        """The next turns are to be short. From any thread."""
+        self._hurried = HURRIED_TURNS
+        self.slice_s = 0.0
 
 
 class AsyncRun:
@@ -211,9 +232,9 @@ class AsyncRun:
         now = time.perf_counter()
         if self._slice_turn != self._turns.number:
             self._slice_turn, self._slice_began_at = self._turns.number, now
-            self._turns.expect()
+            self._turns.share()
             return False
-        return now - self._slice_began_at > SLICE_S
+        return now - self._slice_began_at > self._turns.slice_s
 
     async def _pause(self) -> None:
         if self._crossing.turn.has_room:

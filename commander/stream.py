@@ -3,13 +3,9 @@
 One task reads and one writes, because grpc.aio allows no more, and neither is cancelled inside gRPC: that would
 cancel the whole RPC, and what comes back from it later would find its loop gone. It is the call that is
 cancelled, and they come back by themselves.
-
-Whoever has something to send rings the `Doorbell`. It wakes the writer only when the writer sleeps, so what
-gathers while a write is under way goes out together, and what comes while none is goes out at once.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -32,45 +28,6 @@ class StreamEnded(Exception):  # noqa: N818 - named for what happened
         super().__init__(f"{code.name}: {why}" if why else code.name)
         self.code = code
         self.why = why
-
-
-class Doorbell:
-    """Wakes the one that sleeps in `wait`, on `loop`; costs nothing while it is awake."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._sleeps = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def ring(self) -> None:
-        """From any thread. What is to be found must have been put in place before."""
-        if self._sleeps:
-            self._sleeps = False
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is to be woken any more
-                self._loop.call_soon_threadsafe(self._wake)
-
-    def ring_here(self) -> None:
-        """From the thread of the loop."""
-        self._sleeps = False
-        self._wake()
-
-    async def wait(self, has_something: Callable[[], bool]) -> None:
-        """Until somebody rings, or at once when there is something already."""
-        self._sleeps = True
-        # Whoever put something in before it could see the sleeper did not ring.
-        if has_something():
-            self._sleeps = False
-            return
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            self._sleeps = False
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class Stream:

@@ -181,3 +181,85 @@ def test_what_was_held_for_the_next_message_is_dropped_with_its_turn() -> None:
     assert gathered_turns(rotation) == ["session-0"]
     second.fence()
     assert rotation.gather() == []
+
+
+def ask(rotation: Rotation, turn: Turn) -> None:
+    """As the agent's thread does with what somebody waits for."""
+    say(rotation, turn, size=1)
+    rotation.hurry(turn)
+
+
+def test_what_is_waited_for_overtakes_other_turns_and_nothing_of_its_own() -> None:
+    rotation = Rotation(LARGEST)
+    *others, asking = turns(10)
+    for other in others:
+        say(rotation, other)
+    say(rotation, asking, text="before")
+    ask(rotation, asking)
+    names = gathered_turns(rotation)
+    asked = [place for place, name in enumerate(names) if name == asking.session_id]
+    assert len(asked) == 2
+    assert asked[-1] <= 4, "text and call went every other time"
+    assert sorted(names) == sorted([each.session_id for each in others] + [asking.session_id] * 2)
+    assert not rotation
+    assert not rotation.has_express
+
+
+def test_turns_in_a_hurry_leave_half_of_the_link_to_the_others() -> None:
+    rotation = Rotation(LARGEST)
+    plain, *hurried = turns(9)
+    for _ in range(MESSAGE_PACKETS_MAX):
+        say(rotation, plain)
+        for each in hurried:
+            ask(rotation, each)
+    shares = [gathered_turns(rotation) for _ in range(8)]
+    for names in shares:
+        in_turn = len([name for name in names if name == plain.session_id])
+        assert in_turn >= len(names) // 2 // 9
+
+
+def test_a_hurry_without_credit_or_after_the_end_is_no_hurry() -> None:
+    rotation = Rotation(LARGEST)
+    poor, fenced = turns(2, Credit(0, 0))
+    ask(rotation, poor)
+    ask(rotation, fenced)
+    fenced.fence()
+    assert gathered_turns(rotation) == []
+    assert not rotation
+    assert poor.acknowledge(0, PLENTY)
+    assert rotation.release(poor)
+    assert gathered_turns(rotation) == [poor.session_id]
+
+
+def test_an_unlinked_rotation_hurries_for_nobody() -> None:
+    rotation = Rotation(LARGEST)
+    (turn,) = turns(1)
+    ask(rotation, turn)
+    rotation.unlink([turn])
+    assert not rotation.has_express
+    assert rotation.release(turn)
+    assert gathered_turns(rotation) == [turn.session_id]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.booleans()), max_size=60))
+def test_each_turns_packets_go_in_order_and_once_however_they_hurry(
+    said: list[tuple[int, bool, bool]],
+) -> None:
+    rotation = Rotation(LARGEST)
+    everyone = turns(5, None)
+    for number, is_hurried, is_sent_now in said:
+        (ask if is_hurried else say)(rotation, everyone[number])
+        if is_sent_now:
+            _check_order(rotation, everyone)
+    while rotation:
+        _check_order(rotation, everyone)
+    assert not any(turn.has_more for turn in everyone)
+
+
+def _check_order(rotation: Rotation, everyone: list[Turn]) -> None:
+    before = {turn: turn.last_sequence for turn in everyone}
+    for each in rotation.gather():
+        assert isinstance(each, Numbered)
+        assert each.packet.sequence == before[each.turn] + 1
+        before[each.turn] += 1
+    assert before == {turn: turn.last_sequence for turn in everyone}

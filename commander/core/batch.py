@@ -2,7 +2,9 @@
 
 Signals go before content: a stop's acknowledgement never queues behind tokens. Then each turn that has something
 and the credit for it gives one packet, round after round, until nobody has any more or the message is full. A
-message is kept well below the largest possible, because whatever comes after waits for all of it.
+turn that has said what somebody waits for (a call, a question, its end) is asked besides, every other time, until
+that is out: it overtakes no packet of its own, and takes no more than half of the link from the others. A message
+is kept well below the largest possible, because whatever comes after waits for all of it.
 
 `mark` is called by the agents' threads, everything else by the link's alone. `Turn.queued` keeps a turn from
 being marked for every token: it is cleared before the turn is asked, so what is offered later marks it again.
@@ -11,13 +13,14 @@ being marked for every token: it is cleared before the turn is asked, so what is
 from collections import deque
 from collections.abc import Iterable
 
+from commander.core.outbox import Text
 from commander.core.turn import Numbered, Turn
 
 # What the envelope of a packet adds at most, besides the session's id and the path of the sub-agent.
 ENVELOPE_BYTES = 72
-# A full message takes its receiver a few milliseconds: the delay that a signal behind it may suffer.
+# A full message takes either side about a millisecond: the delay that a signal behind it may suffer.
 MESSAGE_BYTES_WISHED = 128 * 1024
-MESSAGE_PACKETS_MAX = 256
+MESSAGE_PACKETS_MAX = 64
 # More signals than this wait only when the other side asks and asks, and does not read.
 SIGNALS_MAX = 10_000
 # Room for the frame around the packets of a message.
@@ -29,6 +32,9 @@ class Rotation:
 
     def __init__(self, message_bytes_max: int) -> None:
         self._ready: deque[Turn] = deque()
+        # Those of them that have said what somebody waits for.
+        self._express: deque[Turn] = deque()
+        self._is_express_due = True
         self._signals: deque[object] = deque()
         # Taken from its turn, and too large for the message that was being filled.
         self._held: Numbered | None = None
@@ -48,6 +54,10 @@ class Rotation:
         turn.queued = True
         self._ready.append(turn)
 
+    def hurry(self, turn: Turn) -> None:
+        """What the turn has offered last is waited for. After `mark`."""
+        self._express.append(turn)
+
     # -- the link's thread -----------------------------------------------------------------------------------
 
     def __bool__(self) -> bool:
@@ -60,6 +70,15 @@ class Rotation:
     @property
     def has_signals(self) -> bool:
         return bool(self._signals)
+
+    @property
+    def has_express(self) -> bool:
+        return bool(self._express)
+
+    @property
+    def fills_messages(self) -> bool:
+        """So many turns have something that the next message will be full."""
+        return len(self._ready) >= MESSAGE_PACKETS_MAX
 
     @property
     def is_choked(self) -> bool:
@@ -77,6 +96,7 @@ class Rotation:
     def unlink(self, turns: Iterable[Turn]) -> None:
         """The link is gone. Signals stay for the next one; these turns come back by `release`."""
         self._ready.clear()
+        self._express.clear()
         self._held = None
         for turn in turns:
             turn.unlink()
@@ -107,6 +127,11 @@ class Rotation:
             held, self._held = self._held, None
             if not held.turn.fenced:
                 return held
+        self._is_express_due = not self._is_express_due
+        if self._is_express_due and self._express:
+            numbered = self._next_express()
+            if numbered is not None:
+                return numbered
         while self._ready:
             turn = self._ready.popleft()
             if turn.held_back:
@@ -121,6 +146,17 @@ class Rotation:
             if turn.has_more:
                 self.mark(turn)
             return Numbered(turn, packet)
+        return None
+
+    def _next_express(self) -> Numbered | None:
+        while self._express:
+            turn = self._express.popleft()
+            packet = turn.take()
+            if packet is not None:
+                # Text is never what is waited for, so that comes behind it.
+                if isinstance(packet.payload, Text):
+                    self._express.appendleft(turn)
+                return Numbered(turn, packet)
         return None
 
     def _hold_back(self, turn: Turn) -> None:

@@ -8,10 +8,11 @@ and never later, because that is when a sequence number is given out and with it
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+# A named tuple is made in a third of the time of a frozen dataclass, and there is one for every packet.
+class Text(NamedTuple):
     """A delta of the answer, or of the reasoning step named `step`.
 
     Neighbours of the same step and path may be merged into one, and a long one is cut between code points.

@@ -12,6 +12,7 @@ import zlib
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from commander.core.outbox import Outbox, Sealed, Series, Text, utf8_size
 
@@ -78,8 +79,7 @@ class Done:
     error: object = None
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """What crosses the link, numbered. It never changes: sent again, it is the same."""
 
     sequence: int
@@ -373,8 +373,7 @@ class Turn:
         self._acknowledged = max(self._acknowledged, sequence)
 
 
-@dataclass(frozen=True, slots=True)
-class Numbered:
+class Numbered(NamedTuple):
     """A packet with the turn that it is of."""
 
     turn: Turn

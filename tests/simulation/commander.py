@@ -20,6 +20,8 @@ from simulation.clock import Clock
 from simulation.wire import Wire
 
 HEARTBEAT_S = 2.0
+# How often what an agent says counts as waited for: which packets overtake whom must never matter.
+HURRIED_SHARE = 0.3
 BOUNDS = Bounds(outbox_packets=32, outbox_bytes=4096, packet_bytes_max=256)
 
 
@@ -263,6 +265,8 @@ class SimulatedCommander:
     def _wake(self, turn: Turn) -> None:
         if not turn.queued:
             self._rotation.mark(turn)
+        if self._rng.random() < HURRIED_SHARE:
+            self._rotation.hurry(turn)
         self._alive(self._instance, self._flush)
 
     def _over(self, turn: Turn, outcome: Outcome | None) -> None:
