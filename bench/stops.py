@@ -45,7 +45,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
             ours.append(await _pair(scene.pair, plan.stops, busy))
             bare.append(await _bare(scene.bare, plan.stops, busy))
         after_ending += sum(each.after_ending for each in ours)
-        rows += _rows(f"{busy} busy", ours, bare)
+        rows += _rows(f"{busy} busy", ours, bare, has_goal=busy > 0)
     tell("agents that speak when they were stopped")
     after_ending += await _stubborn(scene.pair)
     after_ending += await scene.pair.host.told("after_ending")
@@ -53,7 +53,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
     return [*rows, row(f"events after an ending, {stops:,} stops", "", [after_ending], goal=_NEVER)]
 
 
-def _rows(who: str, ours: list[_Stops], bare: list[tuple[float, float]]) -> list[Row]:
+def _rows(who: str, ours: list[_Stops], bare: list[tuple[float, float]], *, has_goal: bool) -> list[Row]:
     rows = []
     for index, (name, goal) in enumerate((("p50", _P50), ("p99", _P99))):
         theirs = [each[index] for each in bare]
@@ -64,7 +64,7 @@ def _rows(who: str, ours: list[_Stops], bare: list[tuple[float, float]]) -> list
                 "ms",
                 [each.cancelled[index] for each in ours],
                 theirs,
-                goal,
+                goal if has_goal else None,
                 note,
             ),
             row(

@@ -94,7 +94,7 @@ class Asking:
 
     def _cancel(self) -> None:
         self._turn.fence()
-        self._runner.cancel(self._crossing)
+        self._runner.cancel(self._crossing, self._stopped_why or "the run is over")
         self._doorbell.ring_here()
         self._loop.call_later(self._settings.stop_grace_s, self._grace_over.set)
 

@@ -290,12 +290,7 @@ class Hub:
 
     def _cancel(self, turn: Turn, why: str) -> None:
         assert self._runner is not None
-        self._runner.cancel(self._crossings[turn])
-        # A line of the log takes longer than a stop; the agent's thread is not to wait for it.
-        self._loop.call_soon(self._tell_cancelled, turn, why)
-
-    def _tell_cancelled(self, turn: Turn, why: str) -> None:
-        _LOG.info("cancelled: %s", why, extra=about(turn.session_id, turn.attempt))
+        self._runner.cancel(self._crossings[turn], why)
 
     def _abandon(self, turn: Turn, stopping_s: float) -> None:
         assert self._runner is not None

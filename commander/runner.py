@@ -20,7 +20,7 @@ from commander.agent import AnyAgent, Kind
 from commander.core.turn import Outcome
 from commander.crossing import Crossing
 from commander.errors import AgentError, AgentFailure, Stopped
-from commander.logs import CURRENT_TURN
+from commander.logs import CURRENT_TURN, about
 from commander.metrics import Metrics
 from commander.outputs import Output
 from commander.turn import BlockingTurn, Turn, not_sayable
@@ -68,12 +68,13 @@ class Runner:
         else:
             self._loop.call_soon_threadsafe(self._begin, crossing, served)
 
-    def cancel(self, crossing: Crossing) -> None:
+    def cancel(self, crossing: Crossing, why: str) -> None:
         """The turn is fenced: the agent is to end. Idempotent."""
         if crossing.is_blocking:
             crossing.release()
+            _tell_cancelled(crossing, why)
         else:
-            self._loop.call_soon_threadsafe(self._cancel, crossing)
+            self._loop.call_soon_threadsafe(self._cancel, crossing, why)
             self._turns.hurry()
 
     def hurry(self) -> None:
@@ -108,12 +109,14 @@ class Runner:
         del self._runs[crossing]
         self._ended(crossing, _finish(crossing, run.outcome, run.failure))
 
-    def _cancel(self, crossing: Crossing) -> None:
+    def _cancel(self, crossing: Crossing, why: str) -> None:
         run = self._runs.get(crossing)
         if run is not None:
             run.cancel()
         # After the agent's own task: a helper task of its author may be waiting too.
         crossing.release()
+        # A line of the log takes longer than a cancellation: the agent hears of it first.
+        self._loop.call_soon(_tell_cancelled, crossing, why)
 
     def _insist(self, crossing: Crossing) -> None:
         run = self._runs.get(crossing)
@@ -368,6 +371,10 @@ def _failure(error: BaseException) -> AgentFailure:
     if len(message) > MESSAGE_CHARS_MAX:
         message = message[: MESSAGE_CHARS_MAX - 1] + "…"
     return AgentFailure(code, message, kind, retryable, retry_after_s)
+
+
+def _tell_cancelled(crossing: Crossing, why: str) -> None:
+    _LOG.info("cancelled: %s", why, extra=about(crossing.request.session_id, crossing.request.attempt))
 
 
 def _name(agent: AnyAgent, crossing: Crossing) -> str:

@@ -208,6 +208,10 @@ class Hub:
         self._metrics.measure(effect)
 
     def _log(self, effect: events.Log) -> None:
+        # A line of the log takes as long as a packet's way: what is to be sent goes first.
+        self._loop.call_soon(self._write_log, effect)
+
+    def _write_log(self, effect: events.Log) -> None:
         fields = {"session": effect.session_id, "attempt": effect.attempt, "link": effect.link_id}
         log.log(_LEVELS[effect.level], "%s", effect.text, extra={k: v for k, v in fields.items() if v})
 

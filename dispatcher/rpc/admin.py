@@ -1,5 +1,6 @@
 """Admin: what an operator calls. Views are read from the core's state as it is; changes go through the hub."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -80,6 +81,7 @@ class AdminService:
         if isinstance(reply, Declined):
             raise Answered("NOT_FOUND", reply.message)
         assert isinstance(reply, Stopped)
+        await _let_stops_go()
         result = admin_pb2.STOP_RESULT_ALREADY_ENDED if reply.already_ended else admin_pb2.STOP_RESULT_STOPPED
         return admin_pb2.StopSessionResponse(result=result, stop_id=reply.stop_id, ending=reply.ending)
 
@@ -103,6 +105,7 @@ class AdminService:
             )
         )
         assert isinstance(reply, StoppedMany)
+        await _let_stops_go()
         return admin_pb2.StopSessionsResponse(stopped=len(reply.session_ids), session_ids=reply.session_ids)
 
     async def list_sessions(
@@ -287,6 +290,11 @@ def _commander(commander: Commander) -> admin_pb2.CommanderView:
 
 def _selector(wire: admin_pb2.SessionSelector) -> Selector:
     return Selector(wire.user_id, wire.agent, wire.commander_id, dict(wire.labels), wire.all)
+
+
+async def _let_stops_go() -> None:
+    """First the ending, then the stop on its link, then the answer: an answer costs as much time as a stop."""
+    await asyncio.sleep(0)
 
 
 def _stop_code(number: int) -> StopCode:
