@@ -18,6 +18,7 @@ from dispatcher.core.packets import Signal, ToolFailure, ToolOutcome
 from dispatcher.core.router import Router
 from dispatcher.journal import Journal
 from dispatcher.metrics import Metrics
+from dispatcher.readable import readable
 from dispatcher.tools.contract import ToolRequest
 from dispatcher.tools.runner import ToolRunner
 
@@ -192,7 +193,9 @@ class Hub:
             retry_after_ms = None if retry_after_s is None else int(retry_after_s * 1000)
             failure = ToolFailure(error.code, error.message, error.retryable, retry_after_ms)
         answer = ToolOutcome(outcome.result_json, failure)
-        self.submit(events.ToolFinished(effect.session_id, effect.attempt, call.call_id, answer))
+        said = (readable(outcome.result_json), failure.message if failure is not None else "")
+        text = "\n".join(filter(None, said))
+        self.submit(events.ToolFinished(effect.session_id, effect.attempt, call.call_id, answer, text))
 
     def _cancel_tools(self, effect: events.CancelTools) -> None:
         for task in self._calls.get((effect.session_id, effect.attempt), ()):

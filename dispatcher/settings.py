@@ -301,7 +301,11 @@ class Settings(BaseModel):
     first_token_mode: Mode = mode("Whether first_token_s ends a session or is only counted.")
 
     deny: Patterns = setting(
-        DENY, [], "RE2; what matches is not shown. Variable: one a line.", shape="PATTERN", separator="\n"
+        DENY,
+        [],
+        "RE2; what matches is not shown, but for an artifact's bytes. Variable: one a line.",
+        shape="PATTERN",
+        separator="\n",
     )
     deny_file: File = setting(DENY, None, "More of them, one a line; lines that begin with # are comments.")
     deny_mode: Mode = limit(DENY, "enforce", "Whether a match ends a session or is only counted.")

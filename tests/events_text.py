@@ -104,9 +104,10 @@ def payload(kind: str, words: Words, said: str) -> tuple[str, object, Detail]:
         return words.next(), step, None
     read = _DETAILS.get(kind)
     body = f"<{kind}>"
+    says = words.text("says")
     if read is None:
-        return "", body, None
-    return "", body, read(words, said)
+        return says, body, None
+    return says, body, read(words, said)
 
 
 def _done(words: Words, said: str) -> Done:
@@ -207,7 +208,7 @@ def tool(words: Words) -> Event:
     call_id, result = words.next(), words.next()
     code = words.text("failure")
     outcome = ToolOutcome(result, ToolFailure(code, f"it {code}") if code else None)
-    return events.ToolFinished(session_id, int(attempt), call_id, outcome)
+    return events.ToolFinished(session_id, int(attempt), call_id, outcome, result)
 
 
 # --- limits ----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A commander's wire in the core's words and back: every case of the contract, by a loop over its descriptors."""
 
+from collections.abc import Iterator
 from typing import Any, Final, get_args
 
 import pytest
@@ -19,6 +20,7 @@ DOWN: Final = agent_pb2.DownstreamPacket.DESCRIPTOR.oneofs_by_name["signal"]
 CONTROL: Final = {"hello", "batch", "refused", "heartbeat", "stop_ack", "goodbye"}
 # Fields of a signal that this dispatcher does not send yet.
 NOT_SENT_YET: Final = {"Start.published"}
+NOT_JUDGED: Final = {"call_id", "idempotency_key", "question_id", "artifact_id"}
 FAILURE: Final = core.ToolFailure("too_large", "its output is over the limit", True, 500)
 
 
@@ -61,6 +63,40 @@ def test_every_payload_is_read(case: str) -> None:
         assert isinstance(packet.body, bytes)
         assert type(payload).FromString(packet.body) == payload
         assert packet.size == len(packet.body)
+
+
+def strings(message: Message) -> list[str]:
+    """Every text in a message, but the ids by which peers find each other's calls and questions."""
+    found: list[str] = []
+    for field, value in message.ListFields():
+        values = list(value) if field.is_repeated else [value]
+        if field.name in NOT_JUDGED:
+            continue
+        for each in values:
+            if isinstance(each, Message):
+                found += strings(each)
+            elif isinstance(each, str):
+                found.append(each)
+    return found
+
+
+@pytest.mark.parametrize("case", sorted(core.SEQUENCED - {"content", "thought", "unknown"}))
+def test_all_that_people_may_read_is_given_to_the_policies(case: str) -> None:
+    wire = agent_pb2.UpstreamPacket()
+    for nested in _filled_every_way(wire, case):
+        told = received(nested).text.split("\n")
+        assert sorted(told) == sorted(strings(getattr(nested, case)))
+
+
+def _filled_every_way(wire: agent_pb2.UpstreamPacket, case: str) -> Iterator[agent_pb2.UpstreamPacket]:
+    if case == "agent_event":
+        for event in ("started", "completed", "failed"):
+            packet = agent_pb2.UpstreamPacket()
+            filled(getattr(packet.agent_event, event))
+            yield packet
+    else:
+        filled(wire, case)
+        yield wire
 
 
 @pytest.mark.parametrize("case", [name for name in cases(UP) if name not in ("hello", "batch")])

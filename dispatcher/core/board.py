@@ -40,7 +40,7 @@ from dispatcher.core.packets import (
     Stop,
     StopCode,
 )
-from dispatcher.core.policy import Guard, Mode, Verdict
+from dispatcher.core.policy import PASS, Guard, Mode, Verdict
 from dispatcher.core.session import Session, Step
 from dispatcher.core.timers import Timers
 
@@ -204,6 +204,16 @@ class Board:
         due = guard.next_deadline(session.opened_at, session.first_content_at is not None) if guard else None
         if due is not None:
             self.timers.set(("policy", session.session_id), due)
+
+    def may_pass(self, session: Session, text: str, agent: str) -> bool:
+        """Judges what people may read in something that comes whole. False: it is not to be told, and the session
+        was ended."""
+        guard = session.guard
+        if guard is not None and text:
+            verdict = guard.statement(text, session.received, agent)
+            if verdict is not PASS:
+                self.violated(session, verdict)
+        return session.live
 
     def violated(self, session: Session, verdict: Verdict) -> None:
         """Tells what policies found, and ends the session when one of them stops it."""

@@ -126,6 +126,8 @@ class ToolFinished:
     attempt: int
     call_id: str
     outcome: ToolOutcome
+    # All that people may read in it, for policies to judge.
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

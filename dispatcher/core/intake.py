@@ -322,6 +322,10 @@ class Intake:
             self._first_token(session)
         guard = session.guard
         assert guard is not None, session
+        if step != session.step:
+            session.step = step
+            if not self._board.may_pass(session, step, packet.agent):
+                return
         verdict = guard.thought(text, session.received, packet.agent, step)
         if verdict is PASS:
             session.safe = guard.safe(session.received)
@@ -360,7 +364,7 @@ class Intake:
         guard = session.guard
         assert guard is not None, session
         self._judged(session, guard.tool_call())
-        if not session.live:
+        if not session.live or not board.may_pass(session, packet.text, packet.agent):
             return
         call = session.ledger.named(detail, session.session_id)
         asked = session.ledger.ask(session.attempt, packet.agent, call, board.now)
@@ -395,6 +399,8 @@ class Intake:
                 f"question: {len(session.questions)} are open, and questions_open_max allows no more",
             )
             return
+        if not board.may_pass(session, packet.text, packet.agent):
+            return
         session.questions[question.question_id] = question
         wait_s = board.limits.question_wait_s
         if question.expires_in_s is not None:
@@ -406,6 +412,8 @@ class Intake:
         error = packet.detail
         assert isinstance(error, ErrorReport)
         self._settle(session)
+        if not self._board.may_pass(session, packet.text, packet.agent):
+            return
         session.error = error
         self._board.emit(session, "error", packet.agent, "", packet.body, packet.size)
         if error.scope == "session":
@@ -415,14 +423,15 @@ class Intake:
     def _usage(self, session: Session, packet: Packet, link: Link) -> None:
         usage = packet.detail
         assert isinstance(usage, Usage)
-        session.usage = session.usage.plus(usage)
         self._pass_on(session, packet, link)
-        if session.guard is not None:
+        if session.live and session.guard is not None:
+            session.usage = session.usage.plus(usage)
             self._judged(session, session.guard.used(session.usage.output_tokens))
 
     def _progress(self, session: Session, packet: Packet, link: Link) -> None:
-        session.progress = packet.body
         self._pass_on(session, packet, link)
+        if session.live:
+            session.progress = packet.body
 
     def _agent_event(self, session: Session, packet: Packet, link: Link) -> None:
         if packet.is_finish and session.guard is not None:
@@ -432,7 +441,8 @@ class Intake:
 
     def _pass_on(self, session: Session, packet: Packet, link: Link) -> None:
         self._settle(session)
-        self._board.emit(session, packet.kind, packet.agent, "", packet.body, packet.size)
+        if self._board.may_pass(session, packet.text, packet.agent):
+            self._board.emit(session, packet.kind, packet.agent, "", packet.body, packet.size)
 
     def _unknown(self, session: Session, packet: Packet, link: Link) -> None:
         """A newer commander says what this version doesn't know: its number counts, the rest doesn't."""
@@ -442,9 +452,12 @@ class Intake:
     def _done(self, session: Session, packet: Packet, link: Link) -> None:
         done = packet.detail
         assert isinstance(done, Done)
-        if done.usage is not None:
+        may_pass = self._board.may_pass(session, packet.text, packet.agent)
+        if may_pass and done.usage is not None:
             session.usage = done.usage
-        if not done.completed:
+        if not may_pass:
+            pass
+        elif not done.completed:
             error = done.error or ErrorReport("agent_failed", "commander", "session", "the agent failed")
             self._release(session)
             if session.live:

@@ -154,7 +154,8 @@ Detail = ToolCall | ErrorReport | Usage | Question | Done | StopAck | Refused | 
 class Packet(NamedTuple):
     """One packet from a commander.
 
-    `text` is that of content and thoughts, `size` the payload's bytes. `is_finish`: of content, the answer is
+    `text` is that of content and thoughts; of what comes whole, like a question, it is all that people may read in
+    it, for policies to judge. `size` is the payload's bytes. `is_finish`: of content, the answer is
     complete; of an agent_event, the sub-agent has ended.
     """
 

@@ -308,8 +308,11 @@ class Router:
         if session is None or call is None or event.attempt != session.attempt:
             board.out.append(Count("tool_outcomes_dropped"))
             return
-        result = ToolResult(event.call_id, call.request.tool_name, event.outcome)
-        board.emit(session, "tool_result", call.agent, "", result, len(event.outcome.result_json))
+        outcome = event.outcome
+        if not board.may_pass(session, event.text, call.agent):
+            return
+        result = ToolResult(event.call_id, call.request.tool_name, outcome)
+        board.emit(session, "tool_result", call.agent, "", result, len(outcome.result_json))
         session.owe(result, board.out)
         while (owed := session.ledger.next_owed()) is not None:
             board.run_tool(session, owed)

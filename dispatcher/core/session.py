@@ -125,6 +125,7 @@ class Session:
         "starved",
         "starved_bytes",
         "state",
+        "step",
         "stop_id",
         "thought_chars",
         "tool_calls",
@@ -174,6 +175,8 @@ class Session:
         self.content_chars = 0
         self.content_crc32 = 0
         self.thought_chars = 0
+        # Of the last thought: a step's name is judged once for all its deltas.
+        self.step = ""
         self.tool_calls = 0
         self.usage = Usage()
         self.progress: object = None

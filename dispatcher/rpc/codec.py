@@ -5,7 +5,7 @@ descriptors, so that a case without a row fails by name. Payloads that the core 
 serialized bytes: a kept message would keep the memory of the whole batch it came in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -15,6 +15,7 @@ from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 from dispatcher.core import packets as core
 from dispatcher.core.endings import ENDINGS, Ending
 from dispatcher.journal import Entry
+from dispatcher.readable import readable
 
 PROTOCOL_VERSION: Final = 1
 ID_CHARS_MAX: Final = 128
@@ -126,6 +127,9 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
         read = _DETAILS.get(kind)
         if read is not None:
             detail = read(payload)
+        says = _SAYS.get(kind)
+        if says is not None:
+            text = "\n".join(filter(None, says(payload)))
     return core.Packet(
         kind,
         wire.session_id,
@@ -251,6 +255,28 @@ _DETAILS: Final[dict[str, Callable[[Any], core.Detail]]] = {
     "heartbeat": _heartbeat,
     "refused": _refused,
     "goodbye": _goodbye,
+}
+
+
+def _error_says(error: agent_pb2.ErrorSignal) -> Iterable[str]:
+    return error.code, error.message, error.error_type
+
+
+def _event_says(event: agent_pb2.AgentEvent) -> Iterable[str]:
+    return event.started.description, event.completed.summary, *_error_says(event.failed.error)
+
+
+# What people may read in a payload. The bytes of an artifact are not text to anybody here.
+_SAYS: Final[dict[str, Callable[[Any], Iterable[str]]]] = {
+    "tool_call": lambda call: (call.tool_name, readable(call.arguments_json)),
+    "error": _error_says,
+    "progress": lambda progress: (progress.text,),
+    "question": lambda asked: (asked.text, *asked.options, readable(asked.response_schema_json)),
+    "agent_event": _event_says,
+    "artifact": lambda artifact: (artifact.name, artifact.mime_type),
+    "embedding": lambda embedding: (embedding.name, embedding.model),
+    "usage": lambda usage: (usage.model,),
+    "done": lambda done: (*_error_says(done.error), done.usage.model),
 }
 
 
