@@ -47,6 +47,7 @@ STUBBORN = {
     grpc.StatusCode.PERMISSION_DENIED: "give this commander a token that has the role commander",
     grpc.StatusCode.UNIMPLEMENTED: "what listens there is no dispatcher; mend the address",
     grpc.StatusCode.INVALID_ARGUMENT: "the dispatcher does not accept what this commander says of itself",
+    grpc.StatusCode.ALREADY_EXISTS: "another process uses this commander_id; give each its own",
     grpc.StatusCode.ABORTED: "another process uses this commander_id; give each its own",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "raise the dispatcher's limit, or run fewer commanders",
 }

@@ -24,9 +24,11 @@ _MODES: Mapping[str, str] = {
     "content_chars_max": "content_mode",
     "thought_chars_max": "thought_mode",
     "tool_calls_max": "tool_calls_mode",
+    "output_tokens_max": "output_tokens_mode",
     "total_time_s": "total_time_mode",
     "first_token_s": "first_token_mode",
     "deny_hold_chars_max": "deny_mode",
+    "deny_speakers_max": "deny_mode",
 }
 
 
@@ -96,7 +98,10 @@ def core_limits(settings: Settings, deny: Matcher | None) -> Limits:
             total_time_mode=Mode(s.total_time_mode),
             first_token_s=s.first_token_s,
             first_token_mode=Mode(s.first_token_mode),
+            output_tokens_max=s.output_tokens_max,
+            output_tokens_mode=Mode(s.output_tokens_mode),
             deny_hold_chars_max=s.deny_hold_chars_max,
+            deny_speakers_max=s.deny_speakers_max,
             deny=deny if enforced else None,
             deny_observed=None if enforced else deny,
         ),

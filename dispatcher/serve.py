@@ -154,6 +154,8 @@ def _runner_limits(settings: Settings) -> RunnerLimits:
         # A result has to fit into a message with its envelope.
         output_bytes_max=settings.max_message_bytes * 7 // 8,
         threads=settings.tool_threads,
+        failures=settings.tool_failures_max,
+        open_s=settings.tool_open_s,
     )
 
 

@@ -293,6 +293,10 @@ class Settings(BaseModel):
         LIMITS, 200, "Tool calls; an agent that needs more is likely in a loop.", 0, 1_000_000
     )
     tool_calls_mode: Mode = mode("Whether tool_calls_max ends a session or is only counted.")
+    output_tokens_max: int = limit(
+        LIMITS, 10_000_000, "Output tokens, as its agent reports them.", 1, 1 << 40
+    )
+    output_tokens_mode: Mode = mode("Whether output_tokens_max ends a session or is only counted.")
     total_time_s: float = limit(LIMITS, 3600.0, "A session's time in all.", 0.1, 604_800)
     total_time_mode: Mode = mode("Whether total_time_s ends a session or is only counted.")
     first_token_s: float = limit(
@@ -315,6 +319,13 @@ class Settings(BaseModel):
         "Text held back for a match to show; what is undecided for longer counts as one.",
         1,
         65_536,
+    )
+    deny_speakers_max: int = setting(
+        DENY,
+        1000,
+        "Sub-agents of a session whose text is looked at at once; more count as a match.",
+        1,
+        100_000,
     )
 
     journal_session_bytes: int = limit(
@@ -349,6 +360,10 @@ class Settings(BaseModel):
         TOOLS, 1000, "Calls of one tool that wait for their turn; more are refused with a hint.", 0, 1_000_000
     )
     tool_threads: int = setting(TOOLS, 32, "Threads for tools that are not async, all together.", 1, 1024)
+    tool_failures_max: int = setting(
+        TOOLS, 10, "A tool that fails so often in a row is left alone for a while. 0: never.", 0, 10_000
+    )
+    tool_open_s: float = setting(TOOLS, 30.0, "So long; then one call may try.", 0.05, 3600)
     session_tools_running_max: int = limit(TOOLS, 16, "Calls of one session at once; more wait.", 1, 10_000)
 
     log_format: Literal["text", "json"] = setting(LOGS, "text", "text for people, json for collectors.")

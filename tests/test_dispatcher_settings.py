@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dispatcher.core.limits import Limits
+from dispatcher.core.policy import PolicyLimits
+from dispatcher.limits import core_limits
 from dispatcher.settings import (
     Loaded,
     Settings,
@@ -32,6 +34,9 @@ from dispatcher.settings import (
 FIELDS = Settings.model_fields
 NUMBERS = [name for name, field in FIELDS.items() if field.annotation in (int, float)]
 UNITS = {
+    "FAILURES",
+    "SPEAKERS",
+    "TOKENS",
     "SECONDS",
     "BYTES",
     "CHARACTERS",
@@ -125,6 +130,7 @@ def test_the_cores_limits_have_the_same_defaults() -> None:
     for limit in dataclasses.fields(Limits):
         if limit.name != "policy":
             assert getattr(settings, limit.name) == limit.default, limit.name
+    assert core_limits(settings, None).policy == PolicyLimits()
 
 
 def test_settings_do_not_change() -> None:

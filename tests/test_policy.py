@@ -379,7 +379,7 @@ def test_messages_say_which_and_where() -> None:
         "deny_patterns: pattern 'card' matches the thought of agent 'team/insight' from character 12 on"
     )
     violation = Violation(Policy.CONTENT_CHARS, OBSERVE, 1000)
-    assert violation.message == "content_chars_max: more than 1000 characters of content"
+    assert violation.message == "content_chars_max: more than 1,000 characters of content"
 
 
 def test_reprs_tell_no_text() -> None:

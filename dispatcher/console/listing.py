@@ -180,7 +180,7 @@ def tools(views: Sequence[admin_pb2.ToolView], *, as_json: bool) -> None:
     rows = [
         (
             view.offer.name,
-            f"{view.running}/{view.concurrency}",
+            "circuit open" if view.circuit_open else f"{view.running}/{view.concurrency}",
             str(view.calls),
             spoken(seconds(view.timeout)),
             str(view.output_bytes),

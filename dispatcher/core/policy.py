@@ -98,20 +98,20 @@ class PolicyLimits:
     """What a session may do. Characters are code points; seconds count from the session's start, and `inf` is
     no deadline. `deny` is enforced, `deny_observed` only told of. Raises ValueError naming the field."""
 
-    content_chars_max: int = 4_000_000
+    content_chars_max: int = 2_000_000
     content_chars_mode: Mode = Mode.ENFORCE
     thought_chars_max: int = 4_000_000
     thought_chars_mode: Mode = Mode.ENFORCE
-    tool_calls_max: int = 1_000
+    tool_calls_max: int = 200
     tool_calls_mode: Mode = Mode.ENFORCE
     output_tokens_max: int = 10_000_000
     output_tokens_mode: Mode = Mode.ENFORCE
-    total_time_s: float = 7_200.0
+    total_time_s: float = 3_600.0
     total_time_mode: Mode = Mode.ENFORCE
     first_token_s: float = 600.0
     first_token_mode: Mode = Mode.ENFORCE
     # How long a match may stay possible without being certain, and how many texts are looked at at once.
-    deny_hold_chars_max: int = 4_096
+    deny_hold_chars_max: int = 1_024
     deny_speakers_max: int = 1_000
     deny: Matcher | None = None
     deny_observed: Matcher | None = None
@@ -146,7 +146,7 @@ class Violation(NamedTuple):
         """For people."""
         whose = f"agent {self.agent!r}" if self.agent else "the agent"
         says = MEANINGS[self.policy].says.format(
-            limit=self.limit, pattern=self.pattern, kind=self.kind, agent=whose, at=self.at
+            limit=f"{self.limit:,.10g}", pattern=self.pattern, kind=self.kind, agent=whose, at=self.at
         )
         return f"{self.policy.value}: {says}"
 

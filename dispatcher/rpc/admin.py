@@ -216,6 +216,7 @@ class AdminService:
                     timeout=codec.duration(now.timeout_s),
                     concurrency=now.concurrency,
                     output_bytes=now.output_bytes,
+                    circuit_open=now.is_open,
                 )
             )
         return admin_pb2.ListToolsResponse(tools=tools)

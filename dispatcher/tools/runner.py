@@ -155,6 +155,7 @@ class ToolRunner:
         try:
             arguments = await self._checked(station, request, deadline)
             await self._place(station, deadline)
+            self._ask_breaker(station)
         except ToolError as refusal:
             return _failed(refusal)
         except TimeoutError:
@@ -205,6 +206,18 @@ class ToolRunner:
             places.give_back()
             raise ToolError(_GOING_AWAY, retryable=True) if self._closed else TimeoutError
 
+    def _ask_breaker(self, station: Station) -> None:
+        """Raises ToolError while the tool is left alone. Has a place, which is given back then."""
+        refuse_s = station.breaker.refuse_s(time.monotonic())
+        if refuse_s is not None:
+            station.places.give_back()
+            raise ToolError(
+                f"it has failed {station.breaker.failures} times in a row and is left alone for a while; "
+                f"nothing ran: try again in {refuse_s:.1f} s",
+                retryable=True,
+                retry_after_s=refuse_s,
+            )
+
     async def _at_work(
         self,
         station: Station,
@@ -228,7 +241,7 @@ class ToolRunner:
             cancelled=call.cancelled,
             in_thread=call.in_thread,
         )
-        task = call.start(self._outcome(station.tool, request, arguments, context))
+        task = call.start(self._outcome(station, request, arguments, context))
         try:
             # Not wait_for: it waits until a cancelled task has ended, and that may be never.
             await asyncio.wait(
@@ -237,6 +250,12 @@ class ToolRunner:
         finally:
             if not task.done():
                 call.abandon()
+                # Not the tool's fault: the call was cancelled, or had no thread, or no time to speak of.
+                had_time = time.monotonic() - call.began_at >= station.timeout_s / 2
+                if had_time and _left(deadline) == 0.0 and not (self._closed or call.waited_for_thread):
+                    self._failed_again(station)
+                else:
+                    station.breaker.let_go()
         if task.done() and not task.cancelled():
             return task.result()
         if self._closed:
@@ -246,20 +265,26 @@ class ToolRunner:
         return ToolOutcome.failed("timeout", self._too_long(request.tool_name, allowed_s, call))
 
     async def _outcome(
-        self, tool: Tool, request: ToolRequest, arguments: dict[str, object], context: ToolContext
+        self, station: Station, request: ToolRequest, arguments: dict[str, object], context: ToolContext
     ) -> ToolOutcome:
         """What the tool came to, whatever it raised but its cancellation."""
+        works = True
         try:
-            value = await tool.call(arguments, context)
+            value = await station.tool.call(arguments, context)
             outcome = ToolOutcome(await self._written(value, context.output_bytes))
         except ToolError as error:
-            outcome = _failed(error)
-        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
+            outcome, works = _failed(error), not error.retryable
+        except asyncio.CancelledError:
+            station.breaker.let_go()
+            raise
+        except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # SystemExit too: it would stop the loop, and is only the tool's wish
             log.exception("tool %s failed", request.tool_name, extra=_where(request))
-            outcome = ToolOutcome.failed("failed", said(error))
-        if context.cancelled.is_set():
+            outcome, works = ToolOutcome.failed("failed", said(error)), False
+        if not context.cancelled.is_set():
+            self._told_breaker(station, works=works)
+        else:
             log.info(
                 "tool %s ended late (%s); its outcome is dropped",
                 request.tool_name,
@@ -267,6 +292,22 @@ class ToolRunner:
                 extra=_where(request),
             )
         return outcome
+
+    def _told_breaker(self, station: Station, *, works: bool) -> None:
+        if not works:
+            self._failed_again(station)
+        elif station.breaker.worked():
+            log.info("tool %s works again: its circuit breaker is closed", station.tool.name)
+
+    def _failed_again(self, station: Station) -> None:
+        breaker = station.breaker
+        if breaker.failed(time.monotonic()):
+            log.error(
+                "tool %s has failed %d times in a row: its circuit breaker is open for %g s",
+                station.tool.name,
+                breaker.failures,
+                breaker.open_s,
+            )
 
     async def _written(self, value: object, limit_bytes: int) -> str:
         text = encode_if_short(value, limit_bytes)

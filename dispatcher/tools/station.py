@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 
+from dispatcher.tools.breaker import Breaker
 from dispatcher.tools.call import Call
 from dispatcher.tools.contract import Tool, ToolLoadError, require_positive
 from dispatcher.tools.places import Places
@@ -33,11 +34,15 @@ class RunnerLimits:
     waiting: int = 1_000
     # For all tools that block.
     threads: int = 32
+    # A tool that fails so often in a row is left alone for so long; see `breaker.py`. 0: never.
+    failures: int = 10
+    open_s: float = 30.0
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the field."""
         for each in fields(self):
-            require_positive(each.name, getattr(self, each.name), whole=each.name != "timeout_s")
+            if each.name != "failures" or self.failures != 0:
+                require_positive(each.name, getattr(self, each.name), whole=not each.name.endswith("_s"))
         if self.output_bytes > self.output_bytes_ceiling:
             raise ValueError(
                 f"output_bytes is {self.output_bytes:,}; at most output_bytes_max, "
@@ -66,6 +71,8 @@ class ToolStats:
     timeout_s: float
     output_bytes: int
     concurrency: int
+    # Its circuit breaker is open: calls are refused for a while.
+    is_open: bool
 
 
 class Station:
@@ -86,6 +93,7 @@ class Station:
         # A moving mean of how long a run takes: the hint for those who must come back.
         self.mean_s = 0.0
         self.places = Places(1, 1)
+        self.breaker = Breaker(limits.failures, limits.open_s)
         self.limit(limits)
 
     def limit(self, limits: RunnerLimits) -> None:
@@ -93,6 +101,7 @@ class Station:
         self.timeout_s = own.timeout_s or limits.timeout_s
         self.output_bytes = min(own.output_bytes or limits.output_bytes, limits.output_bytes_ceiling)
         self.places.resize(own.concurrency or limits.concurrency, limits.waiting)
+        self.breaker.failures_max, self.breaker.open_s = limits.failures, limits.open_s
 
     def leave(self, call: Call) -> None:
         """The call has ended for good."""
@@ -116,4 +125,5 @@ class Station:
             timeout_s=self.timeout_s,
             output_bytes=self.output_bytes,
             concurrency=self.places.places,
+            is_open=self.breaker.is_open,
         )

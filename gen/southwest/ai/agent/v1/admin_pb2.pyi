@@ -870,10 +870,13 @@ class ToolView(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    CIRCUIT_OPEN_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     calls: _builtins.int
     concurrency: _builtins.int
     output_bytes: _builtins.int
+    circuit_open: _builtins.bool
+    """It failed again and again, and calls are refused for a while."""
     @_builtins.property
     def offer(self) -> _agent_pb2.ToolOffer: ...
     @_builtins.property
@@ -887,10 +890,11 @@ class ToolView(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         concurrency: _builtins.int = ...,
         output_bytes: _builtins.int = ...,
+        circuit_open: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["offer", b"offer", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "concurrency", b"concurrency", "offer", b"offer", "output_bytes", b"output_bytes", "running", b"running", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "circuit_open", b"circuit_open", "concurrency", b"concurrency", "offer", b"offer", "output_bytes", b"output_bytes", "running", b"running", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
