@@ -279,7 +279,11 @@ class Unruly(RuleBasedStateMachine):
         link_id, session_id, attempt, stop_id = choices.of(self.links), self.session(choice), 1, "stop"
         if slots and choice % 7:
             link_id, slot = choices.of(slots)
-            session_id, attempt, stop_id = slot.session_id, slot.attempt, slot.stop_id
+            session_id, attempt, stop_id = (
+                slot.session_id,
+                slot.attempt,
+                slot.stop.stop_id if slot.stop else "",
+            )
         told = detail(kind, choices)
         if kind == "stop_ack":
             phases: list[StopPhase] = ["received", "applied", "applied", "killed", "abandoned", ""]

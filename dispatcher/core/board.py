@@ -189,14 +189,21 @@ class Board:
             self.free_slot(commander, slot)
             return
         slot.state = SlotState.STOPPING
-        slot.stop_id = stop.stop_id
+        slot.stop = stop
         slot.stopped_at = self.now
-        key = (commander.commander_id, slot.session_id, str(slot.attempt))
-        self.timers.set(("stop_received", *key), self.now + self.limits.stop_received_s)
-        due = self.now + stop.grace_ms / 1000 + self.limits.stop_received_s
-        self.timers.set(("stop_applied", *key), due)
+        # While the link is down nobody hears of it, so nobody is late: it goes out after the next Hello.
         if link is not None:
-            self.send(link, Signal(stop, session.session_id, session.attempt), urgent=True)
+            self.send_stop(commander, slot, stop, link)
+
+    def send_stop(self, commander: Commander, slot: Slot, stop: Stop, link: Link) -> None:
+        """Tells a commander to stop an attempt, and from here on waits for what it says to that."""
+        key = (commander.commander_id, slot.session_id, str(slot.attempt))
+        if slot.state is SlotState.STOPPING:
+            if not slot.stop_received:
+                self.timers.set(("stop_received", *key), self.now + self.limits.stop_received_s)
+            due = self.now + stop.grace_ms / 1000 + self.limits.stop_received_s
+            self.timers.set(("stop_applied", *key), due)
+        self.send(link, Signal(stop, slot.session_id, slot.attempt), urgent=True)
 
     def arm_policy(self, session: Session) -> None:
         """Sets the deadline that policies have for the session next."""
@@ -335,6 +342,14 @@ class Board:
             if session is None:
                 return
             self.take(session, commander)
+
+    def serve_queue_by_load(self) -> None:
+        """Gives every free slot to the queue, each session to whom it would have got with its request."""
+        for session in list(self.queue.values()):
+            assert session.requested is not None, session
+            commander = self.choose(session.requested, session.refused_by)
+            if commander is not None:
+                self.take(session, commander)
 
     def _waiting_for(self, commander: Commander) -> Iterator[Session]:
         for session in self.queue.values():

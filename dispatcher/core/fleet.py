@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from dispatcher.core.packets import Drain, Hello
+from dispatcher.core.packets import Drain, Hello, Stop
 
 
 class SlotState(Enum):
@@ -26,12 +26,12 @@ class CommanderState(Enum):
 
 @dataclass(slots=True)
 class Slot:
-    """Room for one session's attempt. `stop_id` and `stopped_at` once its stop is under way."""
+    """Room for one session's attempt. `stop` and `stopped_at` once it is to end."""
 
     session_id: str
     attempt: int
     state: SlotState = SlotState.BUSY
-    stop_id: str = ""
+    stop: Stop | None = None
     stopped_at: float = 0.0
     stop_received: bool = False
 

@@ -14,7 +14,6 @@ from dispatcher.core.packets import (
     LinkHeartbeat,
     Resume,
     Signal,
-    Stop,
     Verdict,
     Welcome,
 )
@@ -116,8 +115,8 @@ class Links:
         for key, slot in list(commander.slots.items()):
             session = board.sessions.get(slot.session_id)
             if key in resumed:
-                if slot.state is not SlotState.BUSY:
-                    self._stop_again(slot, link)
+                if slot.stop is not None:
+                    board.send_stop(commander, slot, slot.stop, link)
                 elif session is not None:
                     for signal in session.owed:
                         board.send(link, signal)
@@ -132,11 +131,6 @@ class Links:
             else:
                 del commander.slots[key]
                 self._attempts_lost([session], "its commander no longer runs it")
-
-    def _stop_again(self, slot: Slot, link: Link) -> None:
-        grace_ms = int(self._board.limits.stop_grace_s * 1000)
-        stop = Stop(slot.stop_id, "fenced", "stopped while the link was down", grace_ms)
-        self._board.send(link, Signal(stop, slot.session_id, slot.attempt), urgent=True)
 
     # --- being there -------------------------------------------------------------------------------------
 
@@ -225,7 +219,8 @@ class Links:
             return
         status, message = ("OK", "") if event.half_closed else (event.status, event.why)
         if session.ending is None and event.half_closed:
-            if session.error is not None:
+            # A program that knows no scope means its session.
+            if session.error is not None and session.error.scope in ("", "session"):
                 board.end(
                     session, Ending.AGENT_FAILED, session.error.message, error=session.error, turn_over=True
                 )
@@ -255,6 +250,7 @@ class Links:
         if commander.link is not None:
             return
         for slot in commander.slots.values():
+            self._forget_stop(commander, slot)
             session = board.sessions.get(slot.session_id)
             if session is not None and session.link is link:
                 session.advance(Step.DETACH)
@@ -281,10 +277,14 @@ class Links:
         slots = list(commander.slots.values())
         commander.slots.clear()
         for slot in slots:
-            for timer in ("stop_received", "stop_applied"):
-                board.timers.cancel((timer, commander.commander_id, slot.session_id, str(slot.attempt)))
+            self._forget_stop(commander, slot)
         self._attempts_lost([s for slot in slots if (s := self._whose(slot)) is not None], why)
         board.out.append(Log("warning" if slots else "info", f"{commander!r} is gone: {why}"))
+
+    def _forget_stop(self, commander: Commander, slot: Slot) -> None:
+        """Nobody waits for what a commander without a link says to a stop; it is told again when it is back."""
+        for timer in ("stop_received", "stop_applied"):
+            self._board.timers.cancel((timer, commander.commander_id, slot.session_id, str(slot.attempt)))
 
     def _whose(self, slot: Slot) -> Session | None:
         """The session that lives on this slot, if one does."""
@@ -302,5 +302,4 @@ class Links:
                 board.wait(session, first=True)
             else:
                 board.end(session, Ending.COMMANDER_LOST, why, turn_over=True)
-        for commander in list(board.fleet.commanders.values()):
-            board.serve_queue(commander)
+        board.serve_queue_by_load()
