@@ -30,6 +30,7 @@ from dispatcher.core.packets import (
     Packet,
     Question,
     Refused,
+    Scope,
     ToolCall,
     ToolOutcome,
     Usage,
@@ -199,6 +200,33 @@ def test_sessions_of_a_lost_commander_keep_their_order() -> None:
     router.step(events.LinkLost("l1", half_closed=False, why="gone"), 1.0)
     router.step(events.TimePassed(), 50.0)
     assert ("Start", "s1") in sends(link(router, 2, now=51.0))
+
+
+def test_sessions_of_a_lost_commander_go_to_the_least_loaded() -> None:
+    router = scene(Limits(detach_grace_s=1.0), slots=4)
+    for number in range(4):
+        router.step(events.SessionRequested(f"s{number}", "echo", None), 0.0)
+    link(router, 2, slots=4)
+    link(router, 3, slots=4)
+    router.step(events.LinkLost("l1", half_closed=False, why="gone"), 1.0)
+    router.step(events.TimePassed(), 2.0)
+    taken = [session.commander_id for session in router.sessions.values()]
+    assert sorted(taken) == ["c2", "c2", "c3", "c3"]
+
+
+@pytest.mark.parametrize(
+    ("scope", "ending"),
+    [("", "agent_failed"), ("session", "agent_failed"), ("call", "incomplete"), ("agent", "incomplete")],
+)
+def test_an_error_of_a_call_is_no_end_of_a_minimal_commanders_session(scope: Scope, ending: str) -> None:
+    router = Router(Limits())
+    router.step(events.LinkOpened("l1", "peer", "m1"), 0.0)
+    error = packet("error", who="", attempt=0, detail=ErrorReport("broken", "", scope, "it broke"))
+    say(router, "l1", packet("content", who="", attempt=0), error)
+    router.step(events.LinkLost("l1", half_closed=True, why="it half-closed"), 2.0)
+    ended = router.sessions["m1"].ended
+    assert ended is not None
+    assert ended.ending == ending
 
 
 def test_a_link_on_which_nobody_speaks_has_a_deadline() -> None:
