@@ -38,19 +38,21 @@ class Bare(agent_pb2_grpc.AgentInteractionServicer):
 
     async def ChatStream(self, _: object, context: Any) -> None:  # type: ignore[override]  # noqa: N802 - the contract's name; the stubs know it as a generator
         came, session_id = self.arrivals.came, ""
-        while (packet := await context.read()) is not aio.EOF:
-            kind = packet.WhichOneof("payload")
-            session_id = packet.session_id
-            if kind == "content":
-                came(session_id, packet.content.text)
-            elif kind == "tool_call":
-                await context.write(answer(packet))
-            elif kind == "hello":
-                self._signalled = context
-                await context.write(pb.DownstreamPacket(welcome=pb.Welcome(protocol_version=1)))
-            elif kind == "stop_ack":
-                self._acknowledged.set()
-        self.arrivals.ended(session_id)
+        try:
+            while (packet := await context.read()) is not aio.EOF:
+                kind = packet.WhichOneof("payload")
+                session_id = packet.session_id
+                if kind == "content":
+                    came(session_id, packet.content.text)
+                elif kind == "tool_call":
+                    await context.write(answer(packet))
+                elif kind == "hello":
+                    self._signalled = context
+                    await context.write(pb.DownstreamPacket(welcome=pb.Welcome(protocol_version=1)))
+                elif kind == "stop_ack":
+                    self._acknowledged.set()
+        finally:
+            self.arrivals.ended(session_id)
 
     def signal(self, times: int, gap_ns: int) -> list[int]:
         """How long each signal took down the stream that said hello and back up, nanoseconds."""

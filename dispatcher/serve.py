@@ -243,7 +243,7 @@ async def _grpc_server(
     interceptors: list[aio.ServerInterceptor] = [MetricsInterceptor(metrics.registry)]
     if settings.tokens_file is not None:
         interceptors.append(auth.AuthInterceptor(auth.load_tokens(settings.tokens_file)))
-    server = aio.server(interceptors=interceptors, options=_server_options(settings))
+    server = aio.server(interceptors=interceptors, options=server_options(settings))
     offers = [
         agent_pb2.ToolOffer(
             name=offer.name,
@@ -294,7 +294,7 @@ async def _grpc_server(
             await asyncio.wait(calls, timeout=FLUSH_S)
 
 
-def _server_options(settings: Settings) -> list[tuple[str, int]]:
+def server_options(settings: Settings) -> list[tuple[str, int]]:
     """gRPC's options, with the names that take effect: measured, see docs/operating.md."""
     s = settings
     return [
