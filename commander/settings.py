@@ -242,13 +242,15 @@ class Settings(BaseModel):
         SIZES, 16_384, "Longer text is cut; smaller packets keep signals quick.", 256, 262_144
     )
     outbox_packets: int = setting(
-        SIZES, 256, "Packets a turn may have waiting; then its generator waits.", 1, 65_536
+        SIZES, 256, "What a turn may have said and not yet sent; then its generator waits.", 1, 65_536
     )
-    outbox_bytes: int = setting(
-        SIZES, 262_144, "Bytes a turn may have waiting; then its generator waits.", 256, 67_108_864
-    )
+    outbox_bytes: int = setting(SIZES, 262_144, "Bytes of it; then its generator waits.", 256, 67_108_864)
     messages_waiting_max: int = setting(
-        SIZES, 32, "Messages of the user that wait for the agent to read them.", 1, 10_000
+        SIZES,
+        32,
+        "Messages of the user that wait for the agent; then the oldest is dropped, with a warning.",
+        1,
+        10_000,
     )
 
     stop_grace_s: float = setting(ENDS, 5.0, "A stop that names no time gives an agent so long.", 0, 600)
