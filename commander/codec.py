@@ -5,6 +5,7 @@ enum's stranger means "not said"); what goes out is complete.
 """
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,10 @@ from commander.core.outbox import Text
 from commander.core.slots import Lost, Refused, Resumed, Start, StopAck, StopStep, Verdict
 from commander.core.turn import Credit, Done, Numbered, Outcome, Phase, Turn
 from commander.errors import AgentFailure
+from commander.logs import about
 from commander.sealing import agent_error, duration, usage
+
+_LOG = logging.getLogger(__name__)
 
 PROTOCOL_VERSION: Final = 1
 
@@ -155,6 +159,21 @@ def goodbye(reason: str) -> pb.UpstreamPacket:
 
 
 def _fill(packet: pb.UpstreamPacket, said: object, now_ms: int) -> None:
+    try:
+        _fill_in(packet, said, now_ms)
+    except (TypeError, ValueError, OverflowError):
+        if not isinstance(said, Numbered):
+            raise
+        # What can't be sent fails its own session, once; it would break the link for all, again and again.
+        _LOG.exception("a packet can't be sent", extra=about(said.turn.session_id, said.turn.attempt))
+        packet.Clear()
+        packet.session_id, packet.attempt = said.turn.session_id, said.turn.attempt
+        packet.sequence, packet.timestamp = said.packet.sequence, now_ms
+        failure = AgentFailure("unsendable", "the agent said something that can't be sent")
+        packet.done.CopyFrom(pb.Done(outcome=pb.OUTCOME_FAILED, error=agent_error(failure)))
+
+
+def _fill_in(packet: pb.UpstreamPacket, said: object, now_ms: int) -> None:
     if isinstance(said, Numbered):
         turn = said.turn
         packet.session_id = turn.session_id

@@ -14,6 +14,7 @@ Stopped                 the turn is over: stopped, or ended. A CancelledError, s
 """
 
 import asyncio
+import math
 from dataclasses import dataclass
 
 
@@ -38,15 +39,43 @@ class AgentError(Exception):
         self.retry_after_s = retry_after_s
 
 
+# What an exception says to the user is cut here, and so are the names in it.
+MESSAGE_CHARS_MAX = 500
+NAME_CHARS_MAX = 100
+# Nobody comes back after more than a week; on the wire it is a number of milliseconds.
+RETRY_AFTER_S_MAX = 604_800.0
+
+
 @dataclass(frozen=True, slots=True)
 class AgentFailure:
-    """Why an agent failed, fit to be told."""
+    """Why an agent failed, fit to be told: `of` makes it so of whatever an author gave."""
 
     code: str
     message: str
     error_type: str = ""
     retryable: bool = False
     retry_after_s: float | None = None
+
+    @classmethod
+    def of(
+        cls, code: object, message: str, error_type: str, retryable: object, retry_after_s: object
+    ) -> "AgentFailure":
+        """Cuts what is too long, replaces what no UTF-8 has, and leaves out a time that is none."""
+        again_s: float | None = None
+        if isinstance(retry_after_s, int | float) and 0 <= retry_after_s < math.inf:
+            again_s = min(float(retry_after_s), RETRY_AFTER_S_MAX)
+        return cls(
+            _fit(str(code), NAME_CHARS_MAX) or "agent_error",
+            _fit(message, MESSAGE_CHARS_MAX),
+            _fit(error_type, NAME_CHARS_MAX),
+            bool(retryable),
+            again_s,
+        )
+
+
+def _fit(text: str, chars_max: int) -> str:
+    cut = text if len(text) <= chars_max else text[: chars_max - 1] + "…"
+    return cut.encode(errors="replace").decode()
 
 
 class ToolFailed(Exception):  # noqa: N818 - named for what happened, like its subclasses

@@ -33,8 +33,6 @@ LOOP_TURN_S = 0.001
 # What another thread gives to an agent reaches it so many turns of the loop later, at most: the one that runs, the
 # one in which its future is settled, the one in which its task goes on.
 HURRIED_TURNS = 3
-# What an exception says to the user is cut here.
-MESSAGE_CHARS_MAX = 500
 
 IGNORED = "the agent ignored its stop and its closing, and counts as ended: %s"
 
@@ -349,7 +347,12 @@ def _finish(crossing: Crossing, outcome: Outcome | None, failure: AgentFailure |
     if crossing.turn.fenced or outcome is None:
         crossing.release()
         return None
-    crossing.finish(outcome, failure)
+    try:
+        crossing.finish(outcome, failure)
+    except Exception:  # noqa: BLE001 - a mistake here must not leave the session without an end
+        _LOG.exception("the agent's end could not be told as it was")
+        outcome = Outcome.FAILED
+        crossing.finish(outcome, AgentFailure("agent_exception", "the agent failed"))
     return outcome
 
 
@@ -367,10 +370,7 @@ def _failure(error: BaseException) -> AgentFailure:
         code, retryable, retry_after_s = "agent_exception", False, None
         if isinstance(error, asyncio.CancelledError):
             message = message or "the agent was cancelled from within"
-    message = message or kind
-    if len(message) > MESSAGE_CHARS_MAX:
-        message = message[: MESSAGE_CHARS_MAX - 1] + "…"
-    return AgentFailure(code, message, kind, retryable, retry_after_s)
+    return AgentFailure.of(code, message or kind, kind, retryable, retry_after_s)
 
 
 def _tell_cancelled(crossing: Crossing, why: str) -> None:

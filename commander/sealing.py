@@ -16,6 +16,9 @@ from commander.core.turn import Usage
 from commander.errors import AgentFailure, InvalidArguments
 from commander.outputs import Artifact, Content, Embedding, Output, Progress, Thought, Used
 
+# Names go out with each packet that belongs to them.
+NAME_BYTES_MAX = 1_024
+
 
 def item(output: Output, packet_bytes_max: int, payload_bytes_max: int) -> Text | Sealed | Series | None:
     """What is put into the outbox. None for what says nothing. ValueError for what is too large to cross."""
@@ -23,8 +26,13 @@ def item(output: Output, packet_bytes_max: int, payload_bytes_max: int) -> Text 
         case Content(text):
             return Text(text) if text else None
         case Thought(step, text):
+            _check_name("the thought's step", step)
             return Text(text, step) if text else None
         case Artifact():
+            _check_name("the artifact's name", output.name)
+            _check_name("the artifact's mime_type", output.mime_type)
+            if not memoryview(output.content).c_contiguous:
+                raise ValueError(f"artifact {output.name!r}: data must lie in one piece; bytes(data) does")
             return Series(_artifact_pieces(output, packet_bytes_max), len(output.content))
         case Embedding(values, name, model):
             return _sealed(_embedding(values, name, model), "the embedding", payload_bytes_max)
@@ -32,6 +40,7 @@ def item(output: Output, packet_bytes_max: int, payload_bytes_max: int) -> Text 
             progress = pb.Progress(text=text, current=current, total=total, percent=percent)
             return _sealed(progress, "the progress", payload_bytes_max)
         case Used(used):
+            _check_name("the usage's model", used.model)
             return _sealed(usage(used), "the usage", payload_bytes_max)
 
 
@@ -97,6 +106,18 @@ def usage(used: Usage) -> pb.Usage:
         reasoning_tokens=used.reasoning_tokens,
         model=used.model,
     )
+
+
+def _check_name(what: str, name: str) -> None:
+    """A name goes out with every packet. ValueError when it is no text, or long."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{what} has half characters (lone surrogates), which no text on the wire has"
+        ) from None
+    if size > NAME_BYTES_MAX:
+        raise ValueError(f"{what} is {size} bytes; at most {NAME_BYTES_MAX} can cross")
 
 
 def _sealed(payload: ProtobufMessage, what: str, payload_bytes_max: int) -> Sealed:

@@ -1,5 +1,7 @@
 """Signals first, then every turn in its turn; a message never outgrows its bound."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +19,7 @@ from commander.core.turn import Bounds, Credit, Numbered, Turn
 BOUNDS = Bounds(outbox_packets=1_000, outbox_bytes=10_000_000, packet_bytes_max=16_384)
 PLENTY = Credit(10_000, 1 << 30)
 LARGEST = 1_048_576
+CALLS = itertools.count()
 
 
 def turns(count: int, credit: Credit | None = PLENTY) -> list[Turn]:
@@ -185,7 +188,9 @@ def test_what_was_held_for_the_next_message_is_dropped_with_its_turn() -> None:
 
 def ask(rotation: Rotation, turn: Turn) -> None:
     """As the agent's thread does with what somebody waits for."""
-    say(rotation, turn, size=1)
+    turn.open_call(f"call-{next(CALLS)}", object(), Sealed(turn.session_id, 1))
+    if not turn.queued:
+        rotation.mark(turn)
     rotation.hurry(turn)
 
 
@@ -203,6 +208,32 @@ def test_what_is_waited_for_overtakes_other_turns_and_nothing_of_its_own() -> No
     assert sorted(names) == sorted([each.session_id for each in others] + [asking.session_id] * 2)
     assert not rotation
     assert not rotation.has_express
+
+
+def test_what_is_waited_for_stays_in_a_hurry_behind_whatever_comes_before_it() -> None:
+    rotation = Rotation(LARGEST)
+    *others, asking = turns(100)
+    for other in others:
+        for _ in range(9):
+            say(rotation, other)
+    for _ in range(8):
+        say(rotation, asking)
+    ask(rotation, asking)
+    gathered = gathered_turns(rotation)
+    assert gathered[: 2 * 9 + 1].count(asking.session_id) >= 9
+
+
+def test_turns_in_a_hurry_take_turns() -> None:
+    rotation = Rotation(LARGEST)
+    slow, quick, *others = turns(10)
+    for other in others:
+        for _ in range(60):
+            say(rotation, other)
+    for _ in range(60):
+        say(rotation, slow)
+    ask(rotation, slow)
+    ask(rotation, quick)
+    assert gathered_turns(rotation).index(quick.session_id) <= 4
 
 
 def test_turns_in_a_hurry_leave_half_of_the_link_to_the_others() -> None:

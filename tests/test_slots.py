@@ -5,6 +5,7 @@ import pytest
 from commander.core.outbox import Sealed
 from commander.core.slots import (
     STOPS_REMEMBERED_MAX,
+    UNSTARTED_REMEMBERED_MAX,
     Abandon,
     Begin,
     Cancel,
@@ -83,6 +84,19 @@ def test_a_repeated_start_changes_nothing() -> None:
     begun(slots)
     assert slots.start(start(), 0.0) == []
     assert slots.running == 1
+
+
+def test_a_start_that_its_stop_has_overtaken_is_obeyed_already() -> None:
+    slots = slots_of(1)
+    assert steps(stop(slots)) == [("stop-1", StopStep.APPLIED)]
+    assert slots.start(start(), 0.0) == []
+    assert slots.running == 0
+    assert slots.start(start(attempt=2), 0.0)
+    for number in range(UNSTARTED_REMEMBERED_MAX):
+        slots.stop(f"other-{number}", 1, "stop", "UserCancel", None, 0.0)
+    # No more are remembered than that.
+    slots.stop("s", 2, "stop", "UserCancel", None, 0.0)
+    assert Begin in kinds(slots_of(1).start(start(), 0.0))
 
 
 @pytest.mark.parametrize(

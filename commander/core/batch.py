@@ -13,7 +13,6 @@ being marked for every token: it is cleared before the turn is asked, so what is
 from collections import deque
 from collections.abc import Iterable
 
-from commander.core.outbox import Text
 from commander.core.turn import Numbered, Turn
 
 # What the envelope of a packet adds at most, besides the session's id and the path of the sub-agent.
@@ -55,8 +54,10 @@ class Rotation:
         self._ready.append(turn)
 
     def hurry(self, turn: Turn) -> None:
-        """What the turn has offered last is waited for. After `mark`."""
-        self._express.append(turn)
+        """The turn has offered what somebody waits for. After `mark`."""
+        if not turn.hurried:
+            turn.hurried = True
+            self._express.append(turn)
 
     # -- the link's thread -----------------------------------------------------------------------------------
 
@@ -91,12 +92,15 @@ class Rotation:
             return False
         turn.held_back = False
         self._ready.append(turn)
+        if turn.has_awaited:
+            self.hurry(turn)
         return True
 
     def unlink(self, turns: Iterable[Turn]) -> None:
         """The link is gone. Signals stay for the next one; these turns come back by `release`."""
         self._ready.clear()
-        self._express.clear()
+        while self._express:
+            self._express.popleft().hurried = False
         self._held = None
         for turn in turns:
             turn.unlink()
@@ -151,11 +155,11 @@ class Rotation:
     def _next_express(self) -> Numbered | None:
         while self._express:
             turn = self._express.popleft()
+            turn.hurried = False
             packet = turn.take()
             if packet is not None:
-                # Text is never what is waited for, so that comes behind it.
-                if isinstance(packet.payload, Text):
-                    self._express.appendleft(turn)
+                if turn.has_awaited:
+                    self.hurry(turn)
                 return Numbered(turn, packet)
         return None
 

@@ -26,11 +26,13 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """Anything else: it goes whole, by itself, and in its place. `size_bytes` is that of `payload` encoded."""
+    """Anything else: it goes whole, by itself, and in its place. `size_bytes` is that of `payload` encoded;
+    `is_awaited`: somebody waits for what the other side makes of it."""
 
     payload: object
     size_bytes: int
     path: str = ""
+    is_awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,8 @@ class Held:
 
 # More stops than this of one turn are answered like the first, and not remembered.
 STOPS_REMEMBERED_MAX = 16
+# A stop may overtake the Start it is about by as many other stops.
+UNSTARTED_REMEMBERED_MAX = 1_024
 
 
 class Slots:
@@ -200,6 +202,8 @@ class Slots:
         self._unlinked_keep_s = unlinked_keep_s
         self._held: dict[tuple[str, int], Held] = {}
         self._count = dict.fromkeys(State, 0)
+        # Stopped before they were started, oldest first.
+        self._unstarted: dict[tuple[str, int], None] = {}
         self._unlinked_at: float | None = None
         self._drain_deadline: float | None = None
 
@@ -253,9 +257,10 @@ class Slots:
     # -- what happens ----------------------------------------------------------------------------------------
 
     def start(self, start: Start, now: float) -> list[Effect]:
-        """A slot is taken or the Start refused. A repeat of one that is held changes nothing."""
+        """A slot is taken or the Start refused. A repeat of one that is held changes nothing, and one that its stop
+        has overtaken is obeyed already."""
         key = (start.session_id, start.attempt)
-        if key in self._held:
+        if key in self._held or key in self._unstarted:
             return []
         if self.is_draining:
             return [_refuse(start, Refusal.DRAINING, "this commander takes no more sessions")]
@@ -279,6 +284,9 @@ class Slots:
         """A Stop. Idempotent by `stop_id`; one of a turn that is not here has been obeyed."""
         held = self._find(session_id, attempt)
         if held is None:
+            self._unstarted[session_id, attempt] = None
+            if len(self._unstarted) > UNSTARTED_REMEMBERED_MAX:
+                del self._unstarted[next(iter(self._unstarted))]
             return [Send(StopAck(session_id, attempt, stop_id, StopStep.APPLIED))]
         if stop_id not in held.stop_ids and len(held.stop_ids) < STOPS_REMEMBERED_MAX:
             held.stop_ids.append(stop_id)

@@ -10,7 +10,7 @@ The methods under "the agent's thread" may run beside those under "the link's th
 
 import zlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -42,6 +42,10 @@ class Signal(Enum):
     EARLY = auto()
 
 
+# What the wire's number of tokens can hold; more is counted no further.
+TOKENS_MAX = 2**64 - 1
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens used."""
@@ -53,9 +57,9 @@ class Usage:
 
     def __add__(self, more: "Usage") -> "Usage":
         return Usage(
-            self.input_tokens + more.input_tokens,
-            self.output_tokens + more.output_tokens,
-            self.reasoning_tokens + more.reasoning_tokens,
+            min(self.input_tokens + more.input_tokens, TOKENS_MAX),
+            min(self.output_tokens + more.output_tokens, TOKENS_MAX),
+            min(self.reasoning_tokens + more.reasoning_tokens, TOKENS_MAX),
             more.model or self.model,
         )
 
@@ -129,6 +133,8 @@ class Turn:
         # Whether the link's rotation has it in its list, or holds it back for want of credit; see `batch`.
         self.queued = False
         self.held_back = False
+        # Whether it is among those that the rotation hurries for.
+        self.hurried = False
         # Set by the link's thread, read by the agent's: nothing it says counts any more.
         self.fenced = False
         self.usage = Usage()
@@ -148,6 +154,9 @@ class Turn:
         self._content_crc32 = 0
         self._done_taken = False
         self._spoken = False
+        # What somebody waits for: the agent's thread counts what it offers, the link's what it takes.
+        self._awaited_offered = 0
+        self._awaited_taken = 0
         # What was asked and is not answered, by id and in the order asked. The agent's thread adds, the link's
         # removes.
         self._calls: dict[str, Awaited] = {}
@@ -180,12 +189,12 @@ class Turn:
     def open_call(self, call_id: str, waiter: object, request: Sealed) -> bool:
         """Asks for a tool; `waiter` comes back from `close_call`. True while there is room for more."""
         self._calls[call_id] = Awaited(waiter)
-        return self.offer(request)
+        return self._offer_awaited(request)
 
     def open_question(self, question_id: str, waiter: object, question: Sealed) -> bool:
         """Asks the user; `waiter` comes back from `close_question`. True while there is room for more."""
         self._questions[question_id] = Awaited(waiter)
-        return self.offer(question)
+        return self._offer_awaited(question)
 
     def abandon(self, waiting_id: str) -> None:
         """The agent waits no longer for this call or question."""
@@ -196,7 +205,13 @@ class Turn:
 
     def finish(self, outcome: Outcome, error: object = None, error_bytes: int = 0) -> None:
         """The agent has ended. Nothing may be offered after."""
-        self._outbox.offer(Sealed(Finish(outcome, error), _DONE_BYTES + error_bytes))
+        size_bytes = _DONE_BYTES + error_bytes + utf8_size(self.usage.model)
+        self._offer_awaited(Sealed(Finish(outcome, error), size_bytes))
+
+    def _offer_awaited(self, item: Sealed) -> bool:
+        self._spoken = True
+        self._awaited_offered += 1
+        return self._outbox.offer(replace(item, is_awaited=True))
 
     # -- either thread ---------------------------------------------------------------------------------------
 
@@ -249,6 +264,11 @@ class Turn:
     def has_more(self) -> bool:
         """There is something to send, credit or not."""
         return not self.fenced and (self._under_way < len(self._unacknowledged) or bool(self._outbox))
+
+    @property
+    def has_awaited(self) -> bool:
+        """Something that somebody waits for has not been taken yet."""
+        return not self.fenced and self._awaited_taken < self._awaited_offered
 
     @property
     def is_delivered(self) -> bool:
@@ -357,6 +377,7 @@ class Turn:
                 self._content_crc32 = zlib.crc32(item.text.encode(), self._content_crc32)
             return Packet(self._last_sequence, item, size, item.path)
         payload = item.payload
+        self._awaited_taken += item.is_awaited
         if isinstance(payload, Finish):
             self._done_taken = True
             payload = Done(

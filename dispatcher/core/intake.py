@@ -191,14 +191,21 @@ class Intake:
             reason = "foreign_session"
         board.out.append(Count("packets_dropped", (reason,)))
         who = (packet.session_id, packet.attempt)
-        # Behind an ending packets are under way for a while, and their commander was told already.
-        if reason == "ended" or who in link.fenced_told or len(link.fenced_told) >= FENCED_TOLD_MAX:
+        # Behind an ending packets are under way for a while, and their commander was told already. One that has said
+        # that its agent has ended, and goes on, is told again.
+        is_obeying = link.commander is None or who in link.commander.slots
+        if (
+            (reason == "ended" and is_obeying)
+            or who in link.fenced_told
+            or len(link.fenced_told) >= FENCED_TOLD_MAX
+        ):
             return
         link.fenced_told.add(who)
         message = {
             "unknown_session": f"session_id: there is no session {packet.session_id!r}",
             "stale_attempt": f"attempt: is {packet.attempt}, and {session.attempt if session else 0} counts now",
             "foreign_session": f"session_id: session {packet.session_id!r} is not on this link",
+            "ended": f"session_id: session {packet.session_id!r} has ended, and its agent too, it was said",
         }[reason]
         board.out.append(Log("warning", f"{link!r}: {message}", packet.session_id, packet.attempt))
         stop = Stop(f"fence-{packet.session_id}-{packet.attempt}", "fenced", message, 0)

@@ -73,6 +73,8 @@ class Stream:
             # The contract: alone and first, though a stop or what is owed waits with it.
             self._urgent.appendleft(packet)
         else:
+            if packet.HasField("stop"):
+                self._unsay_start(packet)
             (self._urgent if urgent else self._waiting).append(packet)
         self._waiting_bytes += packet.ByteSize() + _PACKET_OVERHEAD_BYTES
         if self._waiting_bytes > self._limits.unwritten_bytes_max:
@@ -82,6 +84,18 @@ class Stream:
             self._waiting_bytes = 0
         elif self._writer is None:
             self._writer = asyncio.ensure_future(self._write())
+
+    def _unsay_start(self, stop: agent_pb2.DownstreamPacket) -> None:
+        """What a stop would overtake is not started at all."""
+        for packet in self._waiting:
+            if (
+                packet.HasField("start")
+                and packet.session_id == stop.session_id
+                and packet.attempt == stop.attempt
+            ):
+                self._waiting.remove(packet)
+                self._waiting_bytes -= packet.ByteSize() + _PACKET_OVERHEAD_BYTES
+                return
 
     def close(self, status: str, message: str) -> None:
         if not self.closing.done():

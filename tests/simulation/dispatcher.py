@@ -7,7 +7,7 @@ from dispatcher.core import events as e
 from dispatcher.core.events import Event, Reply
 from dispatcher.core.fleet import CommanderState
 from dispatcher.core.limits import Limits
-from dispatcher.core.packets import Hello, SessionEvent, ToolOutcome
+from dispatcher.core.packets import Hello, SessionEvent, ToolOutcome, Welcome
 from dispatcher.core.router import Router
 from dispatcher.core.session import State
 from dispatcher.rpc import codec
@@ -54,9 +54,11 @@ class SimulatedDispatcher:
             match effect:
                 case e.Append(session_id, events):
                     self._append(session_id, events)
-                case e.Send(link_id, signal):
+                case e.Send(link_id, signal, urgent):
                     if link_id in self._wires:
-                        self._wires[link_id].send("down", self._down.packet(signal, 0).SerializeToString())
+                        is_first = isinstance(signal.body, Welcome)
+                        data = self._down.packet(signal, 0).SerializeToString()
+                        self._wires[link_id].send("down", data, urgent=urgent, first=is_first)
                 case e.CloseLink(link_id):
                     wire = self._wires.pop(link_id, None)
                     if wire is not None:

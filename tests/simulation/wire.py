@@ -6,6 +6,9 @@ from random import Random
 
 from simulation.clock import Clock
 
+# The share of urgent signals that overtake.
+OVERTAKES = 0.5
+
 
 class Wire:
     """Between one commander and the dispatcher. `up` and `down` receive bytes, `up_ended` and `down_ended` that
@@ -22,14 +25,23 @@ class Wire:
         self._rng = rng
         self._slowness_s = rng.choice((0.0002, 0.01, 0.2))
         self._free_at = {"up": 0.0, "down": 0.0}
+        self._first_at = 0.0
         self._blackholed = False
 
-    def send(self, way: str, data: bytes) -> None:
+    def send(self, way: str, data: bytes, *, urgent: bool = False, first: bool = False) -> None:
+        """What is urgent may overtake what waits to be written, but for what has to be `first`."""
+
         def deliver() -> None:
             if self.is_open and not self._blackholed:
                 (self.up if way == "up" else self.down)(data)
 
-        self._in_order(way, deliver)
+        if urgent and self._rng.random() < OVERTAKES:
+            at = max(self._first_at, self._clock.now + self._rng.expovariate(1 / self._slowness_s))
+            self._clock.after(at - self._clock.now, deliver)
+        else:
+            self._in_order(way, deliver)
+        if first:
+            self._first_at = self._free_at[way]
 
     def begin(self, act: Callable[[], None]) -> None:
         """The other side hears of the stream, before anything that is sent on it."""
