@@ -114,7 +114,9 @@ def message(gathered: Sequence[object]) -> pb.UpstreamPacket:
     return packet
 
 
-def hello(identity: Identity, resumable: Iterable[Turn], running: int, stuck: int) -> pb.UpstreamPacket:
+def hello(
+    identity: Identity, resumable: Iterable[Turn], running: int, stuck: int, *, draining: bool
+) -> pb.UpstreamPacket:
     """The first packet of a link."""
     packet = pb.UpstreamPacket(timestamp=time.time_ns() // 1_000_000)
     packet.hello.CopyFrom(
@@ -130,14 +132,17 @@ def hello(identity: Identity, resumable: Iterable[Turn], running: int, stuck: in
             heartbeat_interval=duration(identity.heartbeat_interval_s),
             resumes=[_resume(turn) for turn in resumable],
             protocol_version=PROTOCOL_VERSION,
+            draining=draining,
         )
     )
     return packet
 
 
-def link_heartbeat(running: int, stuck: int, blocked_for_s: float) -> pb.UpstreamPacket:
+def link_heartbeat(
+    running: int, stuck: int, blocked_for_s: float = 0.0, *, draining: bool
+) -> pb.UpstreamPacket:
     """Still here. `blocked_for_s` of 0: the agents' loop turns."""
-    packet = pb.UpstreamPacket(heartbeat=pb.Heartbeat(running=running, stuck=stuck))
+    packet = pb.UpstreamPacket(heartbeat=pb.Heartbeat(running=running, stuck=stuck, draining=draining))
     if blocked_for_s > 0:
         packet.heartbeat.blocked_for.CopyFrom(duration(blocked_for_s))
     return packet

@@ -133,13 +133,17 @@ class Hub:
         if self._rotation.has_signals:
             # The writer is held up, and what it will send says as much; beats would only pile up.
             return
-        self._rotation.signal(codec.link_heartbeat(self.slots.running, self.slots.stuck, blocked_for_s))
+        self._rotation.signal(self._link_heartbeat(blocked_for_s))
         for turn in self.slots.resumable:
             phase = turn.phase
             if self._told_phase.get(turn) is not phase or turn.has_signal_to_tell:
                 self._told_phase[turn] = phase
                 self._rotation.signal(codec.turn_heartbeat(turn, phase))
         self._doorbell.ring_here()
+
+    def _link_heartbeat(self, blocked_for_s: float) -> pb.UpstreamPacket:
+        slots = self.slots
+        return codec.link_heartbeat(slots.running, slots.stuck, blocked_for_s, draining=slots.is_draining)
 
     # -- the link --------------------------------------------------------------------------------------------
 
@@ -167,6 +171,8 @@ class Hub:
         """Takes no more; `on_idle` is called when nothing runs any more."""
         self._on_idle = on_idle
         self.slots.drain(deadline_s, self._now())
+        # Whoever asks for a slot is to ask another commander, from now on and not from the next beat.
+        self._rotation.signal(self._link_heartbeat(0.0))
         self._perform([])
 
     # -- down ------------------------------------------------------------------------------------------------

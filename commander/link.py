@@ -152,7 +152,13 @@ class Link:
         slots = self._hub.slots
         asked = slots.resumable
         # "Running" to a Hello are those it names too, whose agents may have ended.
-        hello = codec.hello(self._identity, asked, slots.running + slots.undelivered, slots.stuck)
+        hello = codec.hello(
+            self._identity,
+            asked,
+            slots.running + slots.undelivered,
+            slots.stuck,
+            draining=slots.is_draining,
+        )
         answer = await stream.greet(hello, self._settings.connect_timeout_s, self._leaving)
         if answer is None:
             why = f"no Welcome within {self._settings.connect_timeout_s:g} s"

@@ -137,7 +137,13 @@ def _call(words: Words, said: str) -> ToolCall:
 
 def _heartbeat(words: Words, said: str) -> Heartbeat:
     blocked_for_s = words.seconds("blocked_for_s") or 0.0
-    return Heartbeat(words.number("phase"), blocked_for_s, words.number("running"), words.number("stuck"))
+    return Heartbeat(
+        words.number("phase"),
+        blocked_for_s,
+        words.number("running"),
+        words.number("stuck"),
+        words.has("draining"),
+    )
 
 
 def _stop_ack(words: Words, said: str) -> StopAck:

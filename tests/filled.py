@@ -53,7 +53,7 @@ def _scalar(field: FieldDescriptor) -> object:
     if field.enum_type is not None:
         return field.enum_type.values[-1].number
     if field.type == FieldDescriptor.TYPE_STRING:
-        return f"a {field.name}"
+        return f"a-{field.name}"
     if field.type == FieldDescriptor.TYPE_BYTES:
         return b"bytes"
     if field.type == FieldDescriptor.TYPE_BOOL:

@@ -52,13 +52,13 @@ def test_every_payload_is_read(case: str) -> None:
     filled(wire, case)
     packet = received(wire)
     assert packet.kind == case
-    assert (packet.session_id, packet.attempt, packet.sequence) == ("a session_id", 7, 7)
-    assert (packet.agent, packet.signals_received) == ("a agent", 7)
+    assert (packet.session_id, packet.attempt, packet.sequence) == ("a-session_id", 7, 7)
+    assert (packet.agent, packet.signals_received) == ("a-agent", 7)
     payload = getattr(wire, case)
     if case == "content":
-        assert (packet.text, packet.is_finish) == ("a text", True)
+        assert (packet.text, packet.is_finish) == ("a-text", True)
     elif case == "thought":
-        assert (packet.text, packet.body) == ("a delta", "a step_name")
+        assert (packet.text, packet.body) == ("a-delta", "a-step_name")
     else:
         assert isinstance(packet.body, bytes)
         assert type(payload).FromString(packet.body) == payload
@@ -109,23 +109,23 @@ def test_a_payload_with_nothing_set_is_read_as_well(case: str) -> None:
 
 
 DETAILS: dict[str, core.Detail] = {
-    "tool_call": core.ToolCall("a call_id", "a tool_name", "a arguments_json", "a idempotency_key", 7),
+    "tool_call": core.ToolCall("a-call_id", "a-tool_name", "a-arguments_json", "a-idempotency_key", 7),
     "error": core.ErrorReport(
-        "a code", "client", "session", "a message", "a error_type", True, 7, 7, "a call_id"
+        "a-code", "client", "session", "a-message", "a-error_type", True, 7, 7, "a-call_id"
     ),
-    "usage": core.Usage(7, 7, 7, "a model"),
-    "question": core.Question("a question_id", 1.5, b""),
+    "usage": core.Usage(7, 7, 7, "a-model"),
+    "question": core.Question("a-question_id", 1.5, b""),
     "done": core.Done(
         False,
         7,
         7,
-        core.Usage(7, 7, 7, "a model"),
-        core.ErrorReport("a code", "client", "session", "a message", "a error_type", True, 7, 7, "a call_id"),
+        core.Usage(7, 7, 7, "a-model"),
+        core.ErrorReport("a-code", "client", "session", "a-message", "a-error_type", True, 7, 7, "a-call_id"),
     ),
-    "stop_ack": core.StopAck("a stop_id", "abandoned", 7, core.Usage(7, 7, 7, "a model")),
-    "refused": core.Refused("a code", "a why"),
-    "heartbeat": core.Heartbeat(4, 1.5, 7, 7),
-    "goodbye": core.Goodbye("a reason"),
+    "stop_ack": core.StopAck("a-stop_id", "abandoned", 7, core.Usage(7, 7, 7, "a-model")),
+    "refused": core.Refused("a-code", "a-why"),
+    "heartbeat": core.Heartbeat(4, 1.5, 7, 7, draining=True),
+    "goodbye": core.Goodbye("a-reason"),
 }
 
 
@@ -164,6 +164,47 @@ def test_a_sub_agent_has_ended_or_just_begun(case: str, ends: bool) -> None:
     wire = agent_pb2.UpstreamPacket()
     getattr(wire.agent_event, case).SetInParent()
     assert received(wire).is_finish is ends
+
+
+FLAWED: Final[dict[str, dict[str, Any]]] = {
+    "tool_call.call_id": {"tool_call": agent_pb2.ToolCallRequest(tool_name="add", call_id="two words")},
+    "tool_call.idempotency_key": {"tool_call": agent_pb2.ToolCallRequest(idempotency_key="k" * 129)},
+    "tool_call.tool_name": {"tool_call": agent_pb2.ToolCallRequest(tool_name="a\nb")},
+    "question.question_id": {"question": agent_pb2.Question(question_id="q" * 129)},
+    "artifact.artifact_id": {"artifact": agent_pb2.Artifact(artifact_id="a b")},
+    "error.call_id": {"error": agent_pb2.ErrorSignal(call_id="a b")},
+    "agent": {"agent": "p" * 257, "content": agent_pb2.ContentChunk(text="x")},
+}
+
+
+@pytest.mark.parametrize("field", FLAWED)
+def test_an_id_that_is_no_id_is_a_flaw(field: str) -> None:
+    packet = received(agent_pb2.UpstreamPacket(**FLAWED[field]))
+    assert packet.flaw.startswith(f"{field}: up to ")
+    assert packet.flaw.endswith(" printable characters without blanks are right")
+    assert packet.agent == ""
+
+
+def test_what_is_told_of_an_error_is_cut() -> None:
+    error = agent_pb2.ErrorSignal(code="c" * 1_000, message="m" * 1_000_000, error_type="t" * 1_000)
+    detail = received(agent_pb2.UpstreamPacket(error=error)).detail
+    assert isinstance(detail, core.ErrorReport)
+    assert len(detail.message) == codec.MESSAGE_CHARS_MAX
+    assert len(detail.code) == len(detail.error_type) == codec.ID_CHARS_MAX
+
+
+def test_what_this_version_cannot_read_is_not_passed_on() -> None:
+    unknown = agent_pb2.Progress(text="x").SerializeToString() + b"\xba\x3e\x06secret"
+    data = b"\x42" + bytes([len(unknown)]) + unknown
+    field = agent_pb2.UpstreamPacket.DESCRIPTOR.fields_by_name["progress"].number
+    packets = codec.upstream(bytes([field << 3 | 2]) + data[1:])
+    assert isinstance(packets, list)
+    assert packets[0].kind == "progress"
+    assert packets[0].body == agent_pb2.Progress(text="x").SerializeToString()
+
+
+def test_a_grace_of_nothing_is_told_from_no_grace() -> None:
+    assert codec.stop_signal(core.Stop("stop-1", "admin", "AdminStop", 0)).grace_ms == 1
 
 
 def test_a_batch_is_its_packets_in_order() -> None:
@@ -250,15 +291,16 @@ def test_a_hello_is_read_to_the_last_field() -> None:
     wire = agent_pb2.Hello()
     filled(wire)
     assert greeting(wire) == core.Hello(
-        "a commander_id",
-        "a instance",
-        "a software_version",
-        (core.AgentOffer("a name", "a version", "a description", ("a accepted_input",)),),
+        "a-commander_id",
+        "a-instance",
+        "a-software_version",
+        (core.AgentOffer("a-name", "a-version", "a-description", ("a-accepted_input",)),),
         {"key": "value"},
         7,
         7,
-        (core.Resume("a session_id", 7, 7, 7),),
+        (core.Resume("a-session_id", 7, 7, 7),),
         7,
+        draining=True,
     )
 
 
@@ -420,7 +462,7 @@ def test_a_start_has_what_was_asked_and_what_is_on_offer() -> None:
     assert (start.budgets, start.trace_context) == (asked.budgets, asked.trace_context)
     assert (start.agent, start.agent_version, start.user_id) == ("echo", "2", "alice")
     assert codec.seconds(start.time_left) == 12.5
-    assert [tool.name for tool in start.tools] == ["a name"]
+    assert [tool.name for tool in start.tools] == ["a-name"]
     assert not sent(core.Start("echo", "", "", None, 1, 1, None)).start.HasField("time_left")
 
 

@@ -50,8 +50,8 @@ ENDED: Final = core.Ended(
 BODIES: dict[str, tuple[str, object]] = {
     "opened": ("", core.Opened("echo", "alice", {"team": "a"})),
     "started": ("", core.Started("c1")),
-    "thought": ("a delta", "plan"),
-    "content": ("a text", None),
+    "thought": ("a-delta", "plan"),
+    "content": ("a-text", None),
     "tool_call": ("", core.ToolCall("call-1", "add", "{}", "key", 500)),
     "tool_result": ("", core.ToolResult("call-1", "add", core.ToolOutcome('{"error": {}}', FAILURE))),
     "answer": ("", core.Answer("q1", '"yes"')),

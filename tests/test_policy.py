@@ -40,7 +40,6 @@ def test_what_is_within_its_limits_passes() -> None:
     assert guard.thought("so", 2, "insight", "Planning") is PASS
     assert guard.tool_call() is PASS
     assert guard.used(10) is PASS
-    assert guard.agent_ended("insight") is PASS
     assert guard.finish() is PASS
     assert guard.safe(2) == 2
     assert (guard.content_chars, guard.thought_chars, guard.tool_calls) == (5, 2, 1)
@@ -110,7 +109,6 @@ def test_after_a_stop_nothing_passes_and_the_stop_is_repeated() -> None:
     assert guard.tool_call() == repeated
     assert guard.used(1) == repeated
     assert guard.time_passed(1e9, 0, False) == repeated
-    assert guard.agent_ended("") == repeated
     assert guard.finish() == repeated
     assert guard.next_deadline(0, False) is None
     assert guard.safe(3) == 0
@@ -293,7 +291,7 @@ def test_a_match_at_the_limit_is_not_released() -> None:
 
 SAID = st.lists(
     st.tuples(
-        st.sampled_from(["content", "content", "thought", "end", "other"]),
+        st.sampled_from(["content", "content", "thought", "other"]),
         st.text("abc ", max_size=5),
         st.sampled_from(["", "x", "x/y"]),
         st.sampled_from(["Planning", "Searching"]),
@@ -317,7 +315,7 @@ def test_of_every_speaker_a_begin_is_released_and_safe_packets_are_whole(
         elif kind == "thought":
             verdict = guard.thought(text, number, agent, step)
         else:
-            verdict = guard.agent_ended(agent) if kind == "end" else PASS
+            verdict = PASS
         owed.setdefault((kind, agent), []).extend((char, number) for char in text)
         if verdict is PASS and text:
             released: tuple[Release, ...] = (

@@ -17,7 +17,9 @@ from laws import REPLIES, REPLY_TYPES, Witness
 from unruly import Unruly
 
 from dispatcher.core import events
+from dispatcher.core.endings import Ending
 from dispatcher.core.events import Effect, Event
+from dispatcher.core.intake import PATHS_MAX
 from dispatcher.core.limits import Limits
 from dispatcher.core.packets import (
     SEQUENCED,
@@ -130,6 +132,9 @@ DETAILS: dict[str, Detail] = {
 }
 
 
+BEAT = Heartbeat(0, 0.0, 0, 0)
+
+
 def scene(limits: Limits | None = None, commanders: int = 1, slots: int = 1) -> Router:
     """A router with commanders c1, c2 … on links l1, l2 …"""
     router = Router(limits or Limits())
@@ -212,6 +217,63 @@ def test_sessions_of_a_lost_commander_go_to_the_least_loaded() -> None:
     router.step(events.TimePassed(), 2.0)
     taken = [session.commander_id for session in router.sessions.values()]
     assert sorted(taken) == ["c2", "c2", "c3", "c3"]
+
+
+@pytest.mark.parametrize("how", ["refuses", "says so"])
+def test_a_commander_that_drains_gets_no_more_sessions(how: str) -> None:
+    router = scene(slots=2)
+    router.step(events.SessionRequested("s1", "echo", None), 0.0)
+    said = (
+        packet("refused", detail=Refused("draining", "it goes"))
+        if how == "refuses"
+        else packet("heartbeat", who="", attempt=0, detail=Heartbeat(0, 0.0, 1, 0, draining=True))
+    )
+    say(router, "l1", said)
+    assert router.fleet.commanders["c1"].state.value == "draining"
+    router.step(events.SessionRequested("s2", "echo", None), 1.0)
+    say(router, "l1", packet("heartbeat", who="", attempt=0, detail=Heartbeat(0, 0.0, 0, 0)))
+    assert router.sessions["s2"].state.value == "queued"
+
+
+def test_one_that_is_refused_again_and_again_waits_no_longer_for_that() -> None:
+    router = scene(Limits(queue_wait_s=10.0))
+    router.step(events.SessionRequested("s1", "echo", None), 0.0)
+    for number in range(1, 30):
+        session = router.sessions["s1"]
+        refused = packet("refused", attempt=session.attempt, detail=Refused("no_slot", "full"))
+        say(router, "l1", refused, packet("heartbeat", who="", attempt=0, detail=BEAT), now=float(number))
+        router.step(events.TimePassed(), float(number))
+    assert router.sessions["s1"].ending is Ending.QUEUE_TIMEOUT
+
+
+def test_a_flawed_packet_ends_its_session_alone() -> None:
+    router = scene(slots=2)
+    for session_id in ("s1", "s2"):
+        router.step(events.SessionRequested(session_id, "echo", None), 0.0)
+    say(router, "l1", packet("progress", sequence=1)._replace(flaw="agent: up to 256 are right"))
+    assert router.sessions["s1"].ending is Ending.PROTOCOL_ERROR
+    assert router.sessions["s2"].live
+
+
+def test_so_many_sub_agents_may_speak_and_no_more() -> None:
+    router = scene(Limits(credit_packets=5_000))
+    router.step(events.SessionRequested("s1", "echo", None), 0.0)
+    for number in range(1, PATHS_MAX + 2):
+        assert router.sessions["s1"].live
+        say(router, "l1", packet("progress", sequence=number)._replace(agent=f"sub/{number}"))
+    assert router.sessions["s1"].ending is Ending.PROTOCOL_ERROR
+
+
+def test_messages_find_room_in_the_journal_or_are_declined() -> None:
+    router = scene(Limits(journal_session_bytes=20_000))
+    router.step(events.SessionRequested("s1", "echo", None), 0.0)
+    codes = [
+        getattr(reply, "code", "accepted")
+        for number in range(4)
+        for reply in router.step(events.MessageGiven("s1", f"m{number}", "x" * 9_000), 1.0)
+        if isinstance(reply, events.Accepted | events.Declined)
+    ]
+    assert codes == ["accepted", "accepted", "accepted", "journal_full"]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_events_are_numbered_from_1_and_accounted_for(session: Session) -> None:
     second = session.event("content", "team", "hello", None, 7)
     assert (first.offset, second.offset) == (1, 2)
     assert (second.kind, second.agent, second.text, second.attempt) == ("content", "team", "hello", 0)
-    assert session.kept_bytes == 2 * EVENT_OVERHEAD_BYTES + 5 + 7
+    assert session.kept_bytes == 2 * EVENT_OVERHEAD_BYTES + len("team") + 5 + 7
 
 
 def test_length_and_checksum_of_what_was_sent_and_what_was_shown(session: Session) -> None:

@@ -65,19 +65,6 @@ def test_a_match_at_the_end_of_a_step_blocks_the_next() -> None:
     assert of.since == 1
 
 
-def test_an_agent_that_ended_lets_go_of_what_it_held() -> None:
-    of = windows()
-    of.take("content", "sec", 1, "insight", "")
-    of.take("thought", "se", 2, "insight", "")
-    of.take("content", "sec", 3, "", "")
-    out = Outcome()
-    of.end_agent("insight", out)
-    assert out == Outcome([Release("content", "sec", "insight"), Release("thought", "se", "insight")])
-    assert of.since == 3
-    # What it says later is another text.
-    assert of.take("content", "ret", 4, "insight", "") is None
-
-
 def test_at_the_end_what_came_first_goes_first() -> None:
     of = windows()
     of.take("content", "x", 1, "b", "")

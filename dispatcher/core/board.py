@@ -283,8 +283,14 @@ class Board:
         self.queue[session.session_id] = session
         if first:
             self.queue.move_to_end(session.session_id, last=False)
-        due = max(self.now, session.opened_at) + self.limits.queue_wait_s
-        self.timers.set(("queue", session.session_id), due)
+        if session.queue_due is None:
+            session.queue_due = self.now + self.limits.queue_wait_s
+        # One that was refused, maybe again and again, waits no longer for that.
+        self.timers.set(("queue", session.session_id), session.queue_due)
+
+    def waited_enough(self, session: Session) -> None:
+        message = f"no commander became free within {self.limits.queue_wait_s:g} s"
+        self.end(session, Ending.QUEUE_TIMEOUT, message)
 
     def take(self, session: Session, commander: Commander) -> None:
         """Takes a slot of a commander that has a free one, and tells it to start."""
@@ -369,6 +375,12 @@ class Board:
         self.out.append(Log(level, f"{link!r} closed: {status}: {message}", link_id=link.link_id))  # type: ignore[arg-type]
 
     # --- room in the journal -----------------------------------------------------------------------------
+
+    def has_room(self, session: Session) -> bool:
+        """The journal may keep more of it, once ended sessions have made room."""
+        if self.kept_bytes >= self.limits.journal_bytes:
+            self.make_room()
+        return not self._full(session)
 
     def _full(self, session: Session) -> bool:
         return (

@@ -146,7 +146,8 @@ class Fleet:
             self.commanders[hello.commander_id] = commander
         commander.hello = hello
         commander.link = link
-        commander.state = CommanderState.READY if commander.drain is None else CommanderState.DRAINING
+        is_ready = commander.drain is None and not hello.draining
+        commander.state = CommanderState.READY if is_ready else CommanderState.DRAINING
         commander.stuck_elsewhere = hello.stuck
         link.commander = commander
         return commander

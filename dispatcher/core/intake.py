@@ -35,6 +35,8 @@ from dispatcher.core.session import Session, State, Step
 FENCED_TOLD_MAX: Final = 1_024
 # The reasons that the contract names.
 REFUSED_CODES: Final = frozenset({"no_slot", "no_such_agent", "draining"})
+# Sub-agents of one session.
+PATHS_MAX: Final = 1_000
 # The agent's name of a commander that sent no Hello and so named none.
 MINIMAL_AGENT: Final = "minimal"
 
@@ -90,6 +92,9 @@ class Intake:
                 continue
             if not minimal and self._beyond_credit(session, packet):
                 self._breach(session, link, f"{packet.kind}: came beyond the credit; wait for the next ack")
+                continue
+            is_new = packet.flaw or (packet.agent and packet.agent not in session.paths)
+            if is_new and not self._may_speak(session, link, packet):
                 continue
             session.received = due
             session.unacked_bytes += packet.size
@@ -234,6 +239,16 @@ class Intake:
                 return True
         return packet.sequence > session.allowed
 
+    def _may_speak(self, session: Session, link: Link, packet: Packet) -> bool:
+        """Judges the names in a packet, the path of a sub-agent once for all its packets."""
+        if packet.flaw:
+            self._breach(session, link, packet.flaw)
+        elif len(session.paths) >= PATHS_MAX:
+            self._breach(session, link, f"agent: {PATHS_MAX} sub-agents have spoken, and no more may")
+        elif self._board.may_pass(session, packet.agent, ""):
+            session.paths.add(packet.agent)
+        return session.live
+
     def _breach(self, session: Session, link: Link, message: str) -> None:
         """Its commander broke the contract in this session; its other sessions go on."""
         self._board.end(session, Ending.PROTOCOL_ERROR, message)
@@ -257,8 +272,15 @@ class Intake:
         board.out.append(Count("starts_refused", (reason,)))
         session.give_back(Step.REFUSE)
         session.refused_by.add(commander.commander_id)
+        if refused.code == "draining":
+            self._links.takes_no_more(commander)
         slot = commander.slots.pop((session.session_id, session.attempt), None)
-        board.place(session, first=True)
+        if session.queue_due is None:
+            session.queue_due = board.now + board.limits.queue_wait_s
+        if session.queue_due <= board.now:
+            board.waited_enough(session)
+        else:
+            board.place(session, first=True)
         if slot is not None:
             board.serve_queue(commander)
 
@@ -441,10 +463,8 @@ class Intake:
             session.progress = packet.body
 
     def _agent_event(self, session: Session, packet: Packet, link: Link) -> None:
-        if packet.is_finish and session.guard is not None:
-            self._judged(session, session.guard.agent_ended(packet.agent))
-        if session.live:
-            self._pass_on(session, packet, link)
+        # Its windows stay as they are: it may speak on, and viewers see its words side by side.
+        self._pass_on(session, packet, link)
 
     def _pass_on(self, session: Session, packet: Packet, link: Link) -> None:
         self._settle(session)

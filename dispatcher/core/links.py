@@ -175,11 +175,19 @@ class Links:
         commander.blocked_for_s = heartbeat.blocked_for_s
         # Agents of sessions that this dispatcher has given up on may be stuck as well.
         commander.has_stuck(heartbeat.stuck)
-        if heartbeat.running + heartbeat.stuck < commander.hello.slots:
+        if heartbeat.draining:
+            self.takes_no_more(commander)
+        elif heartbeat.running + heartbeat.stuck < commander.hello.slots:
             # It may have refused while it still stopped an agent that nothing here knows of.
             for session in self._board.queue.values():
                 session.refused_by.discard(commander.commander_id)
         self._board.serve_queue(commander)
+
+    def takes_no_more(self, commander: Commander) -> None:
+        """It says so itself, and never takes that back."""
+        if commander.state is CommanderState.READY:
+            commander.state = CommanderState.DRAINING
+            self._board.out.append(Log("info", f"{commander!r} takes no more sessions"))
 
     def drain(self, commander: Commander, reason: str, deadline_s: float | None) -> None:
         commander.drain = Drain(reason, deadline_s)
@@ -299,6 +307,8 @@ class Links:
             session.tries += 1
             if session.untouched and session.state is State.DETACHED and session.tries < TRIES_MAX:
                 session.give_back(Step.REQUEUE)
+                # It has lost its slot through no fault of its own, and may wait for one anew.
+                session.queue_due = None
                 board.wait(session, first=True)
             else:
                 board.end(session, Ending.COMMANDER_LOST, why, turn_over=True)

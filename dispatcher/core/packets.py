@@ -142,6 +142,7 @@ class Heartbeat(NamedTuple):
     blocked_for_s: float
     running: int
     stuck: int
+    draining: bool = False
 
 
 class Goodbye(NamedTuple):
@@ -156,7 +157,7 @@ class Packet(NamedTuple):
 
     `text` is that of content and thoughts; of what comes whole, like a question, it is all that people may read in
     it, for policies to judge. `size` is the payload's bytes. `is_finish`: of content, the answer is
-    complete; of an agent_event, the sub-agent has ended.
+    complete; of an agent_event, the sub-agent has ended. `flaw` is what is wrong with it where something is.
     """
 
     kind: str
@@ -170,6 +171,7 @@ class Packet(NamedTuple):
     size: int
     detail: Detail
     body: object
+    flaw: str = ""
 
 
 # --- hello -----------------------------------------------------------------------------------------------
@@ -204,6 +206,7 @@ class Hello:
     stuck: int
     resumes: tuple[Resume, ...]
     protocol_version: int
+    draining: bool = False
 
 
 # --- down ------------------------------------------------------------------------------------------------

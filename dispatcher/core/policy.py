@@ -322,14 +322,6 @@ class Guard:
         told = [] if first_token_came else self._first_token.due(now, started_at)
         return self._told(told + self._total_time.due(now, started_at))
 
-    def agent_ended(self, agent: str) -> Verdict:
-        """This agent says no more: its text is judged as it stands, and what was held goes on."""
-        if self._stopped is not None or self._windows is None:
-            return self._stopped or PASS
-        out = Outcome()
-        self._windows.end_agent(agent, out)
-        return self._verdict(out, []) if out.releases or out.findings else PASS
-
     def finish(self) -> Verdict:
         """The session ends by itself: all text is judged as it stands, and what was held goes on."""
         if self._stopped is not None or self._windows is None:

@@ -194,9 +194,7 @@ class Router:
         self._board.out.append(Declined(refusal.value, message, refusal))
 
     def _queue_over(self, session_id: str) -> None:
-        session = self._board.sessions[session_id]
-        message = f"no commander became free within {self._board.limits.queue_wait_s:g} s"
-        self._board.end(session, Ending.QUEUE_TIMEOUT, message)
+        self._board.waited_enough(self._board.sessions[session_id])
 
     # --- stopping ----------------------------------------------------------------------------------------
 
@@ -285,6 +283,10 @@ class Router:
                 else f"message: {waiting} wait already, and messages_waiting_max allows no more"
             )
             board.out.append(Declined(code, message))
+            return
+        if not board.has_room(session):
+            message = "message: the journal has no room for it; try again later"
+            board.out.append(Declined("journal_full", message))
             return
         given = UserMessage(event.message_id, event.text)
         board.emit(session, "user_message", "", "", given, len(event.text))

@@ -111,9 +111,11 @@ class Session:
         "opened_at",
         "owed",
         "owed_sequence",
+        "paths",
         "phase",
         "progress",
         "questions",
+        "queue_due",
         "received",
         "refused_by",
         "requested",
@@ -153,6 +155,8 @@ class Session:
         self.commander_id = ""
         self.link: Link | None = None
         self.refused_by: set[str] = set()
+        # When it has waited for a slot long enough; None before it has had to wait.
+        self.queue_due: float | None = None
         self.started_at = 0.0
         self.first_content_at: float | None = None
         self.phase = 0
@@ -175,6 +179,8 @@ class Session:
         self.content_chars = 0
         self.content_crc32 = 0
         self.thought_chars = 0
+        # Sub-agents that have spoken.
+        self.paths: set[str] = set()
         # Of the last thought: a step's name is judged once for all its deltas.
         self.step = ""
         self.tool_calls = 0
@@ -220,7 +226,8 @@ class Session:
     def event(self, kind: str, agent: str, text: str, body: object, size: int) -> SessionEvent:
         """The session's next event, accounted for; `size` is that of `body` in bytes."""
         self.offset += 1
-        self.kept_bytes += len(text) + size + EVENT_OVERHEAD_BYTES
+        text_bytes = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+        self.kept_bytes += text_bytes + len(agent) + size + EVENT_OVERHEAD_BYTES
         return SessionEvent(self.offset, kind, self.attempt, agent, text, body)
 
     def sent(self, text: str) -> None:

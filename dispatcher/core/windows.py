@@ -166,10 +166,6 @@ class Windows:
         out.releases.clear()
         return out
 
-    def end_agent(self, agent: str, out: Outcome) -> None:
-        """This agent says no more."""
-        self._end_all([key for key in self._speakers if key[1] == agent], out)
-
     def finish(self, out: Outcome) -> None:
         """Nobody says any more."""
         self._end_all(list(self._speakers), out)

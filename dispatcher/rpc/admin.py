@@ -27,7 +27,7 @@ from dispatcher.hub import Hub
 from dispatcher.limits import LiveLimits
 from dispatcher.rpc import codec
 from dispatcher.rpc.chat import ChatService, agent_offer
-from dispatcher.rpc.methods import Answered, unary, watched
+from dispatcher.rpc.methods import Answered, bounded, unary, watched
 from dispatcher.settings import SettingsError
 from dispatcher.tools.runner import ToolRunner
 
@@ -73,8 +73,8 @@ class AdminService:
                 request.session_id,
                 self._mint("stop"),
                 _stop_code(request.code),
-                request.reason or "AdminStop",
-                caller.get() or request.actor,
+                bounded("reason", request.reason) or "AdminStop",
+                caller.get() or bounded("actor", request.actor),
                 _grace_s(request),
             )
         )
@@ -99,8 +99,8 @@ class AdminService:
                 selector,
                 self._mint("stop"),
                 _stop_code(request.code),
-                request.reason or "AdminStop",
-                caller.get() or request.actor,
+                bounded("reason", request.reason) or "AdminStop",
+                caller.get() or bounded("actor", request.actor),
                 _grace_s(request),
             )
         )
@@ -167,7 +167,9 @@ class AdminService:
     ) -> admin_pb2.DrainCommanderResponse:
         deadline_s = _deadline_s(request)
         reply = self._hub.submit(
-            CommanderDrainRequested(request.commander_id, request.reason or "AdminDrain", deadline_s)
+            CommanderDrainRequested(
+                request.commander_id, bounded("reason", request.reason) or "AdminDrain", deadline_s
+            )
         )
         if isinstance(reply, Declined):
             raise Answered("NOT_FOUND", reply.message)
@@ -176,7 +178,7 @@ class AdminService:
 
     async def drain(self, request: admin_pb2.DrainRequest, context: Any) -> admin_pb2.DrainResponse:
         deadline_s = _deadline_s(request)
-        reply = self._hub.submit(DrainRequested(request.reason or "AdminDrain"))
+        reply = self._hub.submit(DrainRequested(bounded("reason", request.reason) or "AdminDrain"))
         assert isinstance(reply, Draining)
         self._leave(deadline_s)
         return admin_pb2.DrainResponse(running=reply.running)

@@ -25,7 +25,7 @@ from dispatcher.core.policy import Budgets
 from dispatcher.hub import Hub
 from dispatcher.rpc import codec
 from dispatcher.rpc.feed import Feed
-from dispatcher.rpc.methods import Answered, conversed, unary, watched
+from dispatcher.rpc.methods import REASON_CHARS_MAX, Answered, conversed, unary, watched
 
 LABELS_MAX: Final = 64
 LABEL_CHARS_MAX: Final = 256
@@ -193,6 +193,11 @@ class _Conversation:
         if opened:
             self._feed.watch(opened, None, thoughts=packet.ask.include_thoughts)
 
+    def _forget_ended(self) -> None:
+        sessions = self._hub.router.sessions
+        live = {ref: each for ref, each in self._sessions.items() if each in sessions and sessions[each].live}
+        self._sessions = live
+
     def _submit(self, event: Event) -> Any:
         reply = self._hub.submit(event)
         if isinstance(reply, Declined):
@@ -202,6 +207,8 @@ class _Conversation:
     def _ask(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
         if packet.client_ref in self._sessions:
             raise _Wrong("invalid_request", f"client_ref: {packet.client_ref!r} names a session already")
+        if len(self._sessions) >= STREAM_SESSIONS_MAX:
+            self._forget_ended()
         if len(self._sessions) >= STREAM_SESSIONS_MAX:
             raise _Wrong("too_many_sessions", f"one stream may ask for {STREAM_SESSIONS_MAX} sessions")
         asked = requested(packet.ask, self._mint("s"))
@@ -231,6 +238,8 @@ class _Conversation:
 
     def _stop(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
         reason = packet.stop.reason or "UserCancel"
+        if len(reason) > REASON_CHARS_MAX:
+            raise _Wrong("invalid_request", f"stop.reason: at most {REASON_CHARS_MAX} characters are right")
         stop_id = self._mint("stop")
         reply = self._submit(StopRequested(receipt.session_id, stop_id, "user_cancel", reason, caller.get()))
         assert isinstance(reply, Stopped)
@@ -251,6 +260,9 @@ def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
                     "invalid_request",
                     f"ask.{name}[{key[:32]!r}]: keys and values have up to {LABEL_CHARS_MAX}",
                 )
+    for name in ("agent", "agent_version", "user_id", "affinity_key", "idempotency_key"):
+        if len(getattr(ask, name)) > LABEL_CHARS_MAX:
+            raise _Wrong("invalid_request", f"ask.{name}: at most {LABEL_CHARS_MAX} characters are right")
     unwatched = ask.on_detach.HasField("stop_after")
     if unwatched and codec.seconds(ask.on_detach.stop_after) < 0:
         raise _Wrong("invalid_request", "ask.on_detach.stop_after: is below zero; 0 s or more is right")

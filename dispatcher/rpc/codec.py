@@ -19,6 +19,12 @@ from dispatcher.readable import readable
 
 PROTOCOL_VERSION: Final = 1
 ID_CHARS_MAX: Final = 128
+# A session's id is ours, and shorter; what is longer is nobody's, and is told by its beginning.
+SESSION_ID_CHARS_MAX: Final = 256
+# The path of a sub-agent: goes with each of its packets and events.
+PATH_CHARS_MAX: Final = 256
+# What people are told about an error: goes into the event, the ending and the log.
+MESSAGE_CHARS_MAX: Final = 8_192
 AGENTS_MAX: Final = 1_000
 SLOTS_MAX: Final = 100_000
 _DURATION_S_MAX: Final = 315_576_000_000
@@ -92,22 +98,28 @@ def upstream(data: bytes) -> core.Hello | list[core.Packet]:
 
 
 def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
+    session_id, agent, flaw = wire.session_id, wire.agent, ""
+    if len(session_id) > SESSION_ID_CHARS_MAX:
+        session_id = session_id[:SESSION_ID_CHARS_MAX]
+    if agent and not _is_name(agent, PATH_CHARS_MAX):
+        flaw, agent = f"agent: {_NAME_RULE.format(PATH_CHARS_MAX)}", ""
     # Content first: it is nearly all there is.
     if kind == "content":
         content = wire.content
         text = content.text
         return core.Packet(
             "content",
-            wire.session_id,
+            session_id,
             wire.attempt,
             wire.sequence,
-            wire.agent,
+            agent,
             text,
             content.is_finish,
             wire.signals_received,
             _utf8_size(text),
             None,
             None,
+            flaw,
         )
     text = ""
     size = 0
@@ -122,6 +134,9 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
         raise WireError(f"{kind}: is not allowed inside a batch; send it as a message of its own")
     else:
         payload: Message = getattr(wire, kind)
+        # What this version can't read it can't judge, and so doesn't pass on.
+        payload.DiscardUnknownFields()
+        flaw = flaw or _flawed_id(kind, payload)
         body = payload.SerializeToString()
         size = len(body)
         read = _DETAILS.get(kind)
@@ -132,17 +147,45 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
             text = "\n".join(filter(None, says(payload)))
     return core.Packet(
         kind,
-        wire.session_id,
+        session_id,
         wire.attempt,
         wire.sequence,
-        wire.agent,
+        agent,
         text,
-        kind == "agent_event" and wire.agent_event.WhichOneof("event") != "started",
+        kind == "agent_event" and wire.agent_event.WhichOneof("event") in ("completed", "failed"),
         wire.signals_received,
         size,
         detail,
         body,
+        flaw,
     )
+
+
+# By kind, the fields by which peers find each other's calls, questions and pieces.
+_IDS: Final[dict[str, tuple[str, ...]]] = {
+    "tool_call": ("call_id", "idempotency_key", "tool_name"),
+    "question": ("question_id",),
+    "artifact": ("artifact_id",),
+    "error": ("call_id",),
+}
+_NAME_RULE: Final = "up to {} printable characters without blanks are right"
+
+
+def _flawed_id(kind: str, payload: Message) -> str:
+    """What is wrong with an id in it: such a packet breaks the contract in its session."""
+    for name in _IDS.get(kind, ()):
+        value = getattr(payload, name)
+        if value and not _is_name(value, ID_CHARS_MAX):
+            return f"{kind}.{name}: {_NAME_RULE.format(ID_CHARS_MAX)}"
+    return ""
+
+
+def _is_name(text: str, chars_max: int) -> bool:
+    return len(text) <= chars_max and text.isprintable() and " " not in text
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MESSAGE_CHARS_MAX else text[: MESSAGE_CHARS_MAX - 1] + "…"
 
 
 def _utf8_size(text: str) -> int:
@@ -181,6 +224,7 @@ def _hello(wire: agent_pb2.Hello) -> core.Hello:
             for r in wire.resumes
         ),
         wire.protocol_version,
+        wire.draining,
     )
 
 
@@ -196,11 +240,11 @@ def _tool_call(wire: agent_pb2.ToolCallRequest) -> core.ToolCall:
 
 def error_report(wire: agent_pb2.ErrorSignal) -> core.ErrorReport:
     return core.ErrorReport(
-        wire.code,
+        wire.code[:ID_CHARS_MAX],
         _known(wire.origin, ORIGINS),
         _known(wire.scope, SCOPES),
-        wire.message,
-        wire.error_type,
+        _shortened(wire.message),
+        wire.error_type[:ID_CHARS_MAX],
         wire.retryable,
         wire.retry_after_ms if wire.HasField("retry_after_ms") else None,
         wire.upstream_status if wire.HasField("upstream_status") else None,
@@ -234,7 +278,7 @@ def _stop_ack(wire: agent_pb2.StopAck) -> core.StopAck:
 
 def _heartbeat(wire: agent_pb2.Heartbeat) -> core.Heartbeat:
     blocked_for_s = seconds(wire.blocked_for) if wire.HasField("blocked_for") else 0.0
-    return core.Heartbeat(wire.phase, blocked_for_s, wire.running, min(wire.stuck, SLOTS_MAX))
+    return core.Heartbeat(wire.phase, blocked_for_s, wire.running, min(wire.stuck, SLOTS_MAX), wire.draining)
 
 
 def _refused(wire: agent_pb2.Refused) -> core.Refused:
@@ -393,7 +437,8 @@ def stop_signal(stop: core.Stop) -> agent_pb2.StopSignal:
         reason=stop.reason or stop.code,
         stop_id=stop.stop_id,
         code=_STOP_CODE_NUMBERS[stop.code],  # type: ignore[arg-type]  # a number of the enum it was made from
-        grace_ms=stop.grace_ms,
+        # On the wire 0 is "not said", and whoever reads that gives a grace of its own.
+        grace_ms=max(1, stop.grace_ms),
         actor=stop.actor,
         policy=stop.policy,
     )

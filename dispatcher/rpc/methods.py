@@ -24,6 +24,8 @@ Request = TypeVar("Request", bound=Message)
 # A status travels in the trailers, of which clients take 8 KiB; a message may quote what the caller sent, in
 # characters that take nine bytes there.
 _MESSAGE_CHARS_MAX: Final = 800
+# Of a stop or a drain.
+REASON_CHARS_MAX: Final = 1_024
 # What a read, a write or an abort raises on a stream that has ended under it.
 STREAM_GONE: Final = (aio.UsageError, aio.InternalError, asyncio.InvalidStateError)
 
@@ -34,6 +36,15 @@ class Answered(Exception):  # noqa: N818 - it ends a call with a status, which n
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def bounded(field: str, text: str) -> str:
+    """A text for people that goes into events, signals and the log. Raises Answered when it is too long for that."""
+    if len(text) > REASON_CHARS_MAX:
+        raise Answered(
+            "INVALID_ARGUMENT", f"{field}: has {len(text)} characters; at most {REASON_CHARS_MAX} are right"
+        )
+    return text
 
 
 def unary(

@@ -132,7 +132,7 @@ class SimulatedCommander:
             self.slots_max,
             HEARTBEAT_S,
         )
-        hello = codec.hello(identity, self._asked, self._slots.running, self._slots.stuck)
+        hello = codec.hello(identity, self._asked, self._slots.running, self._slots.stuck, draining=False)
         wire.send("up", hello.SerializeToString())
         self._heard_at = self._clock.now
         self._later(3 * HEARTBEAT_S, lambda: self._listen(wire))
@@ -157,7 +157,9 @@ class SimulatedCommander:
             self._lost(wire)
             return
         if self._linked:
-            self._rotation.signal(codec.link_heartbeat(self._slots.running, self._slots.stuck, 0))
+            self._rotation.signal(
+                codec.link_heartbeat(self._slots.running, self._slots.stuck, draining=False)
+            )
             for turn in self._slots.resumable:
                 if turn.has_signal_to_tell:
                     self._rotation.signal(codec.turn_heartbeat(turn, turn.phase))

@@ -647,6 +647,7 @@ class Hello(_message.Message):
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     RESUMES_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     commander_id: _builtins.str
     """The commander's stable name, e.g. a pod's. One commander has one link; a newer one replaces an older."""
     instance: _builtins.str
@@ -661,6 +662,8 @@ class Hello(_message.Message):
     """How many slots are held by agents that ignored their stop. They are never filled again."""
     protocol_version: _builtins.int
     """The highest version of this contract it speaks. This file is version 1."""
+    draining: _builtins.bool
+    """It takes no more sessions, and comes back for those that it still runs."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentOffer]:
         """What it serves. At least one."""
@@ -691,10 +694,11 @@ class Hello(_message.Message):
         heartbeat_interval: _duration_pb2.Duration | None = ...,
         resumes: _abc.Iterable[Global___Resume] | None = ...,
         protocol_version: _builtins.int = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "commander_id", b"commander_id", "heartbeat_interval", b"heartbeat_interval", "instance", b"instance", "labels", b"labels", "protocol_version", b"protocol_version", "resumes", b"resumes", "running", b"running", "slots", b"slots", "software_version", b"software_version", "stuck", b"stuck"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "commander_id", b"commander_id", "draining", b"draining", "heartbeat_interval", b"heartbeat_interval", "instance", b"instance", "labels", b"labels", "protocol_version", b"protocol_version", "resumes", b"resumes", "running", b"running", "slots", b"slots", "software_version", b"software_version", "stuck", b"stuck"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1114,10 +1118,13 @@ class Heartbeat(_message.Message):
     BLOCKED_FOR_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
     STUCK_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     phase: Global___HeartbeatPhase.ValueType
     running: _builtins.int
     """Link heartbeats only: turns that run, slots that are stuck."""
     stuck: _builtins.int
+    draining: _builtins.bool
+    """Link heartbeats only: the commander takes no more sessions. It never takes this back."""
     @_builtins.property
     def blocked_for(self) -> _duration_pb2.Duration:
         """How long the agents' loop has not turned, when that is longer than one second: an agent blocks it."""
@@ -1129,10 +1136,11 @@ class Heartbeat(_message.Message):
         blocked_for: _duration_pb2.Duration | None = ...,
         running: _builtins.int = ...,
         stuck: _builtins.int = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["blocked_for", b"blocked_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked_for", b"blocked_for", "phase", b"phase", "running", b"running", "stuck", b"stuck"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked_for", b"blocked_for", "draining", b"draining", "phase", b"phase", "running", b"running", "stuck", b"stuck"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
