@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import difflib
+import importlib.metadata
 import logging
 import os
 import signal
@@ -25,7 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # gRPC's C core writes lines of its own to standard error; what matters in them, the link tells better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, arguments)}")
     try:
         command: object = arguments.command
         if command == "agents":
@@ -43,8 +51,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
 
 
+def _meant(unknown: Sequence[str], parsed: argparse.Namespace) -> str:
+    """The nearest flag of the same command, where one is near."""
+    flags = [f"--{name.replace('_', '-')}" for name in vars(parsed)]
+    for word in unknown:
+        near = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
+        if near:
+            return f"; did you mean {near[0]}?"
+    return ""
+
+
+_EXAMPLES = """examples:
+  commander run demo
+      serve the agent in the box to a dispatcher on this machine
+  commander run my_agents.py:weather --dispatcher agents.example:443 --tls --slots 20
+      serve one agent of a file, twenty sessions at once
+  commander ask "What is 6 * 7?"
+      run one turn of the demo agent, against any dispatcher
+  commander agents my_agents.py
+      see which agents a file holds"""
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="commander", description="Runs agents and streams what they say.")
+    parser = argparse.ArgumentParser(
+        prog="commander",
+        description="Runs agents and streams what they say.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"chatstream {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="serve agents to a dispatcher", description="Serve agents.")
     run.add_argument("targets", nargs="*", metavar="TARGET", help=f"What to serve: {_TARGETS}.")
@@ -66,6 +101,13 @@ def _parser() -> argparse.ArgumentParser:
         "targets", nargs="*", metavar="TARGET", help=f"{_TARGETS}. None: all that are installed."
     )
     return parser
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("chatstream")
+    except importlib.metadata.PackageNotFoundError:
+        return "of a source tree that was not installed"
 
 
 def _run(told: settings.Settings, targets: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+import prometheus_client
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
 from commander import codec
@@ -230,6 +231,8 @@ def serve(settings: Settings, agents: Mapping[tuple[str, str], AnyAgent]) -> int
     Belongs to the main thread. SettingsError when the metrics' address can't be listened on.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # A series more for each that there is, of when it began: nobody asks for those.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no type for it
     orders, caught = socket.socketpair()
     for end in (orders, caught):
         end.setblocking(False)

@@ -16,6 +16,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
+import time
 import tomllib
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -40,6 +42,10 @@ _OPEN: Final = "Health"
 caller: Final[ContextVar[str]] = ContextVar("caller", default="")
 _BEARER: Final = "bearer "
 _FIRST_WORD_S: Final = 1.0
+# Refusals are told in the log no more often.
+REFUSALS_TOLD_EVERY_S: Final = 10.0
+
+log = logging.getLogger(__name__)
 
 
 class TokensError(Exception):
@@ -100,6 +106,9 @@ class AuthInterceptor(aio.ServerInterceptor):
 
     def __init__(self, tokens: tuple[Token, ...]) -> None:
         self._tokens = tokens
+        # Refused and not yet told of in the log, and when it was last told.
+        self._untold = 0
+        self._told_at = -REFUSALS_TOLD_EVERY_S
 
     async def intercept_service(
         self,
@@ -112,6 +121,7 @@ class AuthInterceptor(aio.ServerInterceptor):
             return handler
         token = _authenticate(self._tokens, handler_call_details.invocation_metadata)
         if token is None:
+            self._tell(f"{service}: no token, or one that is not known")
             return _refusing(
                 handler,
                 grpc.StatusCode.UNAUTHENTICATED,
@@ -119,6 +129,7 @@ class AuthInterceptor(aio.ServerInterceptor):
             )
         roles = _ROLES.get(service, ())
         if token.role not in roles:
+            self._tell(f"{service}: the token {token.name!r} has role {token.role}")
             return _refusing(
                 handler,
                 grpc.StatusCode.PERMISSION_DENIED,
@@ -127,6 +138,14 @@ class AuthInterceptor(aio.ServerInterceptor):
         # grpc runs the handler in the same task, and each call in a task of its own.
         caller.set(f"{token.role}:{token.name}")
         return handler
+
+    def _tell(self, why: str) -> None:
+        """One line for many: whoever guesses is not to fill the log."""
+        self._untold += 1
+        now = time.monotonic()
+        if now - self._told_at >= REFUSALS_TOLD_EVERY_S:
+            log.warning("refused %d calls; the last: %s", self._untold, why)
+            self._untold, self._told_at = 0, now
 
 
 async def hear_first(context: Any) -> None:

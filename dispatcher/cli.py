@@ -7,6 +7,7 @@ status, which `console.outcome` numbers and `console.guide` explains.
 
 import argparse
 import asyncio
+import difflib
 import importlib.metadata
 import os
 import sys
@@ -51,12 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     parser, subparsers = _parser()
     named = next((word for word in words if not word.startswith("-")), "")
+    near = difflib.get_close_matches(named, [lesson.name for lesson in LESSONS], n=1)
+    if near and near[0] != named:
+        parser.error(f"there is no command {named!r}; did you mean {near[0]!r}?")
     for lesson in LESSONS:
         own = _add(subparsers, lesson)
         # Only the command asked for gets its flags: those of `serve` come from the settings, slow to import.
         if lesson.name == named:
             COMMANDS[named].add_flags(own)
-    parsed = parser.parse_args(words)
+    parsed, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, parsed)}")
     if parsed.command is None:
         parser.print_help(sys.stderr)
         return Exit.USAGE
@@ -82,6 +88,16 @@ def _parser() -> "tuple[argparse.ArgumentParser, argparse._SubParsersAction[argp
     return parser, parser.add_subparsers(
         prog="dispatcher", dest="command", metavar="COMMAND", help=argparse.SUPPRESS
     )
+
+
+def _meant(unknown: Sequence[str], parsed: argparse.Namespace) -> str:
+    """The nearest flag of the same command, where one is near."""
+    flags = [f"--{name.replace('_', '-')}" for name in vars(parsed)]
+    for word in unknown:
+        near = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
+        if near:
+            return f"; did you mean {near[0]}?"
+    return ""
 
 
 def _version() -> str:
@@ -135,6 +151,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(render(loaded), end="")
         return Exit.COMPLETED
+    # gRPC's C core writes lines of its own to standard error, one for each client that gets TLS wrong; a log of
+    # JSON would not be JSON. To be set before the import.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from dispatcher.serve import run  # noqa: PLC0415 - as above
 
     return run(loaded)

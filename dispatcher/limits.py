@@ -6,7 +6,7 @@ from typing import NamedTuple
 from dispatcher.core.holdback import Matcher
 from dispatcher.core.limits import Limits
 from dispatcher.core.policy import Mode, PolicyLimits
-from dispatcher.settings import Loaded, Settings, change
+from dispatcher.settings import Loaded, Settings, SettingsError, change
 
 
 class LimitView(NamedTuple):
@@ -56,10 +56,19 @@ class LiveLimits:
     def change(self, values: Mapping[str, float], modes: Mapping[str, str]) -> None:
         """Changes all that is named, or nothing. Raises SettingsError with every problem there is."""
         changes: dict[str, float | str] = dict(values)
-        changes |= {_MODES.get(name, name): mode for name, mode in modes.items()}
+        changes |= {_mode_of(name): mode for name, mode in modes.items()}
         loaded = change(self._loaded, changes)
         self._loaded = loaded
         self._changed(loaded.settings)
+
+
+def _mode_of(name: str) -> str:
+    """The setting that holds the mode of a limit; a mode's own name, whole or without its last word, will do."""
+    known = set(_MODES.values())
+    for meant in (_MODES.get(name, ""), name, f"{name}_mode"):
+        if meant in known:
+            return meant
+    raise SettingsError(f"{name}: has no mode; these have one: {', '.join(sorted(_MODES))}")
 
 
 def core_limits(settings: Settings, deny: Matcher | None) -> Limits:

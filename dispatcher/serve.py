@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+import prometheus_client
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -109,6 +110,8 @@ async def serve(loaded: Loaded, tools: list[Tool], journal: Journal) -> int:
     """Serves in the running loop until a signal or Admin.Drain. Raises StartError."""
     settings = loaded.settings
     deny = _deny(settings)
+    # A series more for each that there is, of when it began: nobody asks for those.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no type for it
     metrics = Metrics()
     runner = ToolRunner(tools, _runner_limits(settings), observe=metrics.tool_called)
     leaving = Leaving(settings.drain_deadline_s)
@@ -325,6 +328,10 @@ def _bind(server: aio.Server, settings: Settings) -> str:
     if address.path and _somebody_listens(address.path):
         # grpc would take over the path of a living server without a word.
         raise StartError(f"grpc_address: {told} is taken by another process; choose another, or end that one")
+    if address.path and not Path(address.path).parent.is_dir():
+        raise StartError(
+            f"grpc_address: {told}: there is no folder {Path(address.path).parent}; make it first"
+        )
     try:
         if settings.tls_certificate is None:
             port = server.add_insecure_port(told)

@@ -404,7 +404,10 @@ WRONG_LIMITS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "endless": ({"values": {"sessions_max": float("inf")}}, ["sessions_max", "inf"]),
     "no number of seconds": ({"values": {"queue_wait_s": float("nan")}}, ["queue_wait_s", "nan"]),
     "no such mode": ({"modes": {"content_chars_max": "watch"}}, ["content_mode", "'watch'", "observe"]),
-    "a mode of no policy": ({"modes": {"queue_wait_s": "observe"}}, ["queue_wait_s", "'observe'"]),
+    "a mode of no policy": (
+        {"modes": {"queue_wait_s": "observe"}},
+        ["queue_wait_s: has no mode", "total_time_s"],
+    ),
     "a contradiction": (
         {"values": {"journal_session_bytes": 1_000_000, "journal_bytes": 500_000}},
         ["journal_session_bytes", "journal_bytes"],
@@ -461,6 +464,17 @@ async def test_limits_change_while_it_runs() -> None:
             await turn.finish()
             assert (await seen.ended()).name == "completed"
             assert seen.text == "12345678"
+
+
+@asynchronous
+async def test_a_mode_may_be_named_by_what_it_is_of() -> None:
+    with running_dispatcher("--deny", "secret") as dispatcher:
+        async with administering(dispatcher.address) as admin:
+            for name in ("deny", "deny_mode", "deny_hold_chars_max"):
+                for mode in ("observe", "enforce"):
+                    change = admin_pb2.SetLimitsRequest(modes={name: mode})
+                    limits = {view.name: view for view in (await admin.SetLimits(change)).limits}
+                    assert limits["deny_hold_chars_max"].mode == mode
 
 
 @asynchronous

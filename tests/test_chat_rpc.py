@@ -13,6 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 from scripted_commander import linked, unique
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
+from dispatcher.rpc.chat import STREAM_SESSIONS_MAX
+
 DISPATCHER_FLAGS = (
     "--request-bytes-max", "20000",
     "--max-message-bytes", "300000",
@@ -448,3 +450,22 @@ async def test_a_client_that_asks_without_end_and_never_reads_is_held_up(
         assert written < 5_000
         flooding.cancel()
         await asyncio.wait([flooding])
+
+
+@asynchronous
+async def test_a_stream_may_have_so_many_sessions_open_and_any_number_in_its_life(
+    dispatcher: DispatcherProcess,
+) -> None:
+    agent = unique("agent")
+    async with (
+        linked(dispatcher.address, agent),
+        conversing(dispatcher.address) as talk,
+        administering(dispatcher.address) as admin,
+    ):
+        everything = admin_pb2.StopSessionsRequest(selector=admin_pb2.SessionSelector(agent=agent))
+        codes = []
+        for number in range(STREAM_SESSIONS_MAX + 2):
+            if number == STREAM_SESSIONS_MAX + 1:
+                await admin.StopSessions(everything)
+            codes.append((await talk.request(f"{number}", ask=asking(agent))).error.code)
+        assert codes == [""] * STREAM_SESSIONS_MAX + ["too_many_sessions", ""]

@@ -79,7 +79,7 @@ def test_examples_are_right(command: str, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("chta", "invalid choice: 'chta'"),
+        ("chta", "there is no command 'chta'; did you mean 'chat'?"),
         ("chat", "the following arguments are required: TEXT"),
         ("chat ' '", "argument TEXT: the text is empty"),
         ("chat Hi --label eu", "argument --label: 'eu' is no KEY=VALUE"),
@@ -91,6 +91,9 @@ def test_examples_are_right(command: str, capsys: pytest.CaptureFixture[str]) ->
         ("chat Hi --dispatcher a:99999", "a port from 1 to 65535"),
         ("chat Hi --dispatcher ::1:50051", "is no address"),
         ("watch s --cursor 12", "argument --cursor: '12' is no EPOCH:OFFSET"),
+        ("serve --queue-wiat-s 3", "unrecognized arguments: --queue-wiat-s 3; did you mean --queue-wait-s?"),
+        ("sessions --jsno", "unrecognized arguments: --jsno; did you mean --json?"),
+        ("sesions", "there is no command 'sesions'; did you mean 'sessions'?"),
         ("stop", "nothing is selected: name sessions, or say --user"),
         ("stop a --all", "session ids or a selector"),
         ("stop --all --user u", "--all means every session"),

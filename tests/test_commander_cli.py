@@ -79,3 +79,17 @@ def test_help_and_nonsense_come_quickly_and_without_grpc(arguments: list[str]) -
     assert "it loads gRPC" not in ended.stderr
     assert ended.returncode == (0 if "--help" in arguments else 2)
     assert "Traceback" not in ended.stderr
+
+
+def test_a_flag_typed_wrong_gets_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["run", "demo", "--slosts", "7"])
+    assert left.value.code == 2
+    assert "unrecognized arguments: --slosts 7; did you mean --slots?" in capsys.readouterr().err
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out.startswith("chatstream ")

@@ -271,7 +271,7 @@ def conclude(account: Account, session_id: str, view: View) -> Exit:
     if ended.usage.output_tokens:
         parts.append(f"{ended.usage.output_tokens} tokens")
     text = f"{ended.name}: session {session_id}, {', '.join(parts)}"
-    if ended.HasField("stop"):
+    if ended.ending == chat_pb2.SESSION_ENDING_STOPPED and ended.HasField("stop"):
         by = f" by {ended.stop.actor}" if ended.stop.actor else ""
         text += f"; {ended.stop.reason}{by}"
     elif ended.HasField("error"):

@@ -208,7 +208,7 @@ class Board:
     def arm_policy(self, session: Session) -> None:
         """Sets the deadline that policies have for the session next."""
         guard = session.guard
-        due = guard.next_deadline(session.opened_at, session.first_content_at is not None) if guard else None
+        due = guard.next_deadline(session.opened_at, session.first_token_at is not None) if guard else None
         if due is not None:
             self.timers.set(("policy", session.session_id), due)
 
@@ -290,6 +290,7 @@ class Board:
 
     def waited_enough(self, session: Session) -> None:
         message = f"no commander became free within {self.limits.queue_wait_s:g} s"
+        self.out.append(Measure("queue_wait_s", self.now - session.opened_at))
         self.end(session, Ending.QUEUE_TIMEOUT, message)
 
     def take(self, session: Session, commander: Commander) -> None:
@@ -371,7 +372,7 @@ class Board:
     def close_link(self, link: Link, status: str, message: str) -> None:
         """Ends the stream from this side. What it means for sessions is `Links.detach`."""
         self.out.append(CloseLink(link.link_id, status, message))
-        level = "info" if status in ("OK", "ABORTED") else "warning"
+        level = "info" if link.goodbye or status in ("OK", "ABORTED") else "warning"
         self.out.append(Log(level, f"{link!r} closed: {status}: {message}", link_id=link.link_id))  # type: ignore[arg-type]
 
     # --- room in the journal -----------------------------------------------------------------------------

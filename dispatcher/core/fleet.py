@@ -48,6 +48,8 @@ class Link:
     heard_at: float
     commander: "Commander | None" = None
     minimal: bool = False
+    # What a minimal commander calls its session, where it does.
+    named: str = ""
     goodbye: bool = False
     # Sessions with packets kept but not yet acknowledged.
     ack_due: set[str] = field(default_factory=set)

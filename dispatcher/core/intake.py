@@ -37,6 +37,8 @@ FENCED_TOLD_MAX: Final = 1_024
 REFUSED_CODES: Final = frozenset({"no_slot", "no_such_agent", "draining"})
 # Sub-agents of one session.
 PATHS_MAX: Final = 1_000
+# What a program says that knows the fixed table alone.
+MINIMAL_KINDS: Final = frozenset({"thought", "content", "tool_call", "error"})
 # The agent's name of a commander that sent no Hello and so named none.
 MINIMAL_AGENT: Final = "minimal"
 
@@ -93,6 +95,12 @@ class Intake:
             if not minimal and self._beyond_credit(session, packet):
                 self._breach(session, link, f"{packet.kind}: came beyond the credit; wait for the next ack")
                 continue
+            if minimal and packet.session_id != link.named and packet.session_id:
+                if link.named:
+                    said = f"session_id: is {packet.session_id!r} where this stream's is {link.named!r}"
+                    self._breach(session, link, f"{said}; open a stream for each session")
+                    continue
+                link.named = packet.session_id
             is_new = packet.flaw or (packet.agent and packet.agent not in session.paths)
             if is_new and not self._may_speak(session, link, packet):
                 continue
@@ -137,12 +145,14 @@ class Intake:
         first = packets[0] if packets else None
         if first is None:
             return False
-        if first.attempt or first.session_id in board.sessions:
+        is_minimal = first.kind in MINIMAL_KINDS or first.kind == "unknown"
+        if not is_minimal or first.attempt or first.session_id in board.sessions:
             self._links.cut(
                 link,
                 "FAILED_PRECONDITION",
-                f"{first.kind}: came before hello, and it names an attempt or a session of a managed link; "
-                "send hello first",
+                f"{first.kind}: came before hello"
+                + (", and it names an attempt or a session of a managed link" if is_minimal else "")
+                + "; send hello first",
             )
             return False
         if board.draining or board.live >= board.limits.sessions_max:
@@ -327,7 +337,7 @@ class Intake:
         if text:
             session.sent(text)
             if session.first_content_at is None:
-                self._first_token(session)
+                self._first_content(session)
             guard = session.guard
             assert guard is not None, session
             verdict = guard.content(text, session.received, packet.agent)
@@ -347,7 +357,7 @@ class Intake:
     def _thought(self, session: Session, packet: Packet, link: Link) -> None:
         text, step = packet.text, str(packet.body)
         session.thought_chars += len(text)
-        if session.first_content_at is None:
+        if session.first_token_at is None:
             self._first_token(session)
         guard = session.guard
         assert guard is not None, session
@@ -381,6 +391,13 @@ class Intake:
 
     def _first_token(self, session: Session) -> None:
         board = self._board
+        session.first_token_at = board.now
+        board.out.append(Measure("first_token_s", board.now - session.started_at))
+
+    def _first_content(self, session: Session) -> None:
+        board = self._board
+        if session.first_token_at is None:
+            self._first_token(session)
         session.first_content_at = board.now
         board.out.append(Measure("first_content_s", board.now - session.started_at))
 

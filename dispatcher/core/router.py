@@ -349,7 +349,7 @@ class Router:
         session = board.sessions[session_id]
         guard = session.guard
         assert guard is not None, session
-        verdict = guard.time_passed(board.now, session.opened_at, session.first_content_at is not None)
+        verdict = guard.time_passed(board.now, session.opened_at, session.first_token_at is not None)
         board.violated(session, verdict)
         if session.live:
             board.arm_policy(session)
@@ -409,7 +409,8 @@ def _matches(session: Session, selector: Selector) -> bool:
 def _no_such_agent(event: SessionRequested, agents: list[str]) -> str:
     if event.agent not in agents:
         known = f"there are: {', '.join(agents)}" if agents else "no commander serves any agent now"
-        return f"agent: no commander serves {event.agent!r}; {known}"
+        wanted = f"no commander serves {event.agent!r}; " if event.agent else ""
+        return f"agent: {wanted}{known}"
     which = [f"version {event.agent_version!r}"] if event.agent_version else []
     which += [f"{key}={value}" for key, value in event.commander_labels.items()]
     return f"agent: {event.agent!r} is served, but not with {', '.join(which)}"

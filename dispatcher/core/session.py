@@ -99,6 +99,7 @@ class Session:
         "ending",
         "error",
         "first_content_at",
+        "first_token_at",
         "granted",
         "guard",
         "idempotency_key",
@@ -158,6 +159,8 @@ class Session:
         # When it has waited for a slot long enough; None before it has had to wait.
         self.queue_due: float | None = None
         self.started_at = 0.0
+        # The first thought or content, and the first content.
+        self.first_token_at: float | None = None
         self.first_content_at: float | None = None
         self.phase = 0
         # Order. `received` is the highest packet taken, `safe` the highest of which all was kept, `acked` the
