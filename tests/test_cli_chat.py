@@ -96,6 +96,22 @@ def test_json_is_an_object_a_line_and_knows_what_it_does_not_know() -> None:
     play(scene())
 
 
+def test_the_ending_names_the_limit_that_made_it() -> None:
+    async def scene() -> None:
+        async def script(stage: Stage) -> None:
+            await stage.accept()
+            stop = agent_pb2.StopSignal(reason="LimitExceeded", policy="tool_calls_max")
+            message = "tool_calls_max: more than 3 tool calls"
+            await stage.tell(Tale().ended(chat_pb2.SESSION_ENDING_LIMIT_EXCEEDED, stop=stop, message=message))
+
+        async with scripted_dispatcher() as server:
+            server.converse(script)
+            _, _, err = await run_cli("chat", "Hi", address=server.address)
+        assert err == "limit_exceeded: session s-1, 0 characters; tool_calls_max: more than 3 tool calls\n"
+
+    play(scene())
+
+
 @pytest.mark.parametrize(
     ("ending", "status"),
     [

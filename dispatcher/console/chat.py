@@ -271,13 +271,16 @@ def conclude(account: Account, session_id: str, view: View) -> Exit:
     if ended.usage.output_tokens:
         parts.append(f"{ended.usage.output_tokens} tokens")
     text = f"{ended.name}: session {session_id}, {', '.join(parts)}"
+    by = f" by {ended.stop.actor}" if ended.stop.actor else ""
+    # A limit and a pattern stop a session too, and its message names them; a person's stop has a person's reason.
     if ended.ending == chat_pb2.SESSION_ENDING_STOPPED and ended.HasField("stop"):
-        by = f" by {ended.stop.actor}" if ended.stop.actor else ""
         text += f"; {ended.stop.reason}{by}"
     elif ended.HasField("error"):
         text += f"; {error_text(ended.error)}"
     elif ended.message and ended.ending != chat_pb2.SESSION_ENDING_COMPLETED:
         text += f"; {ended.message}"
+    elif ended.HasField("stop"):
+        text += f"; {ended.stop.reason}{by}"
     if ended.retryable:
         text += "; it may be tried again"
     view.notice(text)
