@@ -20,6 +20,9 @@ NESTING_MAX: Final = 50
 # RE2's own bound; larger numbers in braces that it accepts are literal text.
 _REPEAT_MAX: Final = 1_000
 
+# Every packet behind a possible begin is looked at again, and the loop waits. Measured with 1,024 characters held:
+# 0.2 ms with .{1,300}, 1.3 with 700, 14 with 900, where RE2 has more states than it keeps.
+COUNT_MAX: Final = 300
 _COUNT: Final = re2.compile(r"\{(0|[1-9][0-9]*)(,(0|[1-9][0-9]*)?)?\}")
 _NUMBER: Final = re2.compile(r"\\(?:x\{([0-9A-Fa-f]+)\}|x([0-9A-Fa-f]{2})|([0-7]{1,3}))")
 _UNICODE_CLASS: Final = re2.compile(r"\\[pP](?:\{[^}]*\}|.)")
@@ -251,6 +254,11 @@ class _Parser:
             )
             if max(least, most or 0) > _REPEAT_MAX:
                 return False
+            if max(least, most or 0) > COUNT_MAX:
+                raise ValueError(
+                    f"{count.group()} repeats more than {COUNT_MAX} times, which takes too long to look at while a "
+                    "match is possible; make it shorter, or leave out its end"
+                )
             self._at = count.end()
         # A lazy one matches the same texts.
         if self._pattern.startswith("?", self._at):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from dispatcher.core import events
 from dispatcher.core.events import Event, Reply
-from dispatcher.core.packets import Signal, ToolFailure, ToolOutcome
+from dispatcher.core.packets import PART, Signal, ToolFailure, ToolOutcome
 from dispatcher.core.router import Router
 from dispatcher.journal import Journal
 from dispatcher.metrics import Metrics
@@ -194,7 +194,7 @@ class Hub:
             failure = ToolFailure(error.code, error.message, error.retryable, retry_after_ms)
         answer = ToolOutcome(outcome.result_json, failure)
         said = (readable(outcome.result_json), failure.message if failure is not None else "")
-        text = "\n".join(filter(None, said))
+        text = PART.join(filter(None, said))
         self.submit(events.ToolFinished(effect.session_id, effect.attempt, call.call_id, answer, text))
 
     def _cancel_tools(self, effect: events.CancelTools) -> None:

@@ -5,6 +5,8 @@ import logging
 import sys
 from typing import Final
 
+# Looking at every character of a line takes the loop's time.
+LINE_CHARS_MAX: Final = 16_384
 # Fields that a line may carry besides its text, in this order.
 FIELDS: Final = ("session", "attempt", "link", "commander", "tool", "call")
 
@@ -23,6 +25,10 @@ class TextFormatter(logging.Formatter):
 
 def _one_line(text: str) -> str:
     """Peers choose some of the words, so none of their characters may begin a line or move a cursor."""
+    if len(text) > LINE_CHARS_MAX:
+        text = f"{text[:LINE_CHARS_MAX]}… ({len(text):,} characters)"
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 

@@ -1,25 +1,28 @@
 """JSON as people come to read it, for policies to judge: `rpc/codec.py` asks for what commanders send, the hub for
-what tools answer."""
+what tools answer.
 
-import json
+Resolves escapes without parsing: what one parser refuses, for its depth or its numbers, another one reads, and of a
+key that stands twice each may show another value.
+"""
+
+import re
+from typing import Final
+
+_ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_SHORT: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 def readable(text: str) -> str:
-    """JSON text as people may come to read it: as it stands, and the strings in it with their escapes resolved."""
+    """The text as it stands, and once more with its escapes resolved where it has any."""
     if "\\" not in text:
         return text
-    try:
-        found = [json.loads(text)]
-    except (ValueError, RecursionError):
-        return text
-    strings = []
-    while found:
-        value = found.pop()
-        if isinstance(value, str):
-            strings.append(value)
-        elif isinstance(value, dict):
-            found += [*value.keys(), *value.values()]
-        elif isinstance(value, list):
-            found += value
-    # An escape may be half of a pair, which is no text.
-    return "\n".join((text, *strings)).encode(errors="replace").decode()
+    plain = _ESCAPE.sub(_resolved, text)
+    # Two escapes may make one character; one that lacks its other half is none.
+    plain = plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return f"{text}\n{plain}"
+
+
+def _resolved(escape: re.Match[str]) -> str:
+    if escape[1] is not None:
+        return chr(int(escape[1], 16))
+    return _SHORT.get(escape[2], escape[2])

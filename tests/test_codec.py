@@ -84,7 +84,7 @@ def strings(message: Message) -> list[str]:
 def test_all_that_people_may_read_is_given_to_the_policies(case: str) -> None:
     wire = agent_pb2.UpstreamPacket()
     for nested in _filled_every_way(wire, case):
-        told = received(nested).text.split("\n")
+        told = received(nested).text.split(core.PART)
         assert sorted(told) == sorted(strings(getattr(nested, case)))
 
 

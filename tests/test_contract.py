@@ -65,6 +65,6 @@ def test_bytes_of_a_program_that_knows_the_fixed_table_alone() -> None:
         packets = codec.upstream(data)
         assert isinstance(packets, list)
         kinds.append((packets[0].kind, packets[0].text, packets[0].is_finish))
-    assert kinds == [("thought", "hmm.", False), ("tool_call", "add\n{}", False), ("content", "hi", True)]
+    assert kinds == [("thought", "hmm.", False), ("tool_call", "add\x1f{}", False), ("content", "hi", True)]
     result = codec.tool_call_result(core.ToolResult("call-1", "add", core.ToolOutcome("3")))
     assert result.SerializeToString().startswith(b"\x0a\x03add\x12\x013")

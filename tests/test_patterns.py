@@ -155,3 +155,9 @@ def test_a_bad_pattern_is_named_with_the_reason(patterns: dict[str, str], why: s
 
 def test_its_repr_names_the_patterns() -> None:
     assert repr(compile_patterns({"a": "x", "b": "y"})) == "<Patterns a, b>"
+
+
+def test_a_pattern_that_takes_too_long_to_look_at_is_refused() -> None:
+    with pytest.raises(PatternError, match=r"pattern 'key': \{1,900\} repeats more than 300 times"):
+        compile_patterns({"key": "(?s)-----BEGIN.{1,900}-----END"})
+    compile_patterns({"key": "(?s)-----BEGIN.*-----END", "card": r"\b\d{13,19}\b"})

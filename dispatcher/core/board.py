@@ -30,6 +30,7 @@ from dispatcher.core.fleet import Commander, CommanderState, Fleet, Link, Slot, 
 from dispatcher.core.ledger import Call
 from dispatcher.core.limits import Limits
 from dispatcher.core.packets import (
+    PART,
     Ended,
     ErrorReport,
     Opened,
@@ -217,9 +218,10 @@ class Board:
         was ended."""
         guard = session.guard
         if guard is not None and text:
-            verdict = guard.statement(text, session.received, agent)
-            if verdict is not PASS:
-                self.violated(session, verdict)
+            for part in text.split(PART):
+                verdict = guard.statement(part, session.received, agent)
+                if verdict is not PASS:
+                    self.violated(session, verdict)
         return session.live
 
     def violated(self, session: Session, verdict: Verdict) -> None:

@@ -161,7 +161,9 @@ class Intake:
             self._links.cut(link, refusal.traits.grpc, f"{refusal.value}: {refusal.traits.advice}")
             return False
         link.minimal = True
-        labels = {"peer_session_id": first.session_id} if first.session_id else {}
+        # Viewers see it; a name has no blanks.
+        is_name = first.session_id.isprintable() and " " not in first.session_id
+        labels = {"peer_session_id": first.session_id} if first.session_id and is_name else {}
         session = board.open_session(
             SessionRequested(link.session_id, MINIMAL_AGENT, None, labels=labels, user_id="")
         )

@@ -44,6 +44,10 @@ StopCode = Literal[
 StopPhase = Literal["", "received", "applied", "killed", "abandoned"]
 
 
+# Between the parts of what people may read in a packet: each is judged by itself, as they see it by itself.
+PART: Final = "\x1f"
+
+
 # --- details: the payloads a decision depends on ---------------------------------------------------------
 
 
@@ -156,7 +160,7 @@ class Packet(NamedTuple):
     """One packet from a commander.
 
     `text` is that of content and thoughts; of what comes whole, like a question, it is all that people may read in
-    it, for policies to judge. `size` is the payload's bytes. `is_finish`: of content, the answer is
+    it, for policies to judge, parted by PART. `size` is the payload's bytes. `is_finish`: of content, the answer is
     complete; of an agent_event, the sub-agent has ended. `flaw` is what is wrong with it where something is.
     """
 

@@ -144,7 +144,7 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
             detail = read(payload)
         says = _SAYS.get(kind)
         if says is not None:
-            text = "\n".join(filter(None, says(payload)))
+            text = core.PART.join(filter(None, says(payload)))
     return core.Packet(
         kind,
         session_id,
@@ -282,11 +282,11 @@ def _heartbeat(wire: agent_pb2.Heartbeat) -> core.Heartbeat:
 
 
 def _refused(wire: agent_pb2.Refused) -> core.Refused:
-    return core.Refused(wire.code, wire.why)
+    return core.Refused(wire.code[:ID_CHARS_MAX], _shortened(wire.why))
 
 
 def _goodbye(wire: agent_pb2.Goodbye) -> core.Goodbye:
-    return core.Goodbye(wire.reason)
+    return core.Goodbye(_shortened(wire.reason))
 
 
 _DETAILS: Final[dict[str, Callable[[Any], core.Detail]]] = {
