@@ -63,6 +63,8 @@ class Asking:
         self._stopped_why: str | None = None
         # The agent's end has been sent: how it ended.
         self._sent_end: Outcome | None = None
+        # Calls without a result, by id and in the order asked: the tool's name.
+        self._tools: dict[str, str] = {}
 
     @property
     def has_ended(self) -> bool:
@@ -79,7 +81,11 @@ class Asking:
             return Exit.UNREACHABLE
         try:
             if not await at_most(self._settings.connect_timeout_s, _connected(channel)):
-                self._printer.tell(f"no dispatcher at {self._settings.dispatcher}")
+                self._printer.ended(
+                    "unreachable",
+                    f"no dispatcher at {self._settings.dispatcher}: start one with `dispatcher serve`, or say where"
+                    " it is with --dispatcher HOST:PORT",
+                )
                 return Exit.UNREACHABLE
             return await self._converse(Stream(channel, token, self._loop.time))
         finally:
@@ -130,6 +136,7 @@ class Asking:
                     self.stop(each.stop.reason or "no reason given")
                 elif each.HasField("tool_result"):
                     result = each.tool_result
+                    self._printer.result(result, self._tool_of(result))
                     self._crossing.tell_result(result.call_id, codec.tool_answer(result))
                 elif each.HasField("user_message"):
                     self._crossing.tell_message(codec.user_message(each.user_message))
@@ -158,8 +165,15 @@ class Asking:
             codec.fill_ending(packet, payload)
         else:
             codec.fill_payload(packet, payload, path)
+        if packet.HasField("tool_call"):
+            self._tools[packet.tool_call.call_id] = packet.tool_call.tool_name
         self._printer.show(packet, payload)
         await stream.write(packet)
+
+    def _tool_of(self, result: pb.ToolCallResult) -> str:
+        """Which tool it is of: a minimal dispatcher answers in the order asked, and names nothing."""
+        call_id = result.call_id or next(iter(self._tools), "")
+        return self._tools.pop(call_id, "") or result.tool_name
 
     def _ask_here(self, question: pb.Question) -> None:
         def answered(answer: UserAnswer) -> None:
@@ -177,18 +191,23 @@ class Asking:
 
     def _came_out(self, ended: StreamEnded | None) -> Exit:
         if self._stopped_why is not None:
-            self._printer.tell(f"stopped: {self._stopped_why}")
             if not self.has_ended:
-                self._printer.tell(f"the agent ignored it for {self._settings.stop_grace_s:g} s")
+                self._printer.tell(f"the agent ignored its stop for {self._settings.stop_grace_s:g} s")
+            self._printer.ended("stopped", self._stopped_why)
             return Exit.STOPPED
         if self._sent_end is Outcome.FAILED:
+            self._printer.ended("failed")
             return Exit.FAILED
         if ended is None:
-            self._printer.tell(f"the dispatcher did not end the call within {END_WAIT_S:g} s")
+            self._printer.ended("failed", f"the dispatcher did not end the call within {END_WAIT_S:g} s")
             return Exit.FAILED
         if ended.code is not grpc.StatusCode.OK or self._sent_end is None:
-            self._printer.tell(f"the dispatcher ended the call: {ended}")
-            return Exit.UNREACHABLE if ended.code is grpc.StatusCode.UNAVAILABLE else Exit.FAILED
+            is_gone = ended.code is grpc.StatusCode.UNAVAILABLE
+            self._printer.ended(
+                "unreachable" if is_gone else "failed", f"the dispatcher ended the call: {ended}"
+            )
+            return Exit.UNREACHABLE if is_gone else Exit.FAILED
+        self._printer.ended("completed")
         return Exit.COMPLETED
 
 

@@ -122,6 +122,8 @@ def _run(told: settings.Settings, targets: Sequence[str]) -> int:
 
 
 def _ask(told: settings.Settings, arguments: argparse.Namespace) -> int:
+    if not arguments.text.strip():
+        raise loading.TargetError("TEXT: is empty; say what to ask")
     logs.configure(told.log_format, "warning" if told.log_level == "info" else told.log_level)
     agents = loading.load([arguments.agent])
     if len(agents) > 1:

@@ -301,6 +301,8 @@ class Link:
         self._failures += 1
         self._metrics.link_failed(code.name)
         mend = STUBBORN.get(code)
+        if code is grpc.StatusCode.UNAVAILABLE and linked_at is None:
+            why += self._tls_hint(why)
         luck = random.random()  # noqa: S311 - it keeps no secret, it spreads commanders
         if mend is not None:
             delay_s = self._settings.reconnect_max_s * (1 + luck) / 2
@@ -316,6 +318,15 @@ class Link:
         )
         self._tell(now, linked_at is not None, f"{trouble}: {why}" + (f"; {mend}" if mend else ""), delay_s)
         return delay_s
+
+    def _tls_hint(self, why: str) -> str:
+        """What a side that wants TLS and one that doesn't make of each other."""
+        if not self._settings.tls:
+            return "; add --tls if it wants TLS" if "Socket closed" in why else ""
+        if "WRONG_VERSION_NUMBER" in why:
+            return "; it speaks no TLS: leave out --tls"
+        is_unknown = "CERTIFICATE_VERIFY_FAILED" in why
+        return "; name the authority that signed its certificate with --tls-ca" if is_unknown else ""
 
     def _tell(self, now: float, was_linked: bool, trouble: str, delay_s: float) -> None:
         if was_linked or trouble != self._told or now - self._told_at >= REPEAT_LOG_S:

@@ -105,6 +105,10 @@ def _from_module(target: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise _not_imported(target, name, error) from None
+        if name in _installed():
+            raise TargetError(
+                f"{target}: {name} is an installed agent, and is named without a colon: {name}"
+            ) from None
         known = [*_installed(), *(path.stem for path in Path.cwd().glob("*.py"))]
         raise TargetError(
             f"{target}: there is no module and no installed agent {name!r}{_nearest(name, known)}"

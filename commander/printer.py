@@ -52,14 +52,43 @@ class Printer:
         self._err.flush()
 
     def ask(self, question: pb.Question, answered: Callable[[UserAnswer], None]) -> None:
-        """Asks whoever sits at the terminal, in a thread, because typing takes as long as it takes."""
-        if self._as_json or not sys.stdin.isatty():
-            self.tell(f"asked, and nobody is here to answer: {question.text}")
-            answered(UserAnswer("", "nobody_to_ask"))
-            return
-        options = f" [{' / '.join(question.options)}]" if question.options else ""
-        self.tell(f"{question.text}{options}")
-        threading.Thread(target=_type_answer, args=(answered,), daemon=True).start()
+        """Asks whoever types or is piped in: a line is an answer, the end of the input declines. In a thread,
+        because it takes as long as it takes."""
+        if self._as_json:
+            told = {
+                "question_id": question.question_id,
+                "text": question.text,
+                "options": list(question.options),
+            }
+            self._line({"type": "question", **told})
+        else:
+            options = f" [{' / '.join(question.options)}]" if question.options else ""
+            self.tell(f"{question.text}{options}")
+        threading.Thread(target=self._read_answer, args=(question, answered), daemon=True).start()
+
+    def result(self, result: pb.ToolCallResult, tool: str) -> None:
+        """What came of a tool call; a bare result doesn't say of which."""
+        if self._as_json:
+            told = {"call_id": result.call_id, "tool_name": tool, "result_json": result.result_json}
+            self._line({"type": "tool_result", **told})
+        else:
+            self._note("result", f"{tool} {result.result_json}".strip())
+
+    def ended(self, outcome: str, why: str = "") -> None:
+        """The last word. People are told what went wrong; scripts get an object in any case."""
+        if self._as_json:
+            self._line({"type": "ended", "outcome": outcome, **({"message": why} if why else {})})
+        elif why:
+            self.tell(f"{outcome}: {why}" if outcome == "stopped" else why)
+
+    def _read_answer(self, question: pb.Question, answered: Callable[[UserAnswer], None]) -> None:
+        prompt = "> " if sys.stdin.isatty() and not self._as_json else ""
+        try:
+            answered(UserAnswer(json.dumps(input(prompt))))
+        except (EOFError, OSError):
+            if not self._as_json and not sys.stdin.isatty():
+                self.tell(f"asked, and nobody is here to answer: {question.text}")
+            answered(UserAnswer("", "declined" if sys.stdin.isatty() else "nobody_to_ask"))
 
     def _note(self, what: str, text: str) -> None:
         self._begin("")
@@ -100,10 +129,3 @@ def _as_object(packet: pb.UpstreamPacket) -> dict[str, object]:
         elif kind == "embedding":
             told[field.name] = list(value)
     return told
-
-
-def _type_answer(answered: Callable[[UserAnswer], None]) -> None:
-    try:
-        answered(UserAnswer(json.dumps(input("> "))))
-    except EOFError:
-        answered(UserAnswer("", "declined"))

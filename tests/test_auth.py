@@ -13,6 +13,7 @@ import grpc
 import pytest
 from asynchronous import asynchronous, soon
 from chat_viewer import conversing
+from console_server import run_cli
 from dialling import LINK_METHOD, Status, bearing, dialled, status_of
 from dispatcher_process import DispatcherProcess, running_dispatcher, serve_and_fail
 from google.protobuf.message import Message
@@ -321,6 +322,33 @@ async def _tls_scene(certificates: Path) -> None:
 
 def test_tls_lets_in_who_trusts_the_certificate(certificates: Path) -> None:
     _tls_scene(certificates)
+
+
+def test_the_client_commands_speak_tls_and_say_what_does_not_fit(certificates: Path) -> None:
+    certificate, key = str(certificates / "server.pem"), str(certificates / "server.key")
+
+    @asynchronous
+    async def scene() -> None:
+        with (
+            running_dispatcher("--tls-certificate", certificate, "--tls-key", key) as dispatcher,
+            running_dispatcher() as plain,
+        ):
+            encrypted, open_ = dispatcher.address, plain.address
+            right, stranger, bare, wrong = await asyncio.gather(
+                run_cli("agents", "--tls-ca", certificate, address=encrypted),
+                run_cli("agents", "--tls", address=encrypted),
+                run_cli("agents", "--timeout-s", "5", address=encrypted),
+                run_cli("agents", "--tls", address=open_),
+            )
+        assert right == (0, "", "no agents: no commander is connected\n")
+        assert stranger[0] == 6
+        assert "name the authority that signed it with --tls-ca FILE" in stranger[2]
+        assert bare[0] == 6
+        assert "add --tls if it wants TLS" in bare[2]
+        assert wrong[0] == 6
+        assert wrong[2].endswith("speaks no TLS: leave out --tls\n")
+
+    scene()
 
 
 def test_tls_can_ask_for_a_certificate_of_the_client(certificates: Path) -> None:

@@ -61,6 +61,10 @@ async def failing(turn):
     raise ValueError("no such city")
 
 @agent
+async def echo(turn):
+    yield f"you said {await turn.ask('Which?', options=['Tokyo', 'Oslo'])}"
+
+@agent
 async def asker(turn):
     try:
         await turn.ask("Which?")
@@ -75,12 +79,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *arguments: str, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "commander", "ask", *arguments],
         cwd=folder,
         env={name: value for name, value in os.environ.items() if not name.startswith("COMMANDER_")},
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,12 +121,11 @@ def test_a_turn_with_bare_results(folder: Path, agent: str, answer: str) -> None
 def test_thoughts_and_all_else_are_told_aside(folder: Path) -> None:
     with MinimalDispatcher(folder, add_ten) as dispatcher:
         _, _, err = ask(folder, dispatcher.address, "adder")
-    assert err.splitlines() == [
-        "Plan: add what was said",
-        'call: add {"n": 1}',
-        'call: add {"n": 2}',
-        "progress: half way",
-    ]
+    first, *between, last = err.splitlines()
+    assert (first, last) == ("Plan: add what was said", "progress: half way")
+    calls = ['call: add {"n": 1}', 'call: add {"n": 2}', "result: add 11", "result: add 12"]
+    assert sorted(between) == sorted(calls)
+    assert between.index(calls[0]) < between.index(calls[2])
 
 
 def test_as_json_it_is_one_object_a_line(folder: Path) -> None:
@@ -137,7 +140,10 @@ def test_as_json_it_is_one_object_a_line(folder: Path) -> None:
         "arguments_json": '{"n": 1}',
         "call_id": "call-1",
     }
-    assert told[-1] == {"type": "content", "is_finish": True}
+    results = [each for each in told if each["type"] == "tool_result"]
+    assert results[0] == {"type": "tool_result", "call_id": "", "tool_name": "add", "result_json": "11"}
+    assert len(results) == 2
+    assert told[-2:] == [{"type": "content", "is_finish": True}, {"type": "ended", "outcome": "completed"}]
 
 
 def test_a_bare_failure_is_an_exception_too(folder: Path) -> None:
@@ -147,6 +153,40 @@ def test_a_bare_failure_is_an_exception_too(folder: Path) -> None:
     ) as dispatcher:
         code, out, _ = ask(folder, dispatcher.address, "catcher")
     assert (code, out) == (0, "ToolNotFound: no tool add\n")
+
+
+def test_a_stop_is_the_last_word_for_a_script_too(folder: Path) -> None:
+    with MinimalDispatcher(folder, lambda _: Stop("RiskControl")) as dispatcher:
+        code, out, _ = ask(folder, dispatcher.address, "forever", "--json")
+    assert code == 3
+    assert json.loads(out.splitlines()[-1]) == {
+        "type": "ended",
+        "outcome": "stopped",
+        "message": "RiskControl",
+    }
+
+
+def test_a_question_is_answered_by_a_line_that_is_piped_in(folder: Path) -> None:
+    with MinimalDispatcher(folder) as dispatcher:
+        process = start(
+            folder,
+            "hello",
+            "--agent",
+            "my_agents:echo",
+            "--dispatcher",
+            dispatcher.address,
+            stdin=subprocess.PIPE,
+        )
+        out, err = process.communicate("Tokyo\n", timeout=PATIENCE_S)
+    assert (process.returncode, out) == (0, "you said Tokyo\n"), err
+    assert "Which? [Tokyo / Oslo]" in err
+
+
+def test_nothing_is_no_question(folder: Path) -> None:
+    process = start(folder, " ", "--agent", "my_agents:echo")
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2
+    assert err == "commander: TEXT: is empty; say what to ask\n"
 
 
 def test_a_stop_is_obeyed(folder: Path) -> None:
@@ -162,7 +202,7 @@ def test_a_stop_is_obeyed_over_an_agent_that_ignores_it(folder: Path) -> None:
     with MinimalDispatcher(folder, lambda _: Stop("RiskControl")) as dispatcher:
         code, _, err = ask(folder, dispatcher.address, "deaf", "--stop-grace-s", "0.1")
     assert code == 3
-    assert "ignored it for 0.1 s" in err
+    assert "ignored its stop for 0.1 s" in err
 
 
 def test_ctrl_c_stops(folder: Path) -> None:
@@ -217,7 +257,7 @@ def test_a_question_without_anybody_to_ask(folder: Path) -> None:
 def test_nobody_there(folder: Path) -> None:
     code, _, err = ask(folder, "127.0.0.1:1", "adder")
     assert code == 6
-    assert err == "no dispatcher at 127.0.0.1:1\n"
+    assert err.startswith("no dispatcher at 127.0.0.1:1: start one with `dispatcher serve`")
 
 
 @pytest.mark.parametrize(

@@ -129,3 +129,8 @@ def test_what_is_not_found_is_told_in_one_sentence(folder: Path, targets: list[s
     with pytest.raises(TargetError, match=re.escape(told).replace(r"\.\*", ".*")) as error:
         load(targets)
     assert "\n" not in str(error.value)
+
+
+def test_an_installed_agent_is_named_without_a_colon() -> None:
+    with pytest.raises(TargetError, match="demo is an installed agent, and is named without a colon: demo"):
+        load(["demo:x"])

@@ -72,7 +72,9 @@ def test_a_certificate_nobody_trusts_is_no_link(
 ) -> None:
     told = Told(caplog)
     with serving(dispatcher.address, echo, tls=True):
-        assert "UNAVAILABLE" in told.wait_for("no link")
+        trouble = told.wait_for("no link")
+    assert "UNAVAILABLE" in trouble
+    assert "name the authority that signed its certificate with --tls-ca" in trouble
 
 
 def test_a_file_that_is_gone_is_named(

@@ -132,6 +132,14 @@ def _trouble(error: grpc.aio.AioRpcError, endpoint: Endpoint, missing: str) -> C
     at = endpoint.address
     if code is grpc.StatusCode.UNAVAILABLE:
         tls = "" if endpoint.tls or "refused" in details else "; add --tls if it wants TLS"
+        if endpoint.tls and "WRONG_VERSION_NUMBER" in details:
+            return ConsoleError(f"what answers at {at} speaks no TLS: leave out --tls", Exit.UNREACHABLE)
+        if endpoint.tls and "CERTIFICATE_VERIFY_FAILED" in details:
+            return ConsoleError(
+                f"the certificate of the dispatcher at {at} is not known here ({details}): name the authority that "
+                "signed it with --tls-ca FILE",
+                Exit.UNREACHABLE,
+            )
         return ConsoleError(
             f"no dispatcher answers at {at} ({details}): start one with `dispatcher serve`, "
             f"or say where it is with --dispatcher HOST:PORT{tls}",
