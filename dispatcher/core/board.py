@@ -160,9 +160,8 @@ class Board:
         self.out.append(Count("sessions_ended", (ending.value,)))
         self.out.append(Measure("session_s", self.now - session.opened_at, (ending.value,)))
         level = "info" if ending in (Ending.COMPLETED, Ending.STOPPED) else "warning"
-        self.out.append(
-            Log(level, f"ended: {ending.value}: {message}", session.session_id, session.attempt)  # type: ignore[arg-type]
-        )
+        told = message if message.startswith(ending.value) else f"{ending.value}: {message}"
+        self.out.append(Log(level, f"ended: {told}", session.session_id, session.attempt))  # type: ignore[arg-type]
         self._keep(session)
         if self._starved:
             # It makes room for those; but its viewers shall have read the ending.
@@ -314,6 +313,8 @@ class Board:
         self.emit(session, "started", "", "", Started(commander.commander_id))
         self.out.append(Measure("queue_wait_s", self.now - session.opened_at))
         self.start(session)
+        told = f"started: agent {session.agent} on commander {commander.commander_id}"
+        self.out.append(Log("info", told, session.session_id, session.attempt))
 
     def start(self, session: Session) -> None:
         """Sends the Start of the attempt under way and what is owed to it, once more after a link that may have

@@ -142,6 +142,8 @@ class AdminService:
     async def get_session(
         self, request: admin_pb2.GetSessionRequest, context: Any
     ) -> admin_pb2.GetSessionResponse:
+        if not request.session_id:
+            raise Answered("INVALID_ARGUMENT", "session_id: is empty; name the session to see")
         session = self._hub.router.sessions.get(request.session_id)
         if session is None:
             raise Answered(
@@ -236,7 +238,7 @@ class AdminService:
             labels=session.labels,
             commander_id=session.commander_id,
             attempt=session.attempt,
-            phase=session.phase,  # type: ignore[arg-type]  # the wire's own number, kept as it came
+            phase=_phase(session),  # type: ignore[arg-type]  # the wire's own number, kept as it came
             age=codec.duration((session.ended_at or now) - session.opened_at),
             cursor=chat_pb2.Cursor(epoch=self._hub.journal.epoch, offset=session.offset),
             content_chars=session.content_chars,
@@ -256,6 +258,15 @@ class AdminService:
         if session.ended is not None:
             view.ended.CopyFrom(codec.session_ended(session.ended))
         return view
+
+
+def _phase(session: Session) -> int:
+    """What it waits for: as its commander last said, or, before that, as what is open here tells."""
+    if session.phase or not session.live:
+        return session.phase
+    if session.questions:
+        return agent_pb2.HEARTBEAT_PHASE_WAITING_ANSWER
+    return agent_pb2.HEARTBEAT_PHASE_WAITING_TOOL if session.ledger.running else 0
 
 
 def _shorten(question: agent_pb2.Question) -> None:
