@@ -215,7 +215,12 @@ class Hub:
         self._loop.call_soon(self._write_log, effect)
 
     def _write_log(self, effect: events.Log) -> None:
-        fields = {"session": effect.session_id, "attempt": effect.attempt, "link": effect.link_id}
+        fields = {
+            "session": effect.session_id,
+            "attempt": effect.attempt,
+            "link": effect.link_id,
+            "commander": effect.commander_id,
+        }
         log.log(_LEVELS[effect.level], "%s", effect.text, extra={k: v for k, v in fields.items() if v})
 
     def _leave(self, effect: events.Leave) -> None:

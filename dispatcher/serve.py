@@ -33,6 +33,7 @@ from dispatcher.core.router import Router
 from dispatcher.hub import Hub
 from dispatcher.journal import Journal
 from dispatcher.journal.memory import MemoryJournal
+from dispatcher.journal.thoughts import ThoughtLog
 from dispatcher.limits import LiveLimits, core_limits
 from dispatcher.metrics import Metrics, Snapshot
 from dispatcher.patterns import PatternError, Patterns, compile_patterns
@@ -76,7 +77,7 @@ def run(loaded: Loaded) -> int:
     try:
         tools = load_tools(settings.tools)
         with asyncio.Runner(loop_factory=_loop_factory(settings.event_loop)) as runner:
-            return runner.run(serve(loaded, tools, MemoryJournal(secrets.token_hex(4))))
+            return runner.run(serve(loaded, tools, _journal(settings)))
     except (StartError, ToolLoadError, auth.TokensError) as error:
         print(f"dispatcher: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -92,6 +93,11 @@ def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
             raise StartError("event_loop: uvloop is not installed; install it, or choose asyncio") from None
         return asyncio.new_event_loop
     return uvloop.new_event_loop
+
+
+def _journal(settings: Settings) -> Journal:
+    journal = MemoryJournal(secrets.token_hex(4))
+    return ThoughtLog(journal) if settings.log_level == "debug" else journal
 
 
 def software_version() -> str:

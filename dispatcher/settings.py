@@ -368,7 +368,9 @@ class Settings(BaseModel):
 
     log_format: Literal["text", "json"] = setting(LOGS, "text", "text for people, json for collectors.")
     log_level: Literal["debug", "info", "warning", "error"] = setting(
-        LOGS, "info", "The least that is logged."
+        LOGS,
+        "info",
+        "The least that is logged; debug adds what agents think, which may tell what users said.",
     )
     event_loop: Literal["auto", "asyncio", "uvloop"] = setting(
         LOGS, "auto", "auto: uvloop where it is installed, measured to carry 5 to 40 % more messages."

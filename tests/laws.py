@@ -7,7 +7,7 @@ through it, so each transcript is a test of every law as well.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
@@ -33,7 +33,7 @@ from dispatcher.core.packets import (
     Welcome,
 )
 from dispatcher.core.router import Router
-from dispatcher.core.session import Session, State
+from dispatcher.core.session import EVENT_OVERHEAD_BYTES, Session, State
 
 # What each event is answered with: exactly one of these, or nothing.
 REPLIES: Final[dict[type[Any], tuple[type[Any], ...]]] = {
@@ -55,6 +55,17 @@ REPLY_TYPES: Final = (
 )
 
 _OWED = (ToolResult, Answer, UserMessage)
+
+
+def _texts(body: object) -> Iterator[str]:
+    """All that is text in what an event holds."""
+    if isinstance(body, str):
+        yield body
+    elif isinstance(body, Mapping):
+        yield from _texts(tuple(body.items()))
+    elif isinstance(body, tuple):
+        for each in body:
+            yield from _texts(each)
 
 
 @dataclass
@@ -79,6 +90,7 @@ class _Story:
     ended: bool = False
     forgotten: bool = False
     crc32: int = 0
+    texts_bytes: int = 0
     # By the path of who speaks: what one says may be held back while another goes on.
     content: dict[str, str] = field(default_factory=dict)
 
@@ -212,6 +224,9 @@ class Witness:
             assert event.attempt >= story.attempt, f"{effect.session_id}: {event} of an older attempt"
             story.offset, story.attempt = event.offset, event.attempt
             story.ended = event.kind == "ended"
+            story.texts_bytes += sum(
+                len(text.encode()) for text in _texts((event.agent, event.text, event.body))
+            )
             if event.kind == "content":
                 story.content[event.agent] = story.content.get(event.agent, "") + event.text
                 story.crc32 = crc32(event.text.encode(), story.crc32)
@@ -330,6 +345,9 @@ class Witness:
         assert repr(router)
         for session in router.sessions.values():
             self._judge_session(session)
+            kept = session.kept_bytes - session.offset * EVENT_OVERHEAD_BYTES
+            told = self._stories[session.session_id].texts_bytes
+            assert kept >= told, f"{session!r}: {told} bytes of text are kept, and {kept} counted"
         for session_id in self._asked:
             known = session_id in router.sessions or self._stories[session_id].forgotten
             assert known, f"{session_id} was asked for, and is neither live, nor ended, nor forgotten"

@@ -9,12 +9,18 @@ from hypothesis import strategies as st
 from dispatcher.core.packets import SessionEvent
 from dispatcher.journal import Journal
 from dispatcher.journal.memory import MemoryJournal
+from dispatcher.journal.thoughts import ThoughtLog
 
 NOW_S = 1_700_000_000.25
 
 Make = Callable[[], Journal]
 
-JOURNALS: dict[str, Make] = {"memory": lambda: MemoryJournal("epoch-1", unix_s=lambda: NOW_S)}
+
+def memory() -> Journal:
+    return MemoryJournal("epoch-1", unix_s=lambda: NOW_S)
+
+
+JOURNALS: dict[str, Make] = {"memory": memory, "memory, with thoughts logged": lambda: ThoughtLog(memory())}
 
 
 @pytest.fixture(params=list(JOURNALS))

@@ -216,7 +216,7 @@ async def _slow_viewer(dispatcher: DispatcherProcess, how: str) -> None:
         await turn.finish()
         assert (await seen.ended()).name == "completed"
         assert len(seen.text) == 2_000_000
-        await asyncio.to_thread(dispatcher.wait_for_log, f"slow viewer: <Feed of {turn.session_id}>")
+        await asyncio.to_thread(dispatcher.wait_for_log, f"slow viewer, which watched {turn.session_id}:")
         # When it reads after all, it is told why, and gets the rest with its last cursor.
         async with viewing(slow, turn.session_id) as (viewer, first):
             status = await viewer.status()
@@ -237,6 +237,6 @@ async def test_a_viewer_that_never_reads_and_leaves_is_no_trouble(dispatcher: Di
         async with chatting(dispatcher.address) as chat:
             call = chat.Subscribe(_request(turn))
             await _say_two_megabytes(turn)
-            await asyncio.to_thread(dispatcher.wait_for_log, f"slow viewer: <Feed of {turn.session_id}>")
+            await asyncio.to_thread(dispatcher.wait_for_log, f"slow viewer, which watched {turn.session_id}:")
             call.cancel()
         await turn.finish()

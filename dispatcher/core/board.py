@@ -40,6 +40,7 @@ from dispatcher.core.packets import (
     Started,
     Stop,
     StopCode,
+    utf8_bytes,
 )
 from dispatcher.core.policy import PASS, Guard, Mode, Verdict
 from dispatcher.core.session import Session, Step
@@ -90,7 +91,7 @@ class Board:
     # --- telling -----------------------------------------------------------------------------------------
 
     def emit(self, session: Session, kind: str, agent: str, text: str, body: object, size: int = 0) -> None:
-        """The session's next event; `size` is that of `body` in bytes."""
+        """The session's next event; `size` is what it takes in bytes besides the texts that are seen here."""
         kept = session.kept_bytes
         event = session.event(kind, agent, text, body, size)
         self.kept_bytes += session.kept_bytes - kept
@@ -121,7 +122,9 @@ class Board:
         self.live += 1
         if requested.idempotency_key:
             self.by_idempotency_key[requested.user_id, requested.idempotency_key] = session.session_id
-        self.emit(session, "opened", "", "", Opened(session.agent, session.user_id, session.labels))
+        opened = Opened(session.agent, session.user_id, session.labels)
+        # Its idempotency key lies in a table for as long as the events do.
+        self.emit(session, "opened", "", "", opened, utf8_bytes(requested.idempotency_key))
         self.arm_policy(session)
         if requested.stop_when_unwatched_s is not None:
             self.timers.set(("unwatched", session.session_id), self.now + requested.stop_when_unwatched_s)
@@ -228,9 +231,8 @@ class Board:
         for violation in verdict.violations:
             labels = (violation.policy.value, violation.mode.value)
             self.out.append(Count("policy_violations", labels))
-            self.out.append(
-                Log("warning", f"{violation.mode.value}: {violation.message}", session.session_id)
-            )
+            told = f"{violation.mode.value}: {violation.message}"
+            self.out.append(Log("warning", told, session.session_id, session.attempt))
         broken = verdict.stop
         if broken is None or not session.live:
             return
@@ -314,7 +316,9 @@ class Board:
         self.out.append(Measure("queue_wait_s", self.now - session.opened_at))
         self.start(session)
         told = f"started: agent {session.agent} on commander {commander.commander_id}"
-        self.out.append(Log("info", told, session.session_id, session.attempt))
+        self.out.append(
+            Log("info", told, session.session_id, session.attempt, commander_id=commander.commander_id)
+        )
 
     def start(self, session: Session) -> None:
         """Sends the Start of the attempt under way and what is owed to it, once more after a link that may have
@@ -376,7 +380,8 @@ class Board:
         """Ends the stream from this side. What it means for sessions is `Links.detach`."""
         self.out.append(CloseLink(link.link_id, status, message))
         level = "info" if link.goodbye or status in ("OK", "ABORTED") else "warning"
-        self.out.append(Log(level, f"{link!r} closed: {status}: {message}", link_id=link.link_id))  # type: ignore[arg-type]
+        told = f"closed the link of {link.whose}: {status}: {message}"
+        self.out.append(Log(level, told, link_id=link.link_id, commander_id=link.commander_id))  # type: ignore[arg-type]
 
     # --- room in the journal -----------------------------------------------------------------------------
 

@@ -268,6 +268,7 @@ class Log(NamedTuple):
     session_id: str = ""
     attempt: int = 0
     link_id: str = ""
+    commander_id: str = ""
 
 
 # What a step answers to whoever caused it. At most one per step.

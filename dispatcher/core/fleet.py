@@ -56,8 +56,20 @@ class Link:
     # (session, attempt) pairs that were told once that they don't count here.
     fenced_told: set[tuple[str, int]] = field(default_factory=set)
 
+    @property
+    def commander_id(self) -> str:
+        """Empty before Hello, and for a minimal commander."""
+        return self.commander.commander_id if self.commander else ""
+
+    @property
+    def whose(self) -> str:
+        """For people who read the log."""
+        if self.commander:
+            return f"commander {self.commander.commander_id} at {self.peer}"
+        return f"{'a minimal commander' if self.minimal else 'a peer that has sent no hello'} at {self.peer}"
+
     def __repr__(self) -> str:
-        whose = self.commander.commander_id if self.commander else "minimal" if self.minimal else "new"
+        whose = self.commander_id or ("minimal" if self.minimal else "new")
         return f"<Link {self.link_id} {whose} from {self.peer}>"
 
 

@@ -224,7 +224,10 @@ class Intake:
             "foreign_session": f"session_id: session {packet.session_id!r} is not on this link",
             "ended": f"session_id: session {packet.session_id!r} has ended, and its agent too, it was said",
         }[reason]
-        board.out.append(Log("warning", f"{link!r}: {message}", packet.session_id, packet.attempt))
+        told = f"dropped a {packet.kind} of {link.whose}: {message}"
+        board.out.append(
+            Log("warning", told, packet.session_id, packet.attempt, link.link_id, link.commander_id)
+        )
         stop = Stop(f"fence-{packet.session_id}-{packet.attempt}", "fenced", message, 0)
         board.send(link, Signal(stop, packet.session_id, packet.attempt), urgent=True)
 
@@ -323,14 +326,8 @@ class Intake:
         board.timers.cancel(("stop_applied", commander_id, session_id, attempt))
         slot.state = SlotState.STUCK
         board.out.append(Count("slots_stuck"))
-        board.out.append(
-            Log(
-                "error",
-                f"{commander!r}: an agent ignored its stop; its slot is stuck",
-                session_id,
-                slot.attempt,
-            )
-        )
+        told = f"an agent on commander {commander_id} ignored its stop; its slot is stuck"
+        board.out.append(Log("error", told, session_id, slot.attempt, commander_id=commander_id))
 
     # --- a session's content -----------------------------------------------------------------------------
 
@@ -370,7 +367,7 @@ class Intake:
         verdict = guard.thought(text, session.received, packet.agent, step)
         if verdict is PASS:
             session.safe = guard.safe(session.received)
-            self._board.emit(session, "thought", packet.agent, text, step, len(step))
+            self._board.emit(session, "thought", packet.agent, text, step)
         else:
             self._judged(session, verdict)
 
@@ -388,7 +385,7 @@ class Intake:
                 session.published(release.text)
                 board.emit(session, "content", release.agent, release.text, None)
             else:
-                board.emit(session, "thought", release.agent, release.text, release.step, len(release.step))
+                board.emit(session, "thought", release.agent, release.text, release.step)
         board.violated(session, verdict)
 
     def _first_token(self, session: Session) -> None:
@@ -426,7 +423,7 @@ class Intake:
             return
         if asked is Asked.REPEATED:
             return
-        board.emit(session, "tool_call", packet.agent, "", call, len(call.arguments_json))
+        board.emit(session, "tool_call", packet.agent, "", call)
         if asked is Asked.RUN:
             board.run_tool(session, known)
 

@@ -1,7 +1,7 @@
 """Links: hello, resume, drain, silence and loss. Decides what becomes of a commander's sessions when its link
 comes and goes; called by `router.py` alone."""
 
-from typing import Final
+from typing import Final, Literal
 
 from dispatcher.core.board import Board
 from dispatcher.core.endings import Ending
@@ -74,7 +74,8 @@ class Links:
         interval = board.limits.heartbeat_interval_s
         board.timers.set(("beat", link.link_id), board.now + interval)
         board.timers.set(("heard", link.link_id), board.now + interval * board.limits.heartbeats_missed)
-        board.out.append(Log("info", f"{commander!r} linked from {link.peer}", link_id=link.link_id))
+        agents = ", ".join(sorted(offer.name for offer in hello.agents))
+        self._log("info", commander, f"linked from {link.peer}: {hello.slots} slots for {agents}", link)
         board.serve_queue(commander)
 
     def _verdict(self, commander: Commander, link: Link, resume: Resume) -> Verdict:
@@ -166,12 +167,8 @@ class Links:
         if commander is None:
             return
         if heartbeat.blocked_for_s and not commander.blocked_for_s:
-            self._board.out.append(
-                Log(
-                    "warning",
-                    f"{commander!r}: an agent has blocked its loop for {heartbeat.blocked_for_s:.1f} s",
-                )
-            )
+            told = f"has an agent that has blocked its loop for {heartbeat.blocked_for_s:.1f} s"
+            self._log("warning", commander, told, link)
         commander.blocked_for_s = heartbeat.blocked_for_s
         # Agents of sessions that this dispatcher has given up on may be stuck as well.
         commander.has_stuck(heartbeat.stuck)
@@ -187,7 +184,7 @@ class Links:
         """It says so itself, and never takes that back."""
         if commander.state is CommanderState.READY:
             commander.state = CommanderState.DRAINING
-            self._board.out.append(Log("info", f"{commander!r} takes no more sessions"))
+            self._log("info", commander, "takes no more sessions")
 
     def drain(self, commander: Commander, reason: str, deadline_s: float | None) -> None:
         commander.drain = Drain(reason, deadline_s)
@@ -201,7 +198,7 @@ class Links:
         link.goodbye = True
         if link.commander is not None:
             link.commander.state = CommanderState.DRAINING
-        self._board.out.append(Log("info", f"{link!r} says goodbye: {goodbye.reason}", link_id=link.link_id))
+            self._log("info", link.commander, f"says goodbye: {goodbye.reason}", link)
 
     # --- going -------------------------------------------------------------------------------------------
 
@@ -267,7 +264,8 @@ class Links:
             self.gone(commander, "its commander left")
             return
         board.out.append(Count("links_lost"))
-        board.out.append(Log("warning", f"{commander!r} lost its link: {why}", link_id=link.link_id))
+        taken = len(commander.slots)
+        self._log("warning", commander, f"lost its link with {taken} of its slots taken: {why}", link)
         board.timers.set(("grace", commander.commander_id), board.now + board.limits.detach_grace_s)
 
     def grace_over(self, commander_id: str) -> None:
@@ -287,7 +285,14 @@ class Links:
         for slot in slots:
             self._forget_stop(commander, slot)
         self._attempts_lost([s for slot in slots if (s := self._whose(slot)) is not None], why)
-        board.out.append(Log("warning" if slots else "info", f"{commander!r} is gone: {why}"))
+        self._log("warning" if slots else "info", commander, f"is gone with {len(slots)} slots taken: {why}")
+
+    def _log(
+        self, level: Literal["info", "warning"], commander: Commander, what: str, link: Link | None = None
+    ) -> None:
+        told = f"commander {commander.commander_id} {what}"
+        link_id = link.link_id if link else ""
+        self._board.out.append(Log(level, told, link_id=link_id, commander_id=commander.commander_id))
 
     def _forget_stop(self, commander: Commander, slot: Slot) -> None:
         """Nobody waits for what a commander without a link says to a stop; it is told again when it is back."""

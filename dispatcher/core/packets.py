@@ -78,6 +78,23 @@ class ToolOutcome(NamedTuple):
     failure: ToolFailure | None = None
 
 
+def utf8_bytes(text: str) -> int:
+    """How long it is in UTF-8; halves of surrogate pairs count as in Python's `surrogatepass`."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def texts_bytes(body: object) -> int:
+    """Bytes of all texts in a body made here; in one that a shell has made, and that is opaque, there are none."""
+    match body:
+        case str():
+            return utf8_bytes(body)
+        case tuple():
+            return sum(map(texts_bytes, body))
+        case Mapping():
+            return sum(map(texts_bytes, body.items()))
+    return 0
+
+
 class ErrorReport(NamedTuple):
     """The part of an ErrorSignal that decides something, and what people are told."""
 

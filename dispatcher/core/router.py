@@ -227,7 +227,7 @@ class Router:
     def _stop_unreceived(self, commander_id: str, session_id: str, attempt: str) -> None:
         message = f"commander {commander_id} has not acknowledged its stop"
         self._board.out.append(Count("stops_unreceived"))
-        self._board.out.append(Log("warning", message, session_id, int(attempt)))
+        self._board.out.append(Log("warning", message, session_id, int(attempt), commander_id=commander_id))
 
     def _shutdown_requested(self, event: ShutdownRequested) -> None:
         board = self._board
@@ -261,7 +261,7 @@ class Router:
     def _answer(self, session: Session, answer: Answer) -> None:
         del session.questions[answer.question_id]
         self._board.timers.cancel(("question", session.session_id, answer.question_id))
-        self._board.emit(session, "answer", "", "", answer, len(answer.value_json or ""))
+        self._board.emit(session, "answer", "", "", answer)
         session.owe(answer, self._board.out)
 
     def _question_over(self, session_id: str, question_id: str) -> None:
@@ -289,7 +289,7 @@ class Router:
             board.out.append(Declined("journal_full", message))
             return
         given = UserMessage(event.message_id, event.text)
-        board.emit(session, "user_message", "", "", given, len(event.text))
+        board.emit(session, "user_message", "", "", given)
         session.owe(given, board.out)
         board.out.append(Accepted(session.session_id))
 
@@ -314,7 +314,7 @@ class Router:
         if not board.may_pass(session, event.text, call.agent):
             return
         result = ToolResult(event.call_id, call.request.tool_name, outcome)
-        board.emit(session, "tool_result", call.agent, "", result, len(outcome.result_json))
+        board.emit(session, "tool_result", call.agent, "", result)
         session.owe(result, board.out)
         while (owed := session.ledger.next_owed()) is not None:
             board.run_tool(session, owed)

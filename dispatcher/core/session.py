@@ -34,6 +34,8 @@ from dispatcher.core.packets import (
     ToolResult,
     Usage,
     UserMessage,
+    texts_bytes,
+    utf8_bytes,
 )
 from dispatcher.core.policy import Guard
 
@@ -227,10 +229,11 @@ class Session:
         self.state = after
 
     def event(self, kind: str, agent: str, text: str, body: object, size: int) -> SessionEvent:
-        """The session's next event, accounted for; `size` is that of `body` in bytes."""
+        """The session's next event, accounted for; `size` is what it takes besides the texts in it, in bytes."""
         self.offset += 1
-        text_bytes = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
-        self.kept_bytes += text_bytes + len(agent) + size + EVENT_OVERHEAD_BYTES
+        self.kept_bytes += utf8_bytes(text) + utf8_bytes(agent) + size + EVENT_OVERHEAD_BYTES
+        if body is not None:
+            self.kept_bytes += texts_bytes(body)
         return SessionEvent(self.offset, kind, self.attempt, agent, text, body)
 
     def sent(self, text: str) -> None:

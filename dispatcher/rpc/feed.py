@@ -188,7 +188,10 @@ class Feed:
         finally:
             write.cancel()
         if not done:
-            log.warning("closed a slow viewer: %r took nothing for %g s", self, self._write_s)
+            watching = ", ".join(sorted(self._watched)[:10]) or "nothing"
+            log.warning(
+                "closed a slow viewer, which watched %s: it took nothing for %g s", watching, self._write_s
+            )
             raise Answered(
                 "RESOURCE_EXHAUSTED",
                 f"slow: the viewer took nothing for {self._write_s:g} s; come back with the last cursor",
