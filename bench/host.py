@@ -60,7 +60,7 @@ async def nothing(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.host")
-    settings.add_arguments(parser)
+    settings.add_arguments(parser, settings.Settings.model_fields)
     loaded = settings.load(parser.parse_args(), {})
     logs.configure(loaded.settings.log_format, loaded.settings.log_level)
     journal = StampingJournal(secrets.token_hex(4))

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import difflib
 import importlib.metadata
+import json
 import logging
 import os
 import signal
@@ -22,6 +23,25 @@ _TARGETS = (
 )
 
 
+# What concerns a link that serves many sessions and comes back: `ask` has none.
+_RUN_ONLY = frozenset(
+    {
+        "commander_id",
+        "labels",
+        "slots",
+        "reconnect_first_s",
+        "reconnect_max_s",
+        "unlinked_keep_s",
+        "heartbeat_interval_s",
+        "heartbeats_missed",
+        "drain_deadline_s",
+        "blocked_after_s",
+        "metrics_address",
+        "metrics_public",
+    }
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code."""
     # gRPC's C core writes lines of its own to standard error; what matters in them, the link tells better.
@@ -37,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command: object = arguments.command
         if command == "agents":
-            return _agents(arguments.targets)
+            return _agents(arguments.targets, as_json=arguments.json)
         loaded = settings.load(arguments, os.environ)
         if arguments.print_config:
             print(settings.render(loaded), end="")
@@ -83,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="serve agents to a dispatcher", description="Serve agents.")
     run.add_argument("targets", nargs="*", metavar="TARGET", help=f"What to serve: {_TARGETS}.")
-    settings.add_arguments(run)
+    settings.add_arguments(run, settings.Settings.model_fields)
     ask = commands.add_parser(
         "ask",
         help="run one turn of a local agent against any dispatcher",
@@ -93,13 +113,14 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("text", metavar="TEXT", help="What to ask.")
     ask.add_argument("--agent", default="demo", metavar="TARGET", help=f"{_TARGETS}. Default: demo.")
     ask.add_argument("--json", action="store_true", help="Print each packet as one JSON object a line.")
-    settings.add_arguments(ask)
+    settings.add_arguments(ask, [name for name in settings.Settings.model_fields if name not in _RUN_ONLY])
     agents = commands.add_parser(
         "agents", help="list agents", description="List the agents that targets hold."
     )
     agents.add_argument(
         "targets", nargs="*", metavar="TARGET", help=f"{_TARGETS}. None: all that are installed."
     )
+    agents.add_argument("--json", action="store_true", help="Print each agent as one JSON object a line.")
     return parser
 
 
@@ -171,9 +192,19 @@ def _leave(exit_code: int) -> None:
     os._exit(exit_code)
 
 
-def _agents(targets: Sequence[str]) -> int:
+def _agents(targets: Sequence[str], *, as_json: bool) -> int:
     names = targets or sorted({entry.name for entry in entry_points(group=loading.GROUP)})
     agents: Mapping[tuple[str, str], AnyAgent] = loading.load(names)
+    if as_json:
+        for agent in agents.values():
+            row = {
+                "name": agent.name,
+                "version": agent.version,
+                "kind": agent.kind.value,
+                "description": agent.description,
+            }
+            print(json.dumps(row, ensure_ascii=False))
+        return 0
     rows = [(agent.label, agent.kind.value, agent.description) for agent in agents.values()]
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     for label, kind, description in rows:

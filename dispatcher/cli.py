@@ -135,9 +135,9 @@ def _add(
 
 
 def _serve_flags(parser: argparse.ArgumentParser) -> None:
-    from dispatcher.settings import add_arguments  # noqa: PLC0415 - slow, and only this command needs it
+    from dispatcher.settings import Settings, add_arguments  # noqa: PLC0415 - slow, and only this command needs it
 
-    add_arguments(parser)
+    add_arguments(parser, Settings.model_fields)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -146,7 +146,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     try:
         loaded = load(arguments, os.environ)
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"dispatcher: {line}", file=sys.stderr)
         return Exit.USAGE
     if arguments.print_config:
         print(render(loaded), end="")
@@ -167,7 +168,11 @@ def _client(
 ) -> Callable[[argparse.ArgumentParser], None]:
     def add(parser: argparse.ArgumentParser) -> None:
         add_own(parser)
-        parser.add_argument("--json", action="store_true", help="one JSON object per line, for scripts")
+        parser.add_argument(
+            "--json",
+            action="store_true",
+            help="one JSON object per line on standard output; problems are told on standard error",
+        )
         flags.add_connection(parser, os.environ)
 
     return add

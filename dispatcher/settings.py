@@ -470,8 +470,8 @@ class Loaded:
     origins: Mapping[str, str]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each field, in groups, and --config and --print-config. `load` judges the values."""
+def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Add flags for these fields, in groups, and --config and --print-config. `load` judges the values."""
     group = parser.add_argument_group(
         "Configuration",
         f"A setting can be a flag, a variable ({ENVIRONMENT}… in capitals) or a line of a TOML file (with _"
@@ -480,7 +480,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config", metavar="FILE", help=f"The TOML file; also {_variable('config')}.")
     group.add_argument("--print-config", action="store_true", help="Print all settings with their origins.")
     groups: dict[str, Any] = {}
-    for name, field in Settings.model_fields.items():
+    for name in names:
+        field = Settings.model_fields[name]
         title = _extra(name)["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)

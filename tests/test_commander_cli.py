@@ -1,5 +1,6 @@
 """The commander's command line: what it lists, and what it says to wrong words."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,19 @@ def test_agents_are_listed_with_their_kind(folder: Path, capsys: pytest.CaptureF
         "weather 2  async generator  Answers questions about the weather\n"
         "news       function         Tells the news.\n"
     )
+
+
+def test_agents_are_listed_as_json_for_scripts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert folder
+    assert main(["agents", "listed_agents.py", "--json"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {
+        "name": "weather",
+        "version": "2",
+        "kind": "async generator",
+        "description": "Answers questions about the weather",
+    }
+    assert (second["name"], second["version"], second["kind"]) == ("news", "", "function")
 
 
 def test_installed_agents_are_listed_without_a_target(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,6 +100,18 @@ def test_a_flag_typed_wrong_gets_the_nearest(capsys: pytest.CaptureFixture[str])
         main(["run", "demo", "--slosts", "7"])
     assert left.value.code == 2
     assert "unrecognized arguments: --slosts 7; did you mean --slots?" in capsys.readouterr().err
+
+
+def test_ask_offers_no_flag_that_has_no_effect_on_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ask", "--help"])
+    helped = capsys.readouterr().out
+    assert "--dispatcher" in helped
+    assert "--stop-grace-s" in helped
+    with pytest.raises(SystemExit) as left:
+        main(["ask", "hello", "--slots", "7"])
+    assert left.value.code == 2
+    assert "unrecognized arguments: --slots 7" in capsys.readouterr().err
 
 
 def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ UNITS = {"SECONDS", "BYTES", "PACKETS", "HEARTBEATS", "MESSAGES", "SLOTS"}
 def told(*flags: str, environ: Mapping[str, str] | None = None, toml: str | None = None) -> Loaded:
     """What a commander started so would be told. `toml` stands in settings.toml of a folder of its own."""
     parser = argparse.ArgumentParser(exit_on_error=False)
-    add_arguments(parser)
+    add_arguments(parser, Settings.model_fields)
     with tempfile.TemporaryDirectory() as folder:
         if toml is not None:
             path = Path(folder, "settings.toml")
@@ -75,7 +75,7 @@ def test_every_field_is_made_for_people(name: str) -> None:
     assert field.json_schema_extra["group"]
     assert metavar(name)
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_arguments(parser, Settings.model_fields)
     shown = " ".join(parser.format_help().split())
     assert f"--{name.replace('_', '-')}" in shown
     assert " ".join(field.description.split()) in shown

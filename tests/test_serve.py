@@ -99,7 +99,7 @@ def test_settings_that_make_no_sense_are_told_all_at_once_with_their_origins(tmp
         ("DISPATCHER_LOG_FORMAT: ", "'text' or 'json'"),
         ("DISPATCHER_LINKS_MAX: ", "should be a whole number of"),
     ):
-        lines = [line for line in ended.stderr.splitlines() if line.startswith(told)]
+        lines = [line for line in ended.stderr.splitlines() if line.startswith(f"dispatcher: {told}")]
         assert len(lines) == 1, ended.stderr
         assert words in lines[0]
     assert len(ended.stderr.splitlines()) == 6
@@ -108,7 +108,7 @@ def test_settings_that_make_no_sense_are_told_all_at_once_with_their_origins(tmp
 def test_an_address_that_is_none() -> None:
     ended = serve_and_fail("--grpc-address", "localhost")
     assert ended.returncode == 2
-    assert ended.stderr.startswith("--grpc-address: 'localhost' should be HOST:PORT")
+    assert ended.stderr.startswith("dispatcher: --grpc-address: 'localhost' should be HOST:PORT")
 
 
 def test_settings_that_do_not_exist(tmp_path: Path) -> None:
