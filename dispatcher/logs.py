@@ -7,6 +7,8 @@ from typing import Final
 
 # Looking at every character of a line takes the loop's time.
 LINE_CHARS_MAX: Final = 16_384
+# Who tells of calls that went wrong inside gRPC.
+GRPC_CORE: Final = "grpc._cython.cygrpc"
 # Fields that a line may carry besides its text, in this order.
 FIELDS: Final = ("session", "attempt", "link", "commander", "tool", "call")
 
@@ -48,6 +50,19 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class ClientLeft(logging.Filter):
+    """Takes the traceback from what is no fault: grpc.aio tells it as an error of ours when a client goes in the very
+    moment in which the end of its call is sent."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        if kind is not None and kind.__name__ == "ExecuteBatchError":
+            record.msg, record.args, record.exc_info = "a client left while its call was ended", (), None
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            return logging.getLogger().isEnabledFor(logging.INFO)
+        return True
+
+
 def configure(log_format: str, log_level: str) -> None:
     """Sends this process's log to standard error."""
     handler = logging.StreamHandler(sys.stderr)
@@ -57,3 +72,5 @@ def configure(log_format: str, log_level: str) -> None:
     root.setLevel(log_level.upper())
     # gRPC tells at debug of every call that it uses an event loop.
     logging.getLogger("grpc").setLevel(logging.WARNING)
+    grpc_core = logging.getLogger(GRPC_CORE)
+    grpc_core.filters[:] = [ClientLeft()]

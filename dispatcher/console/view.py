@@ -15,7 +15,6 @@ from dispatcher.console.record import cursor_text, enum_word, event_record, json
 from dispatcher.console.speakers import Speakers
 from dispatcher.console.terminal import Look, Page, Tone, cut
 
-SHORT_CELLS = 120  # one short line, where there is no terminal whose width it could have
 NAME_CELLS = 40
 BAR_CELLS = 24
 
@@ -215,7 +214,7 @@ class PageView:
             self._page.line(f"  {number}. {safe_line(option)}", Tone.ASKING)
         if question.response_schema_json and not question.options:
             schema = f"  as JSON that fits {safe_line(question.response_schema_json)}"
-            self._page.line(cut(schema, self._page.columns or SHORT_CELLS), Tone.ASKING)
+            self._page.line(self._fitting(schema), Tone.ASKING)
 
     def _answer(self, event: chat_pb2.SessionEvent) -> None:
         answer = event.answer
@@ -280,7 +279,12 @@ class PageView:
         self._speakers.mark(event.agent, self._short_text(event, text), tone)
 
     def _short_text(self, event: chat_pb2.SessionEvent, text: str) -> str:
-        return cut(_path(event) + text, self._page.columns or SHORT_CELLS, self._look.glyph("…", "..."))
+        return self._fitting(_path(event) + text)
+
+    def _fitting(self, line: str) -> str:
+        """Cut to the terminal's width; elsewhere whoever reads wants all of it."""
+        columns = self._page.columns
+        return line if columns is None else cut(line, columns, self._look.glyph("…", "..."))
 
 
 def percent_of(progress: agent_pb2.Progress) -> float | None:
