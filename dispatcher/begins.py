@@ -71,18 +71,20 @@ Node = One | Edge | Run | Choice | Repeat
 @dataclass(frozen=True, slots=True)
 class Begin:
     """`begin` matches what could begin a match, and `whole` what the pattern does, without its capturing
-    groups and safe to be put into a larger pattern. `may_be_empty`: it also matches empty text."""
+    groups and safe to be put into a larger pattern. `may_be_empty`: it also matches empty text. `copies`: how many
+    characters its counted repeats stand for, `.{1,300}` for 300."""
 
     begin: str
     whole: str
     may_be_empty: bool
+    copies: int
 
 
 def begin_of(pattern: str) -> Begin:
     """Raises ValueError, with the reason, for what it does not know."""
     parser = _Parser(pattern)
     node = parser.parse()
-    return Begin(_begin(node) or "", parser.whole, _may_be_empty(node))
+    return Begin(_begin(node) or "", parser.whole, _may_be_empty(node), _copies(node, is_counted=False))
 
 
 def _may_be_empty(node: Node) -> bool:
@@ -97,6 +99,19 @@ def _may_be_empty(node: Node) -> bool:
             return any(_may_be_empty(option) for option in options)
         case Repeat(part, least, _):
             return least == 0 or _may_be_empty(part)
+
+
+def _copies(node: Node, *, is_counted: bool) -> int:
+    match node:
+        case One():
+            return int(is_counted)
+        case Edge():
+            return 0
+        case Run(parts) | Choice(parts):
+            return sum(_copies(part, is_counted=is_counted) for part in parts)
+        case Repeat(part, least, most):
+            times = max(least, most or 0, 1)
+            return times * _copies(part, is_counted=is_counted or times > 1)
 
 
 def _written(node: Node) -> str:

@@ -142,3 +142,20 @@ def test_nesting_is_bounded() -> None:
 @given(length=st.integers(1, 3000))
 def test_a_long_pattern_gives_a_begin_of_bounded_length(length: int) -> None:
     assert len(begin_of("a" * length).begin) < 32 * length + 32
+
+
+@pytest.mark.parametrize(
+    ("pattern", "copies"),
+    [
+        ("password", 0),
+        ("pass ?word+", 0),
+        (".{1,300}", 300),
+        ("a{0}", 0),
+        (r"x(?:\d[ -]?){16}", 32),
+        ("(?:ab|c){3}", 9),
+        ("(?:a{2}b){3}", 9),
+        ("a{5,}", 5),
+    ],
+)
+def test_it_says_how_many_characters_counted_repeats_stand_for(pattern: str, copies: int) -> None:
+    assert begin_of(pattern).copies == copies

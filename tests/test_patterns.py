@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from re2_grammar import Case, Grown, cases, first_begin, texts
 
 from dispatcher.core.holdback import Sighting
-from dispatcher.patterns import PATTERN_CHARS_MAX, PATTERNS_MAX, PatternError, Patterns, compile_patterns
+from dispatcher.patterns import (
+    COPIES_MAX,
+    PATTERN_CHARS_MAX,
+    PATTERNS_MAX,
+    PatternError,
+    Patterns,
+    compile_patterns,
+)
 
 
 def matcher(grown: list[Grown]) -> Patterns:
@@ -161,3 +168,11 @@ def test_a_pattern_that_takes_too_long_to_look_at_is_refused() -> None:
     with pytest.raises(PatternError, match=r"pattern 'key': \{1,900\} repeats more than 300 times"):
         compile_patterns({"key": "(?s)-----BEGIN.{1,900}-----END"})
     compile_patterns({"key": "(?s)-----BEGIN.*-----END", "card": r"\b\d{13,19}\b"})
+
+
+def test_patterns_that_take_too_long_together_are_refused() -> None:
+    each = 250
+    few = {f"p{number}": f"secret.{{1,{each}}}{number}" for number in range(COPIES_MAX // each)}
+    compile_patterns(few)
+    with pytest.raises(PatternError, match=r"stand for 5,300 characters.* pattern 'last' with its 300 first"):
+        compile_patterns({**few, "last": "x{300}"})
