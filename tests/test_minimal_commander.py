@@ -136,6 +136,17 @@ async def test_results_come_in_the_order_asked_where_calls_wait_for_each_other(
 
 
 @asynchronous
+async def test_all_said_in_one_breath_the_result_comes_before_the_end(dispatcher: DispatcherProcess) -> None:
+    async with minimal_commander(dispatcher.address) as peer:
+        await peer.think("Planning", "I'll shout, and not wait for it")
+        await peer.call_tool("shout", json.dumps({"text": "late"}))
+        await peer.say("that is all", is_finish=True)
+        await peer.half_close()
+        assert json.loads(await peer.result()) == "LATE"
+        assert (await peer.status())[0] is grpc.StatusCode.OK
+
+
+@asynchronous
 async def test_a_failed_call_is_understood_from_the_fixed_field_alone(dispatcher: DispatcherProcess) -> None:
     async with minimal_commander(dispatcher.address) as peer:
         await peer.call_tool("shoot", "{}")

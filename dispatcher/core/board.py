@@ -186,7 +186,8 @@ class Board:
         if commander is None or slot is None:
             if link is not None and link.minimal and not turn_over:
                 self.send(link, Signal(stop, session.session_id), urgent=True)
-                self.timers.set(("finish", link.link_id), self.now + stop.grace_ms / 1000)
+                grace_s = 0.0 if link.half_closed else stop.grace_ms / 1000
+                self.timers.set(("finish", link.link_id), self.now + grace_s)
             return
         if turn_over:
             self.free_slot(commander, slot)

@@ -51,6 +51,8 @@ class Link:
     # What a minimal commander calls its session, where it does.
     named: str = ""
     goodbye: bool = False
+    # A minimal commander says no more, and is still there for what it is owed.
+    half_closed: bool = False
     # Sessions with packets kept but not yet acknowledged.
     ack_due: set[str] = field(default_factory=set)
     # (session, attempt) pairs that were told once that they don't count here.

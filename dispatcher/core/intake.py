@@ -37,8 +37,8 @@ FENCED_TOLD_MAX: Final = 1_024
 REFUSED_CODES: Final = frozenset({"no_slot", "no_such_agent", "draining"})
 # Sub-agents of one session.
 PATHS_MAX: Final = 1_000
-# What a program says that knows the fixed table alone.
-MINIMAL_KINDS: Final = frozenset({"thought", "content", "tool_call", "error"})
+# What a stream without Hello may begin with: the fixed table, what one turn may say besides, what is not known yet.
+MINIMAL_KINDS: Final = SEQUENCED - {"done"}
 # The agent's name of a commander that sent no Hello and so named none.
 MINIMAL_AGENT: Final = "minimal"
 
@@ -95,12 +95,8 @@ class Intake:
             if not minimal and self._beyond_credit(session, packet):
                 self._breach(session, link, f"{packet.kind}: came beyond the credit; wait for the next ack")
                 continue
-            if minimal and packet.session_id != link.named and packet.session_id:
-                if link.named:
-                    said = f"session_id: is {packet.session_id!r} where this stream's is {link.named!r}"
-                    self._breach(session, link, f"{said}; open a stream for each session")
-                    continue
-                link.named = packet.session_id
+            if minimal and not self._is_of_minimal(session, link, packet):
+                continue
             is_new = packet.flaw or (packet.agent and packet.agent not in session.paths)
             if is_new and not self._may_speak(session, link, packet):
                 continue
@@ -145,7 +141,7 @@ class Intake:
         first = packets[0] if packets else None
         if first is None:
             return False
-        is_minimal = first.kind in MINIMAL_KINDS or first.kind == "unknown"
+        is_minimal = first.kind in MINIMAL_KINDS
         if not is_minimal or first.attempt or first.session_id in board.sessions:
             self._links.cut(
                 link,
@@ -254,6 +250,19 @@ class Intake:
                 return True
         return packet.sequence > session.allowed
 
+    def _is_of_minimal(self, session: Session, link: Link, packet: Packet) -> bool:
+        """Whether a packet counts that came on a stream for one session."""
+        if session.finishing:
+            self._board.out.append(Count("packets_dropped", ("ended",)))
+            return False
+        if packet.session_id and packet.session_id != link.named:
+            if link.named:
+                said = f"session_id: is {packet.session_id!r} where this stream's is {link.named!r}"
+                self._breach(session, link, f"{said}; open a stream for each session")
+                return False
+            link.named = packet.session_id
+        return True
+
     def _may_speak(self, session: Session, link: Link, packet: Packet) -> bool:
         """Judges the names in a packet, the path of a sub-agent once for all its packets."""
         if packet.flaw:
@@ -349,9 +358,8 @@ class Intake:
         else:
             self._settle(session)
         if packet.is_finish and link.minimal and session.live:
-            self._finish(session)
-            due = self._board.now + self._board.limits.stop_grace_s
-            self._board.timers.set(("finish", link.link_id), due)
+            session.finishing = True
+            self.finish_minimal(session, link)
 
     def _thought(self, session: Session, packet: Packet, link: Link) -> None:
         text, step = packet.text, str(packet.body)
@@ -523,6 +531,18 @@ class Intake:
         self._release(session)
         if session.live:
             self._board.end(session, Ending.COMPLETED, "the agent finished", turn_over=True)
+
+    def finish_minimal(self, session: Session, link: Link) -> None:
+        """A minimal commander has said its last. It may have asked for a tool in the same breath, and gets the result
+        first."""
+        if session.ledger.running:
+            return
+        self._finish(session)
+        if link.half_closed:
+            self._links.cut(link, "OK", "the session is over")
+        else:
+            due = self._board.now + self._board.limits.stop_grace_s
+            self._board.timers.set(("finish", link.link_id), due)
 
     def _release(self, session: Session) -> None:
         guard = session.guard

@@ -222,6 +222,9 @@ class Links:
             )
             self.detach(link, event.why)
             return
+        if session.finishing and session.live and event.half_closed:
+            link.half_closed = True
+            return
         status, message = ("OK", "") if event.half_closed else (event.status, event.why)
         if session.ending is None and event.half_closed:
             # A program that knows no scope means its session.

@@ -318,6 +318,8 @@ class Router:
         session.owe(result, board.out)
         while (owed := session.ledger.next_owed()) is not None:
             board.run_tool(session, owed)
+        if session.finishing and session.link is not None:
+            self._intake.finish_minimal(session, session.link)
 
     # --- viewers -----------------------------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ class Session:
         "ended_at",
         "ending",
         "error",
+        "finishing",
         "first_content_at",
         "first_token_at",
         "granted",
@@ -202,6 +203,8 @@ class Session:
         self.guard: Guard | None = guard
         self.ledger = Ledger(running_tools_max)
         self.viewers = 0
+        # Its minimal commander has said its last, and is owed results of tools.
+        self.finishing = False
         self.ending: Ending | None = None
         self.ended: Ended | None = None
         self.stop_id = ""

@@ -225,7 +225,7 @@ class Interaction:
         if link is None or link.goodbye:
             return True
         session = router.sessions.get(link.session_id) if link.minimal else None
-        return session is not None and not session.live
+        return session is not None and (session.finishing or not session.live)
 
     def _lost(self, link_id: str, why: str, status: str = "UNAVAILABLE") -> None:
         self._hub.submit(LinkLost(link_id, half_closed=False, why=why, status=status))
