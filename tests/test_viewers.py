@@ -47,6 +47,28 @@ async def test_every_cursor_gets_exactly_the_rest(dispatcher: DispatcherProcess)
 
 
 @asynchronous
+async def test_one_without_thoughts_gets_past_however_many_there_are(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with (
+        linked(dispatcher.address, agent) as link,
+        chatting(dispatcher.address) as chat,
+        conversing(dispatcher.address) as talk,
+    ):
+        seen = await talk.ask(agent)
+        turn = await link.started()
+        for number in range(600):
+            await turn.think("Counting", f"{number} ")
+            if number % 16 == 15:
+                await turn.acknowledged(number)
+        await turn.say("600")
+        await turn.finish()
+        await seen.ended()
+        async with viewing(chat.Subscribe(_request(turn)), turn.session_id) as (viewer, again):
+            assert await viewer.status() == (OK, "")
+            assert again.kinds == ["opened", "started", "content", "ended"]
+
+
+@asynchronous
 async def test_no_cursor_and_the_cursor_before_the_first_event_get_all(dispatcher: DispatcherProcess) -> None:
     agent = unique("agent")
     async with linked(dispatcher.address, agent) as link, chatting(dispatcher.address) as chat:

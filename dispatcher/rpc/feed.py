@@ -97,6 +97,9 @@ class Feed:
                     await self._write(message)
                 elif self._closed and not self._watched:
                     return
+                elif self._fresh:
+                    # A page of nothing but what this viewer may not see: there is more behind it.
+                    await asyncio.sleep(0)
                 else:
                     self._wake.clear()
                     await self._wake.wait()
