@@ -95,6 +95,7 @@ class Identity:
     labels: Mapping[str, str]
     slots: int
     heartbeat_interval_s: float
+    max_message_bytes: int
 
 
 # ---- Up ----
@@ -133,6 +134,7 @@ def hello(
             resumes=[_resume(turn) for turn in resumable],
             protocol_version=PROTOCOL_VERSION,
             draining=draining,
+            max_message_bytes=identity.max_message_bytes,
         )
     )
     return packet

@@ -91,6 +91,7 @@ def identity(settings: Settings, agents: Mapping[tuple[str, str], AnyAgent]) -> 
         labels=settings.labels,
         slots=settings.slots,
         heartbeat_interval_s=settings.heartbeat_interval_s,
+        max_message_bytes=settings.max_message_bytes,
     )
 
 

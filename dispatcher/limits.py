@@ -79,6 +79,7 @@ def core_limits(settings: Settings, deny: Matcher | None) -> Limits:
         sessions_max=s.sessions_max,
         queue_sessions_max=s.queue_sessions_max,
         queue_wait_s=s.queue_wait_s,
+        max_message_bytes=s.max_message_bytes,
         credit_packets=s.credit_packets,
         credit_bytes=s.credit_bytes,
         ack_interval_s=s.ack_interval_s,

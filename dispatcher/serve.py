@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -60,6 +61,8 @@ FLUSH_S: Final = 2.0
 # (700, 10, 10) collect everything, the journal's lists too, several times a second under load: 14 to 28 ms each time
 # with a million events kept. Long-lived cycles can wait.
 GC_THRESHOLDS: Final = (2_000, 10, 500)
+# What a Start holds besides the request and the tools, generously.
+START_ENVELOPE_BYTES: Final = 4_096
 SNAPSHOT_S: Final = 5.0
 
 EXIT_FAILED: Final = 1
@@ -77,7 +80,7 @@ def run(loaded: Loaded) -> int:
     try:
         tools = load_tools(settings.tools)
         with asyncio.Runner(loop_factory=_loop_factory(settings.event_loop)) as runner:
-            return runner.run(serve(loaded, tools, _journal(settings)))
+            return runner.run(_serve_and_leave(loaded, tools))
     except (StartError, ToolLoadError, auth.TokensError) as error:
         print(f"dispatcher: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -93,6 +96,19 @@ def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
             raise StartError("event_loop: uvloop is not installed; install it, or choose asyncio") from None
         return asyncio.new_event_loop
     return uvloop.new_event_loop
+
+
+async def _serve_and_leave(loaded: Loaded, tools: list[Tool]) -> int:
+    code = await serve(loaded, tools, _journal(loaded.settings))
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left and (await asyncio.wait(left, timeout=FLUSH_S))[1]:
+        # Tools that swallow their cancellation: the runner of the loop would wait for them for ever.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _journal(settings: Settings) -> Journal:
@@ -160,8 +176,7 @@ def _runner_limits(settings: Settings) -> RunnerLimits:
         arguments_bytes=settings.tool_arguments_bytes,
         concurrency=settings.tool_concurrency,
         waiting=settings.tool_calls_waiting_max,
-        # A result has to fit into a message with its envelope.
-        output_bytes_max=settings.max_message_bytes * 7 // 8,
+        output_bytes_max=settings.payload_bytes_max,
         threads=settings.tool_threads,
         failures=settings.tool_failures_max,
         open_s=settings.tool_open_s,
@@ -173,7 +188,13 @@ def _deny(settings: Settings) -> Patterns | None:
     patterns = {f"deny {number}": pattern for number, pattern in enumerate(settings.deny, 1)}
     path = settings.deny_file
     if path is not None:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise StartError(
+                f"deny_file: {path} should be text in UTF-8: {error.reason} at byte {error.start}"
+            ) from None
+        for number, line in enumerate(text.splitlines(), 1):
             if line.strip() and not line.startswith("#"):
                 patterns[f"{path.name} line {number}"] = line.strip()
     try:
@@ -195,11 +216,18 @@ class Leaving:
         self.deadline_s = deadline_s
         self.wanted = asyncio.Event()
         self._over = asyncio.Event()
+        self._patience: asyncio.Timeout | None = None
 
     def ask(self, deadline_s: float | None = None) -> None:
-        if deadline_s is not None:
-            self.deadline_s = deadline_s
-        self.wanted.set()
+        """Wants it to go; asked again, the sooner deadline holds."""
+        if not self.wanted.is_set():
+            self.deadline_s = self.deadline_s if deadline_s is None else deadline_s
+            self.wanted.set()
+        elif deadline_s is not None:
+            self.deadline_s = min(self.deadline_s, deadline_s)
+            if self._patience is not None:
+                sooner = asyncio.get_running_loop().time() + deadline_s
+                self._patience.reschedule(min(sooner, self._patience.when() or sooner))
 
     def idle(self) -> None:
         """No session is left."""
@@ -208,8 +236,9 @@ class Leaving:
     async def over(self) -> None:
         """Waits until no session is left, the deadline has passed, or somebody is in a hurry."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.deadline_s):
+            async with asyncio.timeout(self.deadline_s) as self._patience:
                 await self._over.wait()
+        self._patience = None
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -229,7 +258,7 @@ class Leaving:
             self._over.set()
         else:
             log.info("%s: draining for up to %g s; send it again to end at once", name, self.deadline_s)
-            self.wanted.set()
+            self.ask()
 
 
 async def _drain(hub: Hub, not_serving: Callable[[], Awaitable[None]], leaving: Leaving) -> None:
@@ -261,6 +290,13 @@ async def _grpc_server(
         )
         for offer in runner.offers()
     ]
+    told_bytes = sum(offer.ByteSize() for offer in offers) + START_ENVELOPE_BYTES
+    if settings.request_bytes_max + told_bytes > settings.max_message_bytes:
+        raise StartError(
+            f"request_bytes_max: {settings.request_bytes_max} and the descriptions of the tools, {told_bytes} "
+            f"bytes, have to fit one message: at most {max(0, settings.max_message_bytes - told_bytes)} is right, "
+            "or raise max_message_bytes on both sides"
+        )
     down = codec.Downstream(
         max_message_bytes=settings.max_message_bytes,
         heartbeat_interval_s=settings.heartbeat_interval_s,

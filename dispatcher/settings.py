@@ -346,24 +346,20 @@ class Settings(BaseModel):
     )
 
     tools: Tools = setting(TOOLS, [], "A tool, or a list of them, to offer to agents.", shape="MODULE:OBJECT")
-    tool_timeout_s: float = setting(
-        TOOLS, 30.0, "A call's time, unless its tool says otherwise.", 0.05, 86_400
-    )
-    tool_output_bytes: int = setting(
-        TOOLS, 262_144, "The largest result of a call, as JSON.", 256, 67_108_864
-    )
-    tool_arguments_bytes: int = setting(TOOLS, 262_144, "The largest arguments, as JSON.", 256, 67_108_864)
-    tool_concurrency: int = setting(
+    tool_timeout_s: float = limit(TOOLS, 30.0, "A call's time, unless its tool says otherwise.", 0.05, 86_400)
+    tool_output_bytes: int = limit(TOOLS, 262_144, "The largest result of a call, as JSON.", 256, 67_108_864)
+    tool_arguments_bytes: int = limit(TOOLS, 262_144, "The largest arguments, as JSON.", 256, 67_108_864)
+    tool_concurrency: int = limit(
         TOOLS, 16, "Calls of one tool at once, unless it says otherwise.", 1, 10_000
     )
-    tool_calls_waiting_max: int = setting(
-        TOOLS, 1000, "Calls of one tool that wait for their turn; more are refused with a hint.", 0, 1_000_000
+    tool_calls_waiting_max: int = limit(
+        TOOLS, 1000, "Calls of one tool that wait for their turn; more are refused with a hint.", 1, 1_000_000
     )
     tool_threads: int = setting(TOOLS, 32, "Threads for tools that are not async, all together.", 1, 1024)
-    tool_failures_max: int = setting(
+    tool_failures_max: int = limit(
         TOOLS, 10, "A tool that fails so often in a row is left alone for a while. 0: never.", 0, 10_000
     )
-    tool_open_s: float = setting(TOOLS, 30.0, "So long; then one call may try.", 0.05, 3600)
+    tool_open_s: float = limit(TOOLS, 30.0, "So long; then one call may try.", 0.05, 3600)
     session_tools_running_max: int = limit(TOOLS, 16, "Calls of one session at once; more wait.", 1, 10_000)
 
     log_format: Literal["text", "json"] = setting(LOGS, "text", "text for people, json for collectors.")
@@ -375,6 +371,11 @@ class Settings(BaseModel):
     event_loop: Literal["auto", "asyncio", "uvloop"] = setting(
         LOGS, "auto", "auto: uvloop where it is installed, measured to carry 5 to 40 % more messages."
     )
+
+    @property
+    def payload_bytes_max(self) -> int:
+        """The largest thing that one packet carries. It has to fit into a message with its envelope."""
+        return self.max_message_bytes * 7 // 8
 
     @field_validator("*", mode="before")
     @classmethod
@@ -402,8 +403,11 @@ def _contradictions(told: Settings) -> Contradictions:
     yield from _open_doors(told)
     yield from _silence_out_of_order(told)
     for part in ("request_bytes_max", "tool_output_bytes", "tool_arguments_bytes"):
-        if getattr(told, part) >= told.max_message_bytes:
-            yield (part, "max_message_bytes"), f"it has to fit into a message: {part} must be less"
+        if getattr(told, part) > told.payload_bytes_max:
+            why = (
+                f"it has to fit into a message with all that goes with it: {part} must be at most 7/8 of that"
+            )
+            yield (part, "max_message_bytes"), why
     if told.credit_bytes > told.max_message_bytes * told.credit_packets:
         why = "so many can't carry so much: credit_bytes must be at most the product of the others"
         yield ("credit_bytes", "max_message_bytes", "credit_packets"), why

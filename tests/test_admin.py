@@ -1,12 +1,14 @@
 """Admin, every method: what operators see and what they change."""
 
+import asyncio
+import contextlib
 from typing import Any
 
 import grpc
 import pytest
 from asynchronous import asynchronous, eventually
 from chat_viewer import asking, conversing, viewing
-from dialling import administering, refused
+from dialling import administering, chatting, refused
 from dispatcher_process import DispatcherProcess, running_dispatcher
 from google.protobuf.duration_pb2 import Duration
 from scripted_commander import linked, unique
@@ -384,6 +386,82 @@ async def test_what_outlasts_the_deadline_of_a_drain_ends_as_shutdown() -> None:
 
 
 @asynchronous
+async def test_of_two_drains_the_sooner_deadline_holds() -> None:
+    with running_dispatcher() as dispatcher:
+        agent = unique("agent")
+        async with (
+            linked(dispatcher.address, agent) as link,
+            administering(dispatcher.address) as admin,
+            conversing(dispatcher.address) as talk,
+        ):
+            seen = await talk.ask(agent)
+            await link.started()
+            await admin.Drain(admin_pb2.DrainRequest(deadline=Duration(seconds=600)))
+            await admin.Drain(admin_pb2.DrainRequest(deadline=Duration(nanos=100_000_000)))
+            assert (await seen.ended()).name == "shutdown"
+            await talk.half_close()
+        assert await asyncio.to_thread(dispatcher.wait) == 0
+
+
+SELECTORS: dict[str, tuple[dict[str, Any], str]] = {
+    "all and more": ({"all": True, "user_id": "u"}, "selector.all: means every session"),
+    "a label without a value": ({"labels": {"k": ""}}, "selector.labels['k']: key and value have to be set"),
+    "a label without a key": ({"labels": {"": "v"}}, "selector.labels['']: key and value have to be set"),
+    "nothing": ({}, "selector: says nothing"),
+}
+
+
+@pytest.mark.parametrize("case", SELECTORS)
+def test_a_selector_never_stops_more_than_was_asked(dispatcher: DispatcherProcess, case: str) -> None:
+    fields, words = SELECTORS[case]
+
+    @asynchronous
+    async def scene() -> None:
+        async with administering(dispatcher.address) as admin:
+            request = admin_pb2.StopSessionsRequest(selector=admin_pb2.SessionSelector(**fields))
+            status = await refused(admin.StopSessions(request))
+            assert status.code is INVALID
+            assert words in status.details
+
+    scene()
+
+
+@asynchronous
+async def test_commanders_and_agents_come_in_pages_bounded_in_bytes() -> None:
+    with running_dispatcher() as dispatcher:
+        served = {f"c-{n}": [f"{'a' * 100}-{n}-{m}" for m in range(200)] for n in range(7)}
+        async with contextlib.AsyncExitStack() as stack:
+            for commander_id, agents in served.items():
+                offers = [agent_pb2.AgentOffer(name=name, description="d" * 2_000) for name in agents]
+                await stack.enter_async_context(
+                    linked(dispatcher.address, commander_id=commander_id, agents=offers)
+                )
+            admin = await stack.enter_async_context(administering(dispatcher.address))
+            chat = await stack.enter_async_context(chatting(dispatcher.address))
+            seen: list[str] = []
+            request = admin_pb2.ListCommandersRequest()
+            while True:
+                page = await admin.ListCommanders(request)
+                assert page.ByteSize() <= 1_048_576
+                seen += [view.commander_id for view in page.commanders]
+                assert all(len(offer.description) <= 1_024 for offer in page.commanders[0].agents)
+                request.page_token = page.next_page_token
+                if not request.page_token:
+                    break
+            assert seen == sorted(served)
+            listed: list[str] = []
+            asked = chat_pb2.ListAgentsRequest()
+            while True:
+                agents_page = await chat.ListAgents(asked)
+                assert agents_page.ByteSize() <= 1_048_576
+                listed += [listing.offer.name for listing in agents_page.agents]
+                asked.page_token = agents_page.next_page_token
+                if not asked.page_token:
+                    break
+            assert listed == sorted(name for names in served.values() for name in names)
+
+
+@asynchronous
 async def test_limits_are_listed_with_what_can_change(dispatcher: DispatcherProcess) -> None:
     async with administering(dispatcher.address) as admin:
         limits = {view.name: view for view in (await admin.GetLimits(admin_pb2.GetLimitsRequest())).limits}
@@ -492,6 +570,28 @@ async def test_a_queue_of_none_refuses_only_who_would_wait() -> None:
 async def test_no_tools_are_listed_where_there_are_none(dispatcher: DispatcherProcess) -> None:
     async with administering(dispatcher.address) as admin:
         assert not (await admin.ListTools(admin_pb2.ListToolsRequest())).tools
+
+
+@asynchronous
+@pytest.mark.parametrize("flag", ["--journal-keep-s", "--journal-keep-sessions"])
+async def test_where_nothing_is_kept_viewers_read_the_ending_first(flag: str) -> None:
+    with running_dispatcher(flag, "0") as dispatcher:
+        agent = unique("agent")
+        async with (
+            linked(dispatcher.address, agent, slots=50) as link,
+            administering(dispatcher.address) as admin,
+            conversing(dispatcher.address) as talk,
+        ):
+            viewers = [await talk.ask(agent, client_ref=f"{number}") for number in range(50)]
+            for _ in viewers:
+                turn = await link.started()
+                await turn.say("all of it")
+                await turn.finish()
+            for seen in viewers:
+                assert (await seen.ended()).name == "completed"
+                assert seen.text == "all of it"
+            request = admin_pb2.ListSessionsRequest(include_ended=True)
+            await eventually(lambda: admin.ListSessions(request), lambda got: not got.sessions)
 
 
 @asynchronous

@@ -1,6 +1,7 @@
 """Chat over gRPC: receipts, conversations on one stream, and what is refused, field by field."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import grpc
@@ -9,11 +10,12 @@ from asynchronous import asynchronous, eventually
 from chat_viewer import asking, conversing, viewing
 from dialling import CONVERSE_METHOD, administering, chatting, dialled, refused
 from dispatcher_process import DispatcherProcess, running_dispatcher
+from filled import filled
 from google.protobuf.duration_pb2 import Duration
 from scripted_commander import linked, unique
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
-from dispatcher.rpc.chat import STREAM_SESSIONS_MAX
+from dispatcher.rpc.chat import STREAM_SESSIONS_MAX, requested
 
 DISPATCHER_FLAGS = (
     "--request-bytes-max", "20000",
@@ -469,3 +471,11 @@ async def test_a_stream_may_have_so_many_sessions_open_and_any_number_in_its_lif
                 await admin.StopSessions(everything)
             codes.append((await talk.request(f"{number}", ask=asking(agent))).error.code)
         assert codes == [""] * STREAM_SESSIONS_MAX + ["too_many_sessions", ""]
+
+
+def test_every_budget_reaches_the_core() -> None:
+    ask = chat_pb2.Ask(messages=[HI], budgets=filled(agent_pb2.Budgets()))
+    budgets = requested(ask, "s-1").budgets
+    assert budgets is not None
+    assert len(asdict(budgets)) == len(agent_pb2.Budgets.DESCRIPTOR.fields)
+    assert not [name for name, value in asdict(budgets).items() if value is None]

@@ -299,8 +299,8 @@ def test_a_hello_is_read_to_the_last_field() -> None:
         7,
         7,
         (core.Resume("a-session_id", 7, 7, 7),),
-        7,
         draining=True,
+        message_bytes_max=7,
     )
 
 
@@ -311,10 +311,26 @@ BAD_HELLOS: dict[str, tuple[dict[str, Any], str]] = {
     "long instance": ({"instance": "i" * 200}, "hello.instance: has 200 characters; 1 to 128 are right"),
     "no slots": ({"slots": 0}, "hello.slots: is 0; 1 to 100000 are right"),
     "too many slots": ({"slots": 100_001}, "hello.slots: is 100001; 1 to 100000 are right"),
-    "no agents": ({"agents": []}, "hello.agents: has 0; 1 to 1000 are right"),
+    "no agents": ({"agents": []}, "hello.agents: has 0; 1 to 250 are right"),
     "too many agents": (
-        {"agents": [agent_pb2.AgentOffer(name="a")] * 1_001},
-        "hello.agents: has 1001; 1 to 1000 are right",
+        {"agents": [agent_pb2.AgentOffer(name="a")] * 251},
+        "hello.agents: has 251; 1 to 250 are right",
+    ),
+    "a long version": (
+        {"agents": [agent_pb2.AgentOffer(name="a", version="v" * 129)]},
+        "hello.agents[0]: version and accepted_input have up to 128 characters each",
+    ),
+    "many inputs": (
+        {"agents": [agent_pb2.AgentOffer(name="a", accepted_input=["text/plain"] * 17)]},
+        "hello.agents[0].accepted_input: up to 16 are right",
+    ),
+    "many labels": (
+        {"labels": {f"{number}": "x" for number in range(65)}},
+        "hello.labels: up to 64 are right, of up to 128 characters each",
+    ),
+    "a long label": (
+        {"labels": {"key": "x" * 129}},
+        "hello.labels: up to 64 are right, of up to 128 characters each",
     ),
     "an agent without a name": (
         {"agents": [agent_pb2.AgentOffer(name="a"), agent_pb2.AgentOffer()]},
@@ -335,6 +351,8 @@ def test_a_bad_hello_names_the_field_and_what_would_be_right(what: str) -> None:
         hello.ClearField(name)  # type: ignore[arg-type]  # names of fields, by the table above
         if isinstance(value, list):
             hello.agents.extend(value)
+        elif isinstance(value, dict):
+            hello.labels.update(value)
         else:
             setattr(hello, name, value)
     with pytest.raises(codec.WireError) as raised:

@@ -106,7 +106,7 @@ def test_every_stop_ends_a_session_as_it_says(code: StopCode) -> None:
     """What the stop answers, what the session bears and what its viewers read are one ending."""
     router = Router(Limits())
     router.step(events.LinkOpened("l1", "peer", "m1"), 0.0)
-    hello = Hello("c1", "i1", "test/1", (AgentOffer("echo"),), {}, 1, 0, (), 1)
+    hello = Hello("c1", "i1", "test/1", (AgentOffer("echo"),), {}, 1, 0, ())
     router.step(events.HelloReceived("l1", hello), 0.0)
     router.step(events.SessionRequested("s1", "echo", None), 0.0)
     effects = router.step(events.StopRequested("s1", "stop-1", code, "Why"), 1.0)

@@ -14,7 +14,7 @@ def hello(
     agents: tuple[AgentOffer, ...] = (AgentOffer("echo"),),
     **labels: str,
 ) -> Hello:
-    return Hello(commander_id, instance, "test/1", agents, labels, slots, stuck, (), 1)
+    return Hello(commander_id, instance, "test/1", agents, labels, slots, stuck, ())
 
 
 class Docks:

@@ -76,7 +76,7 @@ def test_the_laws_hold_for_long() -> None:
 
 def bare(event_type: type[Any]) -> Event:
     """An event about nobody, with whatever fits its fields."""
-    hello = Hello("c1", "i1", "test/1", (AgentOffer("echo"),), {}, 1, 0, (), 1)
+    hello = Hello("c1", "i1", "test/1", (AgentOffer("echo"),), {}, 1, 0, ())
     known: dict[str, object] = {
         "hello": hello,
         "packets": [],
@@ -145,7 +145,7 @@ def scene(limits: Limits | None = None, commanders: int = 1, slots: int = 1) -> 
 
 def link(router: Router, number: int, slots: int = 1, now: float = 0.0) -> list[Effect]:
     router.step(events.LinkOpened(f"l{number}", "peer", f"m{number}"), now)
-    hello = Hello(f"c{number}", "i1", "test/1", (AgentOffer("echo"),), {}, slots, 0, (), 1)
+    hello = Hello(f"c{number}", "i1", "test/1", (AgentOffer("echo"),), {}, slots, 0, ())
     return router.step(events.HelloReceived(f"l{number}", hello), now)
 
 
@@ -310,7 +310,7 @@ def test_a_call_without_an_id_never_gets_one_that_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "first", [packet("content"), Hello("c1", "i2", "", (AgentOffer("echo"),), {}, 1, 0, (), 1)]
+    "first", [packet("content"), Hello("c1", "i2", "", (AgentOffer("echo"),), {}, 1, 0, ())]
 )
 def test_a_link_ends_with_a_status_that_the_contract_lists(first: Packet | Hello) -> None:
     router = scene()

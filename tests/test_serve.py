@@ -111,6 +111,27 @@ def test_an_address_that_is_none() -> None:
     assert ended.stderr.startswith("dispatcher: --grpc-address: 'localhost' should be HOST:PORT")
 
 
+def test_what_has_to_fit_a_message_is_measured_with_all_that_goes_with_it(tmp_path: Path) -> None:
+    ended = serve_and_fail("--tool-output-bytes", "1000000")
+    assert ended.returncode == 2
+    assert "tool_output_bytes must be at most 7/8 of that" in ended.stderr
+    (tmp_path / "wordy_tools.py").write_text(f"def wordy():\n    '''{'word ' * 50_000}'''\n")
+    flags = ("--request-bytes-max", "900000", "--tools", "wordy_tools:wordy")
+    ended = serve_and_fail(*flags, PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 2
+    assert "request_bytes_max: 900000 and the descriptions of the tools" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_patterns_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "deny.txt"
+    path.write_bytes(b"pass\xffword\n")
+    ended = serve_and_fail("--deny-file", str(path))
+    assert ended.returncode == 2
+    assert f"deny_file: {path} should be text in UTF-8: invalid start byte at byte 4" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_settings_that_do_not_exist(tmp_path: Path) -> None:
     ended = serve_and_fail(DISPATCHER_QUEUE_WAIT="1")
     assert ended.returncode == 2
@@ -231,6 +252,31 @@ async def test_a_tool_that_hangs_does_not_keep_it(tmp_path: Path) -> None:
             assert (await seen.ended()).name == "shutdown"
             await talk.half_close()
         assert await asyncio.to_thread(dispatcher.wait) == 0
+
+
+@asynchronous
+async def test_a_tool_that_swallows_its_cancellation_does_not_keep_it(tmp_path: Path) -> None:
+    (tmp_path / "stubborn_tools.py").write_text(
+        "import asyncio\n"
+        "async def stubborn():\n"
+        "    while True:\n"
+        "        try:\n            await asyncio.Event().wait()\n"
+        "        except asyncio.CancelledError:\n            pass\n"
+    )
+    tools = ("--tools", "stubborn_tools:stubborn")
+    with running_dispatcher(*tools, environ={"PYTHONPATH": str(tmp_path)}) as dispatcher:
+        agent = unique("agent")
+        async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.call("stubborn")
+            await seen.until("tool_call")
+            dispatcher.signal(signal.SIGTERM)
+            dispatcher.signal(signal.SIGTERM)
+            assert (await seen.ended()).name == "shutdown"
+            await talk.half_close()
+        assert await asyncio.to_thread(dispatcher.wait) == 0
+        assert [line for line in dispatcher.log if "left behind tools that did not end: stubborn (1)" in line]
 
 
 # --- logs ------------------------------------------------------------------------------------------------

@@ -191,6 +191,11 @@ class _Rude(BaseException):
     pass
 
 
+class _LeavingError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(9)
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "text"),
     [
@@ -202,6 +207,9 @@ class _Rude(BaseException):
         (_OddError(), "failed", ""),
         (_Rude("really"), "failed", "_Rude: really"),
         (SystemExit(3), "failed", "SystemExit: 3"),
+        (KeyboardInterrupt(), "failed", "KeyboardInterrupt"),
+        (GeneratorExit(), "failed", "GeneratorExit"),
+        (_LeavingError(), "failed", "_LeavingError"),
         (StopIteration(7), "failed", ""),
         (TimeoutError("upstream"), "failed", "TimeoutError: upstream"),
         (asyncio.CancelledError(), "failed", "CancelledError"),

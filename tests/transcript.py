@@ -163,7 +163,7 @@ class Scene:
                 for found in resumes
                 if found is not None
             ),
-            1,
+            message_bytes_max=words.number("message_bytes"),
         )
         return events.HelloReceived(link_id, hello)
 

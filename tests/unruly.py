@@ -197,7 +197,7 @@ class Unruly(RuleBasedStateMachine):
         stuck = 1 if slots > 2 and self.minted % 3 == 0 else 0
         agents = (AgentOffer("echo"),) if commander else (AgentOffer("echo"), AgentOffer("demo", "2"))
         labels = {"region": "eu"} if commander == 1 else {}
-        hello = Hello(f"c{commander}", instance, "test/1", agents, labels, slots, stuck, tuple(resumes), 1)
+        hello = Hello(f"c{commander}", instance, "test/1", agents, labels, slots, stuck, tuple(resumes))
         self.submit(events.HelloReceived(link_id, hello))
 
     @rule(choice=SOME, half_closed=st.booleans())
@@ -388,6 +388,8 @@ class Unruly(RuleBasedStateMachine):
             if link.minimal or link.commander is None:
                 self.submit(events.LinkLost(link_id, half_closed=False, why="gone"))
         self.pass_time(1_000.0)
+        while self.watching:
+            self.submit(events.ViewerLeft(self.watching.pop()))
         assert self.router.next_deadline() is None
         assert self.router.live == self.router.queued == self.router.kept_bytes == 0
         assert not self.router.sessions

@@ -75,6 +75,8 @@ class Board:
         self.affinity: OrderedDict[str, str] = OrderedDict()
         self.by_idempotency_key: dict[tuple[str, str], str] = {}
         self._ended: OrderedDict[str, Session] = OrderedDict()
+        # Those that were kept long enough, and have viewers that may not have read the ending yet.
+        self._overdue: OrderedDict[str, Session] = OrderedDict()
         self._starved: dict[str, Session] = {}
         # The step under way: its time, its effects, and each session's events in it.
         self.now = 0.0
@@ -419,20 +421,35 @@ class Board:
 
     def make_room(self) -> None:
         """Forgets ended sessions, oldest first, until the journal is below its bound."""
-        while self._ended and self.kept_bytes >= self.limits.journal_bytes:
-            self.forget(next(iter(self._ended.values())))
+        while (kept := self._overdue or self._ended) and self.kept_bytes >= self.limits.journal_bytes:
+            self.forget(next(iter(kept.values())))
 
     def _keep(self, session: Session) -> None:
         """Keeps an ended session for as long as the limits say."""
         self._ended[session.session_id] = session
         self.timers.set(("forget", session.session_id), self.now + self.limits.journal_keep_s)
         while len(self._ended) > self.limits.journal_keep_sessions:
-            self.forget(next(iter(self._ended.values())))
+            self.kept_enough(next(iter(self._ended.values())))
+
+    def kept_enough(self, session: Session) -> None:
+        """Forgets an ended session, as soon as nobody watches it any more."""
+        if session.viewers:
+            self.timers.cancel(("forget", session.session_id))
+            self._ended.pop(session.session_id, None)
+            self._overdue[session.session_id] = session
+        else:
+            self.forget(session)
+
+    def unwatched(self, session: Session) -> None:
+        """Its last viewer has left."""
+        if session.session_id in self._overdue:
+            self.forget(session)
 
     def forget(self, session: Session) -> None:
         """Lets go of an ended session."""
         self.timers.cancel(("forget", session.session_id))
         self._ended.pop(session.session_id, None)
+        self._overdue.pop(session.session_id, None)
         self.sessions.pop(session.session_id, None)
         self.kept_bytes -= session.kept_bytes
         if session.idempotency_key:

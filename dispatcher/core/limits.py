@@ -12,6 +12,7 @@ class Limits:
     sessions_max: int = 10_000
     queue_sessions_max: int = 1_000
     queue_wait_s: float = 30.0
+    max_message_bytes: int = 1_048_576
     credit_packets: int = 64
     credit_bytes: int = 262_144
     ack_interval_s: float = 0.2

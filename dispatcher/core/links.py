@@ -49,6 +49,13 @@ class Links:
         if link.minimal or link.commander is not None:
             self.cut(link, "INVALID_ARGUMENT", "hello: must be the first packet of a link, and came later")
             return
+        if 0 < hello.message_bytes_max < board.limits.max_message_bytes:
+            message = (
+                f"hello.max_message_bytes: is {hello.message_bytes_max}, and messages to it may have "
+                f"{board.limits.max_message_bytes}; raise the commander's max_message_bytes, or lower the dispatcher's"
+            )
+            self.cut(link, "INVALID_ARGUMENT", message)
+            return
         known = board.fleet.commanders.get(hello.commander_id)
         if known is not None and known.instance != hello.instance:
             if known.link is not None:

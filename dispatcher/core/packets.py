@@ -226,8 +226,9 @@ class Hello:
     slots: int
     stuck: int
     resumes: tuple[Resume, ...]
-    protocol_version: int
     draining: bool = False
+    # The largest message it takes; 0: any.
+    message_bytes_max: int = 0
 
 
 # --- down ------------------------------------------------------------------------------------------------

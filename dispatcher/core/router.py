@@ -334,8 +334,11 @@ class Router:
         if session is None:
             return
         session.viewers -= 1
+        if session.viewers:
+            return
+        self._board.unwatched(session)
         requested = session.requested
-        if session.viewers == 0 and requested is not None and requested.stop_when_unwatched_s is not None:
+        if requested is not None and requested.stop_when_unwatched_s is not None:
             due = self._board.now + requested.stop_when_unwatched_s
             self._board.timers.set(("unwatched", session.session_id), due)
 
@@ -370,7 +373,7 @@ class Router:
             self._links.cut(link, "OK" if whole else "CANCELLED", "the session is over")
 
     def _keep_over(self, session_id: str) -> None:
-        self._board.forget(self._board.sessions[session_id])
+        self._board.kept_enough(self._board.sessions[session_id])
 
     # --- operating ---------------------------------------------------------------------------------------
 

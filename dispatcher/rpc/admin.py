@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final
 
 import grpc
@@ -27,7 +28,7 @@ from dispatcher.hub import Hub
 from dispatcher.limits import LiveLimits
 from dispatcher.rpc import codec
 from dispatcher.rpc.chat import ChatService, agent_offer
-from dispatcher.rpc.methods import Answered, bounded, unary, watched
+from dispatcher.rpc.methods import Answered, bounded, page, unary, watched
 from dispatcher.settings import SettingsError
 from dispatcher.tools.runner import ToolRunner
 
@@ -38,7 +39,8 @@ DEADLINE_S_MAX: Final = 604_800.0
 # What a question may take in a view, before it is shortened, and then its text.
 _QUESTION_BYTES_MAX: Final = 16_384
 _QUESTION_CHARS_MAX: Final = 1_000
-_VIEW_OVERHEAD_BYTES: Final = 8
+# Of a commander's sessions, in its view.
+SESSION_IDS_MAX: Final = 1_000
 
 
 class AdminService:
@@ -125,18 +127,11 @@ class AdminService:
                 raise Answered("INVALID_ARGUMENT", "page_token: its session is no longer kept; begin again")
             older = set(kept[: kept.index(request.page_token)])
             sessions = [session for session in sessions if session.session_id in older]
-        page: list[admin_pb2.SessionView] = []
-        room = self._page_bytes_max
-        for session in sessions[:size]:
-            view = self._view(session)
-            room -= view.ByteSize() + _VIEW_OVERHEAD_BYTES
-            if page and room < 0:
-                break
-            page.append(view)
-        more = len(sessions) > len(page)
+        views, _ = page(map(self._view, sessions[:size]), self._page_bytes_max)
+        more = len(sessions) > len(views)
         return admin_pb2.ListSessionsResponse(
-            sessions=page,
-            next_page_token=page[-1].session_id if more else "",
+            sessions=views,
+            next_page_token=views[-1].session_id if more else "",
         )
 
     async def get_session(
@@ -160,8 +155,10 @@ class AdminService:
         self, request: admin_pb2.ListCommandersRequest, context: Any
     ) -> admin_pb2.ListCommandersResponse:
         commanders = self._hub.router.fleet.commanders
+        names = [name for name in sorted(commanders) if name > request.page_token]
+        views, more = page((_commander(commanders[name]) for name in names), self._page_bytes_max)
         return admin_pb2.ListCommandersResponse(
-            commanders=[_commander(commanders[name]) for name in sorted(commanders)]
+            commanders=views, next_page_token=views[-1].commander_id if more else ""
         )
 
     async def drain_commander(
@@ -291,7 +288,7 @@ def _commander(commander: Commander) -> admin_pb2.CommanderView:
         slots_taken=len(commander.slots),
         slots_stopping=commander.count(SlotState.STOPPING),
         slots_stuck=commander.count(SlotState.STUCK) + commander.stuck_elsewhere,
-        session_ids=[slot.session_id for slot in commander.slots.values()],
+        session_ids=[slot.session_id for slot in islice(commander.slots.values(), SESSION_IDS_MAX)],
     )
     if commander.blocked_for_s:
         view.blocked_for.CopyFrom(codec.duration(commander.blocked_for_s))
@@ -303,6 +300,14 @@ def _commander(commander: Commander) -> admin_pb2.CommanderView:
 
 
 def _selector(wire: admin_pb2.SessionSelector) -> Selector:
+    if wire.all and len(wire.ListFields()) > 1:
+        raise Answered(
+            "INVALID_ARGUMENT",
+            "selector.all: means every session; leave it out to select by what else is set",
+        )
+    for key, value in wire.labels.items():
+        if not key or not value:
+            raise Answered("INVALID_ARGUMENT", f"selector.labels[{key[:32]!r}]: key and value have to be set")
     return Selector(wire.user_id, wire.agent, wire.commander_id, dict(wire.labels), wire.all)
 
 

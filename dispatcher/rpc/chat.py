@@ -25,12 +25,14 @@ from dispatcher.core.policy import Budgets
 from dispatcher.hub import Hub
 from dispatcher.rpc import codec
 from dispatcher.rpc.feed import Feed
-from dispatcher.rpc.methods import REASON_CHARS_MAX, Answered, conversed, unary, watched
+from dispatcher.rpc.methods import REASON_CHARS_MAX, Answered, conversed, page, unary, watched
 
 LABELS_MAX: Final = 64
 LABEL_CHARS_MAX: Final = 256
 # Sessions that one Converse stream may have open.
 STREAM_SESSIONS_MAX: Final = 1_000
+# Between name and version in a page's token.
+_KEY_SEPARATOR: Final = "\0"
 
 
 class ViewLimits(NamedTuple):
@@ -135,7 +137,11 @@ class ChatService:
                 if commander.state is CommanderState.READY:
                     listing.slots += commander.hello.slots
                     listing.slots_free += commander.free
-        return chat_pb2.ListAgentsResponse(agents=[listings[key] for key in sorted(listings)])
+        after = tuple(request.page_token.split(_KEY_SEPARATOR, 1)) if request.page_token else ()
+        keys = [key for key in sorted(listings) if key > after]
+        views, more = page((listings[key] for key in keys), self._limits.max_message_bytes)
+        last = keys[len(views) - 1] if more else ()
+        return chat_pb2.ListAgentsResponse(agents=views, next_page_token=_KEY_SEPARATOR.join(last))
 
 
 def agent_offer(offer: Any) -> agent_pb2.AgentOffer:
@@ -331,6 +337,7 @@ def _budgets(wire: agent_pb2.Budgets) -> Budgets:
         content_chars=wire.content_chars if wire.HasField("content_chars") else None,
         thought_chars=wire.thought_chars if wire.HasField("thought_chars") else None,
         tool_calls=wire.tool_calls if wire.HasField("tool_calls") else None,
+        output_tokens=wire.output_tokens if wire.HasField("output_tokens") else None,
         total_time_s=codec.seconds(wire.total_time) if wire.HasField("total_time") else None,
         first_token_s=codec.seconds(wire.first_token_time) if wire.HasField("first_token_time") else None,
     )

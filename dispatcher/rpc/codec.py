@@ -25,7 +25,11 @@ SESSION_ID_CHARS_MAX: Final = 256
 PATH_CHARS_MAX: Final = 256
 # What people are told about an error: goes into the event, the ending and the log.
 MESSAGE_CHARS_MAX: Final = 8_192
-AGENTS_MAX: Final = 1_000
+AGENTS_MAX: Final = 250
+# Of an agent: what is longer is told by its beginning.
+DESCRIPTION_CHARS_MAX: Final = 1_024
+INPUTS_MAX: Final = 16
+LABELS_MAX: Final = 64
 SLOTS_MAX: Final = 100_000
 _DURATION_S_MAX: Final = 315_576_000_000
 _UINT64_MAX: Final = 2**64 - 1
@@ -208,12 +212,29 @@ def _hello(wire: agent_pb2.Hello) -> core.Hello:
             raise WireError(
                 f"hello.agents[{number}].name: has {len(agent.name)} characters; 1 to {ID_CHARS_MAX} are right"
             )
+        if max(map(len, (agent.version, *agent.accepted_input))) > ID_CHARS_MAX:
+            raise WireError(
+                f"hello.agents[{number}]: version and accepted_input have up to {ID_CHARS_MAX} characters each"
+            )
+        if len(agent.accepted_input) > INPUTS_MAX:
+            raise WireError(f"hello.agents[{number}].accepted_input: up to {INPUTS_MAX} are right")
+    if len(wire.labels) > LABELS_MAX or any(
+        len(each) > ID_CHARS_MAX for pair in wire.labels.items() for each in pair
+    ):
+        raise WireError(
+            f"hello.labels: up to {LABELS_MAX} are right, of up to {ID_CHARS_MAX} characters each"
+        )
     return core.Hello(
         wire.commander_id,
         wire.instance,
-        wire.software_version,
+        wire.software_version[:ID_CHARS_MAX],
         tuple(
-            core.AgentOffer(agent.name, agent.version, agent.description, tuple(agent.accepted_input))
+            core.AgentOffer(
+                agent.name,
+                agent.version,
+                agent.description[:DESCRIPTION_CHARS_MAX],
+                tuple(agent.accepted_input),
+            )
             for agent in wire.agents
         ),
         dict(wire.labels),
@@ -223,8 +244,8 @@ def _hello(wire: agent_pb2.Hello) -> core.Hello:
             core.Resume(r.session_id, r.attempt, r.last_sequence_sent, r.last_signal_received)
             for r in wire.resumes
         ),
-        wire.protocol_version,
         wire.draining,
+        wire.max_message_bytes,
     )
 
 

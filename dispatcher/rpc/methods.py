@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -76,6 +76,21 @@ def conversed(answer: Callable[[Any], Awaitable[None]]) -> grpc.RpcMethodHandler
 
 
 T = TypeVar("T")
+V = TypeVar("V", bound=Message)
+
+# Around a view in its message: its tag and its length.
+_VIEW_OVERHEAD_BYTES: Final = 16
+
+
+def page(views: Iterable[V], bytes_max: int) -> tuple[list[V], bool]:
+    """As many as fit into so many bytes, one at least, and whether there are more."""
+    taken: list[V] = []
+    for view in views:
+        bytes_max -= view.ByteSize() + _VIEW_OVERHEAD_BYTES
+        if taken and bytes_max < 0:
+            return taken, True
+        taken.append(view)
+    return taken, False
 
 
 async def _translated(call: Callable[[], Awaitable[T]], context: Any) -> T:

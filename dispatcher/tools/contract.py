@@ -216,7 +216,7 @@ def said(error: BaseException) -> str:
     """An exception as a text: its type and what it says, without its traceback."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - an exception whose text can't be had still has a type
+    except BaseException:  # noqa: BLE001 - an exception whose text can't be had still has a type
         text = "its text can't be had"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

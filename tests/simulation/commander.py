@@ -131,6 +131,7 @@ class SimulatedCommander:
             {},
             self.slots_max,
             HEARTBEAT_S,
+            0,
         )
         hello = codec.hello(identity, self._asked, self._slots.running, self._slots.stuck, draining=False)
         wire.send("up", hello.SerializeToString())

@@ -451,12 +451,17 @@ Global___WatchSessionRequest: _TypeAlias = WatchSessionRequest  # noqa: Y015
 class ListCommandersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_token: _builtins.str
+    """From the last answer; empty: from the first."""
     def __init__(
         self,
+        *,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -464,19 +469,25 @@ Global___ListCommandersRequest: _TypeAlias = ListCommandersRequest  # noqa: Y015
 
 @_typing.final
 class ListCommandersResponse(_message.Message):
+    """By id; as many as fit a message."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COMMANDERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: there are no more."""
     @_builtins.property
     def commanders(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommanderView]: ...
     def __init__(
         self,
         *,
         commanders: _abc.Iterable[Global___CommanderView] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commanders", b"commanders"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commanders", b"commanders", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -549,7 +560,9 @@ class CommanderView(_message.Message):
         """How long its agents' loop has been blocked, when it is."""
 
     @_builtins.property
-    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 1,000 of them."""
+
     def __init__(
         self,
         *,

@@ -648,6 +648,7 @@ class Hello(_message.Message):
     RESUMES_FIELD_NUMBER: _builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     commander_id: _builtins.str
     """The commander's stable name, e.g. a pod's. One commander has one link; a newer one replaces an older."""
     instance: _builtins.str
@@ -664,6 +665,10 @@ class Hello(_message.Message):
     """The highest version of this contract it speaks. This file is version 1."""
     draining: _builtins.bool
     """It takes no more sessions, and comes back for those that it still runs."""
+    max_message_bytes: _builtins.int
+    """The largest message it takes, bytes. Less than what the dispatcher sends at most: INVALID_ARGUMENT.
+    0: as large as any.
+    """
     @_builtins.property
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentOffer]:
         """What it serves. At least one."""
@@ -695,10 +700,11 @@ class Hello(_message.Message):
         resumes: _abc.Iterable[Global___Resume] | None = ...,
         protocol_version: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        max_message_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "commander_id", b"commander_id", "draining", b"draining", "heartbeat_interval", b"heartbeat_interval", "instance", b"instance", "labels", b"labels", "protocol_version", b"protocol_version", "resumes", b"resumes", "running", b"running", "slots", b"slots", "software_version", b"software_version", "stuck", b"stuck"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "commander_id", b"commander_id", "draining", b"draining", "heartbeat_interval", b"heartbeat_interval", "instance", b"instance", "labels", b"labels", "max_message_bytes", b"max_message_bytes", "protocol_version", b"protocol_version", "resumes", b"resumes", "running", b"running", "slots", b"slots", "software_version", b"software_version", "stuck", b"stuck"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
