@@ -147,9 +147,9 @@ def _heartbeat(words: Words, said: str) -> Heartbeat:
 
 
 def _stop_ack(words: Words, said: str) -> StopAck:
-    stop_id = words.next()
+    words.next()  # the stop's id, for people
     phase: Any = words.next("")
-    return StopAck(stop_id, phase, words.number("last"), None)
+    return StopAck(phase)
 
 
 _DETAILS: Final[dict[str, Callable[[Words, str], Detail]]] = {

@@ -373,7 +373,7 @@ class Witness:
         assert (session.ending is not None) == (not session.live) == story.ended, session
         assert session.offset == story.offset, session
         assert not story.forgotten, session
-        assert 0 <= session.acked <= session.safe <= session.received, session
+        assert 0 <= session.safe <= session.received, session
         assert session.viewers >= 0, session
         said = self._attempts.get((session.session_id, session.attempt), _Attempt()).packets.values()
         for agent, shown in story.content.items():

@@ -16,10 +16,10 @@ def call(call_id: str, tool: str = "add", arguments: str = "{}") -> ToolCall:
 
 def test_a_call_runs_once_and_is_told_again() -> None:
     ledger = Ledger(running_max=2)
-    assert ledger.ask(1, "", call("x"), now=0.0) is Asked.RUN
-    assert ledger.ask(1, "", call("x"), now=1.0) is Asked.REPEATED
+    assert ledger.ask(1, "", call("x")) is Asked.RUN
+    assert ledger.ask(1, "", call("x")) is Asked.REPEATED
     assert ledger.finish(1, "x", ONE) is not None
-    assert ledger.ask(1, "", call("x"), now=2.0) is Asked.ANSWERED
+    assert ledger.ask(1, "", call("x")) is Asked.ANSWERED
     known = ledger.find(1, "x")
     assert known is not None
     assert known.outcome == ONE
@@ -28,7 +28,7 @@ def test_a_call_runs_once_and_is_told_again() -> None:
 
 def test_a_second_outcome_counts_nothing() -> None:
     ledger = Ledger(running_max=2)
-    ledger.ask(1, "", call("x"), now=0.0)
+    ledger.ask(1, "", call("x"))
     assert ledger.finish(1, "x", ONE) is not None
     assert ledger.finish(1, "x", OTHER) is None
     assert ledger.finish(1, "nobody", ONE) is None
@@ -41,19 +41,19 @@ def test_a_second_outcome_counts_nothing() -> None:
 
 def test_the_same_id_with_other_words_is_a_conflict() -> None:
     ledger = Ledger(running_max=2)
-    ledger.ask(1, "", call("x"), now=0.0)
-    assert ledger.ask(1, "", call("x", arguments='{"a":1}'), now=0.0) is Asked.CONFLICT
-    assert ledger.ask(1, "", call("x", tool="sub"), now=0.0) is Asked.CONFLICT
-    assert ledger.ask(2, "", call("x", tool="sub"), now=0.0) is Asked.RUN
+    ledger.ask(1, "", call("x"))
+    assert ledger.ask(1, "", call("x", arguments='{"a":1}')) is Asked.CONFLICT
+    assert ledger.ask(1, "", call("x", tool="sub")) is Asked.CONFLICT
+    assert ledger.ask(2, "", call("x", tool="sub")) is Asked.RUN
 
 
 def test_who_is_owed_runs_in_the_order_asked() -> None:
     ledger = Ledger(running_max=1)
-    assert [ledger.ask(1, "", call(each), now=0.0) for each in "abc"] == [Asked.RUN, Asked.OWED, Asked.OWED]
+    assert [ledger.ask(1, "", call(each)) for each in "abc"] == [Asked.RUN, Asked.OWED, Asked.OWED]
     assert ledger.next_owed() is None
     # What waits has no outcome to give.
     assert ledger.finish(1, "b", ONE) is None
-    assert ledger.ask(1, "", call("b"), now=0.0) is Asked.REPEATED
+    assert ledger.ask(1, "", call("b")) is Asked.REPEATED
     ledger.finish(1, "a", ONE)
     first = ledger.next_owed()
     assert first is not None
@@ -67,7 +67,7 @@ def test_names_are_given_where_they_are_missing() -> None:
     bare = ToolCall("", "add", "{}")
     first = ledger.named(bare, "s1")
     assert (first.call_id, first.idempotency_key) == ("call-1", "s1:call-1")
-    ledger.ask(1, "", first, now=0.0)
+    ledger.ask(1, "", first)
     assert ledger.named(bare, "s1").call_id == "call-2"
     assert ledger.named(call("mine"), "s1") == call("mine")
     assert ledger.named(ToolCall("mine", "add", "{}"), "s1").idempotency_key == "s1:mine"
@@ -75,8 +75,8 @@ def test_names_are_given_where_they_are_missing() -> None:
 
 def test_nothing_waits_and_nothing_is_waited_for_when_it_is_abandoned() -> None:
     ledger = Ledger(running_max=1)
-    ledger.ask(1, "", call("a"), now=0.0)
-    ledger.ask(1, "", call("b"), now=0.0)
+    ledger.ask(1, "", call("a"))
+    ledger.ask(1, "", call("b"))
     ledger.abandon()
     assert ledger.running == 0
     assert ledger.next_owed() is None
@@ -97,7 +97,7 @@ def test_each_call_begins_once_and_never_more_than_may(
     running: set[str] = set()
     for what, call_id, other_words in steps:
         if what == "ask":
-            came_to = ledger.ask(1, "", call(call_id, tool="sub" if other_words else "add"), now=0.0)
+            came_to = ledger.ask(1, "", call(call_id, tool="sub" if other_words else "add"))
             if came_to in (Asked.RUN, Asked.OWED):
                 asked.append(call_id)
             if came_to is Asked.RUN:

@@ -276,18 +276,14 @@ class Unruly(RuleBasedStateMachine):
             for slot in commander.slots.values()
         ]
         choices = Choices(number)
-        link_id, session_id, attempt, stop_id = choices.of(self.links), self.session(choice), 1, "stop"
+        link_id, session_id, attempt = choices.of(self.links), self.session(choice), 1
         if slots and choice % 7:
             link_id, slot = choices.of(slots)
-            session_id, attempt, stop_id = (
-                slot.session_id,
-                slot.attempt,
-                slot.stop.stop_id if slot.stop else "",
-            )
+            session_id, attempt = slot.session_id, slot.attempt
         told = detail(kind, choices)
         if kind == "stop_ack":
             phases: list[StopPhase] = ["received", "applied", "applied", "killed", "abandoned", ""]
-            told = StopAck(stop_id, choices.of(phases), 1, Usage(1, 1))
+            told = StopAck(choices.of(phases))
         if kind == "goodbye" or (kind == "heartbeat" and choice % 2):
             session_id, attempt = "", 0
         packet = Packet(kind, session_id, attempt, 0, "", "", False, choice % 4, 4, told, b"")

@@ -28,7 +28,7 @@ from dispatcher.core.packets import (
     ToolResult,
     Usage,
 )
-from dispatcher.core.policy import PASS, Verdict
+from dispatcher.core.policy import PASS, Guard, Verdict
 from dispatcher.core.session import Session, State, Step
 
 # How many strays of one link are answered with a stop; the rest are only counted.
@@ -58,7 +58,8 @@ class Intake:
             "usage": self._usage,
             "progress": self._progress,
             "done": self._done,
-            "agent_event": self._agent_event,
+            # Its windows stay as they are: it may speak on, and viewers see its words side by side.
+            "agent_event": self._pass_on,
             "artifact": self._pass_on,
             "embedding": self._pass_on,
             "unknown": self._unknown,
@@ -157,8 +158,10 @@ class Intake:
             self._links.cut(link, refusal.traits.grpc, f"{refusal.value}: {refusal.traits.advice}")
             return False
         link.minimal = True
-        # Viewers see it; a name has no blanks.
+        # Viewers see it; a name has no blanks, and nothing that must not leave.
         is_name = first.session_id.isprintable() and " " not in first.session_id
+        if is_name and first.session_id:
+            is_name = Guard(board.limits.policy).statement(first.session_id, 0).stop is None
         labels = {"peer_session_id": first.session_id} if first.session_id and is_name else {}
         session = board.open_session(
             SessionRequested(link.session_id, MINIMAL_AGENT, None, labels=labels, user_id="")
@@ -257,8 +260,8 @@ class Intake:
             return False
         if packet.session_id and packet.session_id != link.named:
             if link.named:
-                said = f"session_id: is {packet.session_id!r} where this stream's is {link.named!r}"
-                self._breach(session, link, f"{said}; open a stream for each session")
+                said = "session_id: is another than this stream began with; open a stream for each session"
+                self._breach(session, link, said)
                 return False
             link.named = packet.session_id
         return True
@@ -294,6 +297,10 @@ class Intake:
         # A label made of what peers send would grow without bound.
         reason = refused.code if refused.code in REFUSED_CODES else "other"
         board.out.append(Count("starts_refused", (reason,)))
+        told = f"refused by commander {commander.commander_id}: {refused.code or reason}: {refused.why}"
+        board.out.append(
+            Log("info", told, session.session_id, session.attempt, commander_id=commander.commander_id)
+        )
         session.give_back(Step.REFUSE)
         session.refused_by.add(commander.commander_id)
         if refused.code == "draining":
@@ -420,9 +427,9 @@ class Intake:
         if not session.live or not board.may_pass(session, packet.text, packet.agent):
             return
         call = session.ledger.named(detail, session.session_id)
-        asked = session.ledger.ask(session.attempt, packet.agent, call, board.now)
+        asked = session.ledger.ask(session.attempt, packet.agent, call)
         if asked is Asked.CONFLICT:
-            self._breach(session, link, f"tool_call: call_id {call.call_id!r} was used for another call")
+            self._breach(session, link, "tool_call: its call_id was used for another call")
             return
         known = session.ledger.find(session.attempt, call.call_id)
         assert known is not None
@@ -441,16 +448,11 @@ class Intake:
         assert isinstance(question, Question)
         self._settle(session)
         if not question.question_id or question.question_id in session.questions:
-            self._breach(
-                session, link, f"question: question_id {question.question_id!r} is empty or open already"
-            )
+            self._breach(session, link, "question: its question_id is empty or open already")
             return
         if len(session.questions) >= board.limits.questions_open_max:
-            self._breach(
-                session,
-                link,
-                f"question: {len(session.questions)} are open, and questions_open_max allows no more",
-            )
+            told = f"question: {len(session.questions)} are open, and questions_open_max allows no more"
+            board.end(session, Ending.LIMIT_EXCEEDED, told)
             return
         if not board.may_pass(session, packet.text, packet.agent):
             return
@@ -485,10 +487,6 @@ class Intake:
         self._pass_on(session, packet, link)
         if session.live:
             session.progress = packet.body
-
-    def _agent_event(self, session: Session, packet: Packet, link: Link) -> None:
-        # Its windows stay as they are: it may speak on, and viewers see its words side by side.
-        self._pass_on(session, packet, link)
 
     def _pass_on(self, session: Session, packet: Packet, link: Link) -> None:
         self._settle(session)

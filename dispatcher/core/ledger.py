@@ -25,7 +25,6 @@ class Call:
     agent: str
     request: ToolCall
     state: CallState
-    asked_at: float
     outcome: ToolOutcome | None = None
 
 
@@ -68,14 +67,14 @@ class Ledger:
     def find(self, attempt: int, call_id: str) -> Call | None:
         return self._calls.get((attempt, call_id))
 
-    def ask(self, attempt: int, agent: str, request: ToolCall, now: float) -> Asked:
+    def ask(self, attempt: int, agent: str, request: ToolCall) -> Asked:
         """Enters a call; `request` bears its ids already."""
         known = self._calls.get((attempt, request.call_id))
         if known is not None:
             if known.request != request:
                 return Asked.CONFLICT
             return Asked.ANSWERED if known.state is CallState.ANSWERED else Asked.REPEATED
-        call = Call(attempt, agent, request, CallState.RUNNING, now)
+        call = Call(attempt, agent, request, CallState.RUNNING)
         self._calls[attempt, request.call_id] = call
         if self.running >= self._running_max:
             call.state = CallState.OWED

@@ -145,10 +145,7 @@ class Done(NamedTuple):
 
 
 class StopAck(NamedTuple):
-    stop_id: str
     phase: StopPhase
-    last_sequence: int
-    usage: Usage | None
 
 
 class Refused(NamedTuple):

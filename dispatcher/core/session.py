@@ -89,7 +89,6 @@ class Session:
     """The state of one session. Attributes are read by views; only `router.py` calls what changes them."""
 
     __slots__ = (
-        "acked",
         "agent",
         "allowed",
         "attempt",
@@ -110,7 +109,6 @@ class Session:
         "labels",
         "ledger",
         "link",
-        "messages_given",
         "offset",
         "opened_at",
         "owed",
@@ -166,12 +164,11 @@ class Session:
         self.first_token_at: float | None = None
         self.first_content_at: float | None = None
         self.phase = 0
-        # Order. `received` is the highest packet taken, `safe` the highest of which all was kept, `acked` the
-        # highest acknowledged, `granted` the highest received at the last Ack; `starved` since when the journal
-        # has had no room. `unsafe` is what lies beyond `safe`, in runs: the last packet of each, and its bytes.
+        # Order. `received` is the highest packet taken, `safe` the highest of which all was kept, `granted` the highest
+        # received at the last Ack; `starved` since when the journal has had no room. `unsafe` is what lies beyond
+        # `safe`, in runs: the last packet of each, and its bytes.
         self.received = 0
         self.safe = 0
-        self.acked = 0
         self.granted = 0
         self.unacked_bytes = 0
         self.unsafe: deque[tuple[int, int]] = deque()
@@ -199,7 +196,6 @@ class Session:
         self.owed: deque[Signal] = deque()
         self.owed_sequence = 0
         self.questions: dict[str, Question] = {}
-        self.messages_given = 0
         self.guard: Guard | None = guard
         self.ledger = Ledger(running_tools_max)
         self.viewers = 0
@@ -256,7 +252,7 @@ class Session:
         self.commander_id = commander_id
         self.link = link
         self.started_at = now
-        self.received = self.safe = self.acked = self.granted = self.allowed = self.unacked_bytes = 0
+        self.received = self.safe = self.granted = self.allowed = self.unacked_bytes = 0
         self.unsafe.clear()
         self.sent_chars = self.sent_crc32 = 0
         messages = [signal.body for signal in self.owed if isinstance(signal.body, UserMessage)]
@@ -278,7 +274,6 @@ class Session:
 
     def ack(self, credit_packets: int, credit_bytes: int) -> Ack:
         """What is kept, and the credit from there. What a policy holds back is neither kept nor charged."""
-        self.acked = self.safe
         self.granted = self.received
         self.unacked_bytes = 0
         while self.unsafe and self.unsafe[0][0] <= self.safe:

@@ -23,7 +23,7 @@ from dispatcher.core.events import (
 from dispatcher.core.fleet import CommanderState
 from dispatcher.core.policy import Budgets
 from dispatcher.hub import Hub
-from dispatcher.rpc import codec
+from dispatcher.rpc import answers, codec
 from dispatcher.rpc.feed import Feed
 from dispatcher.rpc.methods import REASON_CHARS_MAX, Answered, conversed, page, unary, watched
 
@@ -233,9 +233,19 @@ class _Conversation:
         if answer.WhichOneof("result") == "value_json":
             value_json = answer.value_json
             _require_json("answer.value_json", value_json)
+            self._require_fitting(receipt.session_id, answer.question_id, value_json)
         elif not answer.decline:
             raise _Wrong("invalid_request", "answer: neither value_json nor decline is set; set one")
         self._submit(AnswerGiven(receipt.session_id, answer.question_id, value_json))
+
+    def _require_fitting(self, session_id: str, question_id: str, value_json: str) -> None:
+        """Raises _Wrong for an answer that its question does not allow; the question stays open."""
+        session = self._hub.router.sessions.get(session_id)
+        question = session.questions.get(question_id) if session else None
+        if question is not None:
+            misfit = answers.misfit(codec.question(question.body), value_json)
+            if misfit:
+                raise _Wrong("invalid_request", f"answer.value_json: {misfit}")
 
     def _message(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
         if not packet.message.text:

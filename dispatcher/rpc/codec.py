@@ -156,7 +156,7 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
         wire.sequence,
         agent,
         text,
-        kind == "agent_event" and wire.agent_event.WhichOneof("event") in ("completed", "failed"),
+        False,
         wire.signals_received,
         size,
         detail,
@@ -167,7 +167,7 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
 
 # By kind, the fields by which peers find each other's calls, questions and pieces.
 _IDS: Final[dict[str, tuple[str, ...]]] = {
-    "tool_call": ("call_id", "idempotency_key", "tool_name"),
+    "tool_call": ("call_id", "idempotency_key"),
     "question": ("question_id",),
     "artifact": ("artifact_id",),
     "error": ("call_id",),
@@ -252,7 +252,8 @@ def _hello(wire: agent_pb2.Hello) -> core.Hello:
 def _tool_call(wire: agent_pb2.ToolCallRequest) -> core.ToolCall:
     return core.ToolCall(
         wire.call_id,
-        wire.tool_name,
+        # Models invent names: one that no tool can have is no tool's, which the agent is told.
+        wire.tool_name[:ID_CHARS_MAX],
         wire.arguments_json,
         wire.idempotency_key,
         wire.timeout_ms if wire.HasField("timeout_ms") else None,
@@ -292,9 +293,14 @@ def _done(wire: agent_pb2.Done) -> core.Done:
     )
 
 
+def question(body: object) -> agent_pb2.Question:
+    """A question as it was kept."""
+    assert isinstance(body, bytes), body
+    return parse(agent_pb2.Question, body)
+
+
 def _stop_ack(wire: agent_pb2.StopAck) -> core.StopAck:
-    usage = _usage(wire.usage) if wire.HasField("usage") else None
-    return core.StopAck(wire.stop_id, _known(wire.phase, STOP_PHASES), wire.last_sequence, usage)
+    return core.StopAck(_known(wire.phase, STOP_PHASES))
 
 
 def _heartbeat(wire: agent_pb2.Heartbeat) -> core.Heartbeat:
@@ -324,7 +330,7 @@ _DETAILS: Final[dict[str, Callable[[Any], core.Detail]]] = {
 
 
 def _error_says(error: agent_pb2.ErrorSignal) -> Iterable[str]:
-    return error.code, error.message, error.error_type
+    return error.code, error.message, error.error_type, error.call_id
 
 
 def _event_says(event: agent_pb2.AgentEvent) -> Iterable[str]:
@@ -333,12 +339,22 @@ def _event_says(event: agent_pb2.AgentEvent) -> Iterable[str]:
 
 # What people may read in a payload. The bytes of an artifact are not text to anybody here.
 _SAYS: Final[dict[str, Callable[[Any], Iterable[str]]]] = {
-    "tool_call": lambda call: (call.tool_name, readable(call.arguments_json)),
+    "tool_call": lambda call: (
+        call.tool_name,
+        call.call_id,
+        call.idempotency_key,
+        readable(call.arguments_json),
+    ),
     "error": _error_says,
     "progress": lambda progress: (progress.text,),
-    "question": lambda asked: (asked.text, *asked.options, readable(asked.response_schema_json)),
+    "question": lambda asked: (
+        asked.text,
+        asked.question_id,
+        *asked.options,
+        readable(asked.response_schema_json),
+    ),
     "agent_event": _event_says,
-    "artifact": lambda artifact: (artifact.name, artifact.mime_type),
+    "artifact": lambda artifact: (artifact.name, artifact.artifact_id, artifact.mime_type),
     "embedding": lambda embedding: (embedding.name, embedding.model),
     "usage": lambda usage: (usage.model,),
     "done": lambda done: (*_error_says(done.error), done.usage.model),

@@ -24,10 +24,31 @@ from dispatcher.tools.contract import ToolArgumentsError, ToolLoadError
 SCHEMA_BYTES_MAX = 262_144
 
 
+class ValueSchema:
+    """Any JSON Schema. Raises ToolLoadError that says what is wrong with it; it belongs to whoever gives it, who
+    must not change it later."""
+
+    __slots__ = ("_validator",)
+
+    def __init__(self, schema: Any) -> None:
+        _check_keywords(schema)
+        if isinstance(schema, dict):
+            _Walk(schema).run()
+        self._validator = _Validator(schema, registry=EMPTY_REGISTRY)
+
+    def misfit(self, value: object) -> str:
+        """What is wrong with a value, and what would be right; empty where it fits."""
+        try:
+            errors = list(islice(self._validator.iter_errors(value), PROBLEMS_MAX + 1))
+        except RecursionError:
+            return "it can't be checked: the schema refers to itself without end"
+        return explained(errors) if errors else ""
+
+
 class ArgumentsSchema:
     """What a tool takes. `text` is its JSON, as told to agents."""
 
-    __slots__ = ("_validator", "text")
+    __slots__ = ("_values", "text")
 
     def __init__(self, tool_name: str, schema: Mapping[str, object]) -> None:
         """Raises ToolLoadError that names the tool and what is wrong with its schema."""
@@ -36,35 +57,24 @@ class ArgumentsSchema:
             if len(self.text.encode("utf-8")) > SCHEMA_BYTES_MAX:
                 raise ToolLoadError(f"its schema is over {SCHEMA_BYTES_MAX:,} bytes of JSON")
             own = json.loads(self.text)  # a copy: nobody changes it later, and it will be changed here
-            _check(own)
+            if not isinstance(own, dict) or own.get("type") != "object":
+                raise ToolLoadError('its schema is not that of a JSON object; add "type": "object"')
+            self._values = ValueSchema(own)
         except ToolLoadError as error:
             raise ToolLoadError(f"tool {tool_name!r}: {error}") from error.__cause__
         except (TypeError, ValueError) as error:
             raise ToolLoadError(f"tool {tool_name!r}: its schema is not JSON: {error}") from error
         except RecursionError:
             raise ToolLoadError(f"tool {tool_name!r}: its schema is nested too deeply") from None
-        self._validator = _Validator(own, registry=EMPTY_REGISTRY)
 
     def check(self, arguments: dict[str, object]) -> None:
         """Raises ToolArgumentsError that says which argument, what was wrong and what would be right."""
-        try:
-            errors = list(islice(self._validator.iter_errors(arguments), PROBLEMS_MAX + 1))
-        except RecursionError:
-            raise ToolArgumentsError(
-                "the arguments can't be checked: the schema refers to itself without end"
-            ) from None
-        if errors:
-            raise ToolArgumentsError(f"the arguments don't fit: {explained(errors)}")
+        misfit = self._values.misfit(arguments)
+        if misfit:
+            raise ToolArgumentsError(f"the arguments don't fit: {misfit}")
 
 
 # --- once, when the tool is loaded -----------------------------------------------------------------------
-
-
-def _check(schema: object) -> None:
-    if not isinstance(schema, dict) or schema.get("type") != "object":
-        raise ToolLoadError('its schema is not that of a JSON object; add "type": "object"')
-    _check_keywords(schema)
-    _Walk(schema).run()
 
 
 def _check_keywords(schema: Any) -> None:
