@@ -300,7 +300,11 @@ class Settings(BaseModel):
     total_time_s: float = limit(LIMITS, 3600.0, "A session's time in all.", 0.1, 604_800)
     total_time_mode: Mode = mode("Whether total_time_s ends a session or is only counted.")
     first_token_s: float = limit(
-        LIMITS, 600.0, "Time to the first thought or content; models may be silent for minutes.", 0.1, 604_800
+        LIMITS,
+        600.0,
+        "Time to the first thought or content, from when a commander took it; models may be silent for minutes.",
+        0.1,
+        604_800,
     )
     first_token_mode: Mode = mode("Whether first_token_s ends a session or is only counted.")
 

@@ -108,9 +108,9 @@ def test_after_a_stop_nothing_passes_and_the_stop_is_repeated() -> None:
     assert guard.thought("", 3) == repeated
     assert guard.tool_call() == repeated
     assert guard.used(1) == repeated
-    assert guard.time_passed(1e9, 0, False) == repeated
+    assert guard.time_passed(1e9, 0, 0) == repeated
     assert guard.finish() == repeated
-    assert guard.next_deadline(0, False) is None
+    assert guard.next_deadline(0, 0) is None
     assert guard.safe(3) == 0
 
 
@@ -143,8 +143,8 @@ def test_every_budget_counts() -> None:
         Guard(PolicyLimits(), own).thought("ab", 1).stop,
         calling.tool_call().stop,
         Guard(PolicyLimits(), own).used(2).stop,
-        Guard(PolicyLimits(), own).time_passed(1.0, 0.0, True).stop,
-        Guard(PolicyLimits(), own).time_passed(1.0, 0.0, False).stop,
+        Guard(PolicyLimits(), own).time_passed(1.0, 0.0, None).stop,
+        Guard(PolicyLimits(), own).time_passed(1.0, 0.0, 0.0).stop,
     ]
     assert [stop and (stop.policy, stop.limit) for stop in stops] == [
         (policy, 1)
@@ -164,15 +164,24 @@ def test_every_budget_counts() -> None:
 SECONDS = st.floats(0, 1e10, allow_nan=False)
 
 
-@given(started_at=SECONDS, total=st.floats(1e-3, 1e6), first=st.floats(1e-3, 1e6), came=st.booleans())
+@given(
+    opened_at=SECONDS,
+    queued=st.floats(0, 1e6),
+    total=st.floats(1e-3, 1e6),
+    first=st.floats(1e-3, 1e6),
+    came=st.booleans(),
+)
 def test_a_deadline_is_due_when_it_said_and_not_before(
-    started_at: float, total: float, first: float, came: bool
+    opened_at: float, queued: float, total: float, first: float, came: bool
 ) -> None:
     guard = Guard(PolicyLimits(total_time_s=total, first_token_s=first))
-    due = guard.next_deadline(started_at, came)
-    assert due == started_at + (total if came else min(total, first))
-    assert guard.time_passed(started_at - 1, started_at, came) is PASS
-    stop = guard.time_passed(due, started_at, came).stop
+    silent_since = None if came else opened_at + queued
+    due = guard.next_deadline(opened_at, silent_since)
+    assert due == (
+        opened_at + total if silent_since is None else min(opened_at + total, silent_since + first)
+    )
+    assert guard.time_passed(opened_at - 1, opened_at, silent_since) is PASS
+    stop = guard.time_passed(due, opened_at, silent_since).stop
     assert stop is not None
     assert stop.policy in ((Policy.TOTAL_TIME,) if came else (Policy.TOTAL_TIME, Policy.FIRST_TOKEN))
 
@@ -180,25 +189,25 @@ def test_a_deadline_is_due_when_it_said_and_not_before(
 def test_observed_deadlines_are_told_of_once_and_the_next_is_armed() -> None:
     limits = PolicyLimits(total_time_s=50, total_time_mode=OBSERVE, first_token_s=5, first_token_mode=OBSERVE)
     guard = Guard(limits, Budgets(total_time_s=90))
-    assert guard.next_deadline(100, False) == 105
-    assert guard.time_passed(104.9, 100, False) is PASS
-    assert guard.time_passed(105, 100, False).violations == (Violation(Policy.FIRST_TOKEN, OBSERVE, 5),)
-    assert guard.next_deadline(100, False) == 150
-    assert guard.time_passed(150, 100, True).violations == (Violation(Policy.TOTAL_TIME, OBSERVE, 50),)
-    assert guard.next_deadline(100, True) == 190
-    assert guard.time_passed(190, 100, True).stop == Violation(Policy.TOTAL_TIME, ENFORCE, 90)
+    assert guard.next_deadline(100, 100) == 105
+    assert guard.time_passed(104.9, 100, 100) is PASS
+    assert guard.time_passed(105, 100, 100).violations == (Violation(Policy.FIRST_TOKEN, OBSERVE, 5),)
+    assert guard.next_deadline(100, 100) == 150
+    assert guard.time_passed(150, 100, None).violations == (Violation(Policy.TOTAL_TIME, OBSERVE, 50),)
+    assert guard.next_deadline(100, None) == 190
+    assert guard.time_passed(190, 100, None).stop == Violation(Policy.TOTAL_TIME, ENFORCE, 90)
 
 
 def test_without_a_limit_there_is_no_deadline() -> None:
     guard = Guard(PolicyLimits(total_time_s=inf, first_token_s=inf))
-    assert guard.next_deadline(1, False) is None
-    assert guard.time_passed(1e12, 1, False) is PASS
+    assert guard.next_deadline(1, 1) is None
+    assert guard.time_passed(1e12, 1, 1) is PASS
 
 
 def test_a_first_token_that_came_is_no_longer_waited_for() -> None:
     guard = Guard(PolicyLimits(total_time_s=60, first_token_s=5))
-    assert guard.next_deadline(0, True) == 60
-    assert guard.time_passed(6, 0, True) is PASS
+    assert guard.next_deadline(0, None) == 60
+    assert guard.time_passed(6, 0, None) is PASS
 
 
 # --- text --------------------------------------------------------------------------------------------------

@@ -29,14 +29,17 @@ from dispatcher.core.packets import (
     ErrorReport,
     Heartbeat,
     Hello,
+    Origin,
     Packet,
     Question,
     Refused,
     Scope,
+    Start,
     ToolCall,
     ToolOutcome,
     Usage,
 )
+from dispatcher.core.policy import PolicyLimits
 from dispatcher.core.router import Router
 from dispatcher.hub import Hub
 from dispatcher.limits import core_limits
@@ -274,6 +277,46 @@ def test_messages_find_room_in_the_journal_or_are_declined() -> None:
         if isinstance(reply, events.Accepted | events.Declined)
     ]
     assert codes == ["accepted", "accepted", "accepted", "journal_full"]
+
+
+def test_waiting_for_a_slot_is_no_silence_of_an_agent() -> None:
+    limits = Limits(queue_wait_s=30.0, heartbeat_interval_s=100.0, policy=PolicyLimits(first_token_s=5.0))
+    router = scene(limits)
+    for session_id in ("s1", "s2"):
+        router.step(events.SessionRequested(session_id, "echo", None), 0.0)
+    say(router, "l1", packet("content", sequence=1)._replace(text="x"))
+    router.step(events.TimePassed(), 20.0)
+    assert router.sessions["s2"].live
+    say(router, "l1", packet("done", sequence=2, detail=Done(True, 0, 0, None, None)), now=20.0)
+    assert router.sessions["s2"].state.value == "starting"
+    router.step(events.TimePassed(), 24.9)
+    assert router.sessions["s2"].live
+    router.step(events.TimePassed(), 25.0)
+    assert router.sessions["s2"].ending is Ending.DEADLINE_EXCEEDED
+
+
+def test_an_agent_is_told_the_time_that_is_enforced() -> None:
+    """A limit that is changed later is for sessions that are opened later."""
+    router = scene(Limits(policy=PolicyLimits(total_time_s=100.0)), slots=1)
+    for session_id in ("s1", "s2"):
+        router.step(events.SessionRequested(session_id, "echo", None), 0.0)
+    router.step(events.LimitsChanged(Limits(policy=PolicyLimits(total_time_s=8.0))), 1.0)
+    effects = router.step(
+        events.PacketsReceived("l1", [packet("done", sequence=1, detail=Done(True, 0, 0, None, None))]), 2.0
+    )
+    sent = [effect.signal.body for effect in effects if isinstance(effect, events.Send)]
+    (start,) = [body for body in sent if isinstance(body, Start)]
+    assert start.time_left_s == 98.0
+
+
+@pytest.mark.parametrize("origin", ["llm", "commander"])
+def test_whose_error_it_was_says_how_a_minimal_commanders_session_ends(origin: Origin) -> None:
+    router = Router(Limits())
+    router.step(events.LinkOpened("l1", "peer", "m1"), 0.0)
+    error = packet("error", who="", attempt=0, detail=ErrorReport("broken", origin, "", "it broke"))
+    say(router, "l1", error)
+    router.step(events.LinkLost("l1", half_closed=True, why="it half-closed"), 2.0)
+    assert router.sessions["m1"].ending is (Ending.MODEL_FAILED if origin == "llm" else Ending.AGENT_FAILED)
 
 
 @pytest.mark.parametrize(

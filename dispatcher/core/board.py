@@ -42,7 +42,7 @@ from dispatcher.core.packets import (
     StopCode,
     utf8_bytes,
 )
-from dispatcher.core.policy import PASS, Guard, Mode, Verdict
+from dispatcher.core.policy import PASS, Guard, Verdict
 from dispatcher.core.session import Session, Step
 from dispatcher.core.timers import Timers
 
@@ -214,7 +214,7 @@ class Board:
     def arm_policy(self, session: Session) -> None:
         """Sets the deadline that policies have for the session next."""
         guard = session.guard
-        due = guard.next_deadline(session.opened_at, session.first_token_at is not None) if guard else None
+        due = guard.next_deadline(session.opened_at, session.silent_since) if guard else None
         if due is not None:
             self.timers.set(("policy", session.session_id), due)
 
@@ -250,13 +250,10 @@ class Board:
         )
         self.end(session, policy.ending, broken.message, stop=stop)
 
-    def _time_left_s(self, session: Session, requested: SessionRequested) -> float | None:
+    def _time_left_s(self, session: Session) -> float | None:
         """How long the session may still take, as far as it is enforced."""
-        policy, budgets = self.limits.policy, requested.budgets
-        bounds = [policy.total_time_s] if policy.total_time_mode is Mode.ENFORCE else []
-        if budgets is not None and budgets.total_time_s is not None:
-            bounds.append(budgets.total_time_s)
-        left = min(bounds, default=inf)
+        assert session.guard is not None, session
+        left = session.guard.total_time_s
         return None if left == inf else max(0.0, session.opened_at + left - self.now)
 
     def run_tool(self, session: Session, call: Call) -> None:
@@ -318,6 +315,7 @@ class Board:
         self.emit(session, "started", "", "", Started(commander.commander_id))
         self.out.append(Measure("queue_wait_s", self.now - session.opened_at))
         self.start(session)
+        self.arm_policy(session)
         told = f"started: agent {session.agent} on commander {commander.commander_id}"
         self.out.append(
             Log("info", told, session.session_id, session.attempt, commander_id=commander.commander_id)
@@ -335,7 +333,7 @@ class Board:
             session.agent,
             requested.agent_version,
             session.user_id,
-            self._time_left_s(session, requested),
+            self._time_left_s(session),
             self.limits.credit_packets,
             self.limits.credit_bytes,
             requested.request,

@@ -84,6 +84,11 @@ ENDINGS: Final[dict[Ending, Traits]] = {
 }
 
 
+def of_error(origin: str) -> Ending:
+    """How an error ends the session that it is of."""
+    return Ending.MODEL_FAILED if origin == "llm" else Ending.AGENT_FAILED
+
+
 class Refusal(Enum):
     """Why a request opened no session; the value is `ErrorSignal.code`."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dispatcher.core.board import Board
-from dispatcher.core.endings import Ending, Refusal
+from dispatcher.core.endings import Ending, Refusal, of_error
 from dispatcher.core.events import Count, Log, Measure, PacketsReceived, SessionRequested
 from dispatcher.core.fleet import Link, SlotState
 from dispatcher.core.ledger import Asked
@@ -472,7 +472,7 @@ class Intake:
         session.error = error
         self._board.emit(session, "error", packet.agent, "", packet.body, packet.size)
         if error.scope == "session":
-            ending = Ending.MODEL_FAILED if error.origin == "llm" else Ending.AGENT_FAILED
+            ending = of_error(error.origin)
             self._board.end(session, ending, error.message, error=error)
 
     def _usage(self, session: Session, packet: Packet, link: Link) -> None:
@@ -510,7 +510,7 @@ class Intake:
             error = done.error or ErrorReport("agent_failed", "commander", "session", "the agent failed")
             self._release(session)
             if session.live:
-                ending = Ending.MODEL_FAILED if error.origin == "llm" else Ending.AGENT_FAILED
+                ending = of_error(error.origin)
                 self._board.end(session, ending, error.message, error=error, turn_over=True)
         elif (done.content_chars, done.content_crc32) != (session.sent_chars, session.sent_crc32):
             message = (

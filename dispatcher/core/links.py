@@ -4,7 +4,7 @@ comes and goes; called by `router.py` alone."""
 from typing import Final, Literal
 
 from dispatcher.core.board import Board
-from dispatcher.core.endings import Ending
+from dispatcher.core.endings import Ending, of_error
 from dispatcher.core.events import CloseLink, Count, HelloReceived, LinkLost, LinkOpened, Log
 from dispatcher.core.fleet import Commander, CommanderState, Link, Slot, SlotState
 from dispatcher.core.packets import (
@@ -236,9 +236,8 @@ class Links:
         if session.ending is None and event.half_closed:
             # A program that knows no scope means its session.
             if session.error is not None and session.error.scope in ("", "session"):
-                board.end(
-                    session, Ending.AGENT_FAILED, session.error.message, error=session.error, turn_over=True
-                )
+                error = session.error
+                board.end(session, of_error(error.origin), error.message, error=error, turn_over=True)
             else:
                 status, message = (
                     "INVALID_ARGUMENT",

@@ -95,8 +95,9 @@ class Budgets:
 
 @dataclass(frozen=True, slots=True)
 class PolicyLimits:
-    """What a session may do. Characters are code points; seconds count from the session's start, and `inf` is
-    no deadline. `deny` is enforced, `deny_observed` only told of. Raises ValueError naming the field."""
+    """What a session may do. Characters are code points. Seconds count from its opening, those to the first token
+    from when a commander took it; `inf` is no deadline. `deny` is enforced, `deny_observed` only
+    told of. Raises ValueError naming the field."""
 
     content_chars_max: int = 2_000_000
     content_chars_mode: Mode = Mode.ENFORCE
@@ -181,6 +182,11 @@ class _Bound:
     def free(self) -> float:
         """Up to here there is nothing to tell."""
         return min(self._observe_at, self._enforce_at)
+
+    @property
+    def enforced(self) -> float:
+        """Beyond this the session ends."""
+        return self._enforce_at
 
     def over(self, count: int) -> int:
         """By how much an enforced limit is exceeded."""
@@ -310,17 +316,23 @@ class Guard:
         """Judges what the session has used so far, all in all."""
         return self._told(self._output_tokens.exceeded(output_tokens))
 
-    def next_deadline(self, started_at: float, first_token_came: bool) -> float | None:
-        """When `time_passed` next has something to tell; None: never."""
-        due = (
-            self._total_time.free if first_token_came else min(self._total_time.free, self._first_token.free)
-        )
-        return None if due == inf or self._stopped is not None else started_at + due
+    def next_deadline(self, opened_at: float, silent_since: float | None) -> float | None:
+        """When `time_passed` next has something to tell; None: never. `silent_since`: when the commander took the
+        session from which no token has come yet; None where one has, or none has taken it."""
+        due = opened_at + self._total_time.free
+        if silent_since is not None:
+            due = min(due, silent_since + self._first_token.free)
+        return None if due == inf or self._stopped is not None else due
 
-    def time_passed(self, now: float, started_at: float, first_token_came: bool) -> Verdict:
+    def time_passed(self, now: float, opened_at: float, silent_since: float | None) -> Verdict:
         """Judges how long it takes."""
-        told = [] if first_token_came else self._first_token.due(now, started_at)
-        return self._told(told + self._total_time.due(now, started_at))
+        told = [] if silent_since is None else self._first_token.due(now, silent_since)
+        return self._told(told + self._total_time.due(now, opened_at))
+
+    @property
+    def total_time_s(self) -> float:
+        """How long it may take in all, as far as that is enforced; `inf`: for ever."""
+        return self._total_time.enforced
 
     def finish(self) -> Verdict:
         """The session ends by itself: all text is judged as it stands, and what was held goes on."""

@@ -354,7 +354,7 @@ class Router:
         session = board.sessions[session_id]
         guard = session.guard
         assert guard is not None, session
-        verdict = guard.time_passed(board.now, session.opened_at, session.first_token_at is not None)
+        verdict = guard.time_passed(board.now, session.opened_at, session.silent_since)
         board.violated(session, verdict)
         if session.live:
             board.arm_policy(session)

@@ -215,6 +215,12 @@ class Session:
         return self.state is not State.ENDED
 
     @property
+    def silent_since(self) -> float | None:
+        """When a commander took it from which no token has come yet; None where one has, or none has it."""
+        is_waited_for = self.first_token_at is None and self.state is not State.QUEUED
+        return self.started_at if is_waited_for else None
+
+    @property
     def untouched(self) -> bool:
         """Nothing of this attempt was seen by anybody, and it was told nothing that it has confirmed: another
         commander can begin it afresh."""
