@@ -200,6 +200,22 @@ async def test_one_that_obeys_its_stop_is_told_that_it_was_stopped(dispatcher: D
 
 
 @asynchronous
+async def test_one_that_breaks_off_has_not_half_closed(dispatcher: DispatcherProcess) -> None:
+    """Both look alike to who reads; only a moment later it shows which it was."""
+    async with administering(dispatcher.address) as admin:
+        for label in [unique("mine") for _ in range(10)]:
+            async with minimal_commander(dispatcher.address, label) as peer:
+                await peer.say("half an ans")
+                await _session(admin, label)
+            assert (await _ended(admin, label)).name == "commander_lost"
+
+
+async def _ended(admin: "admin_pb2_grpc.AdminAsyncStub", label: str) -> chat_pb2.SessionEnded:
+    view = await eventually(lambda: _session(admin, label), lambda view: view.state == "ended")
+    return view.ended
+
+
+@asynchronous
 async def test_an_answer_without_an_end_is_incomplete(dispatcher: DispatcherProcess) -> None:
     label = unique("mine")
     async with (

@@ -19,7 +19,7 @@ from unruly import Unruly
 from dispatcher.core import events
 from dispatcher.core.endings import Ending
 from dispatcher.core.events import Effect, Event
-from dispatcher.core.intake import PATHS_MAX
+from dispatcher.core.intake import FENCED_TOLD_MAX, PATHS_MAX
 from dispatcher.core.limits import Limits
 from dispatcher.core.packets import (
     SEQUENCED,
@@ -335,9 +335,50 @@ def test_an_error_of_a_call_is_no_end_of_a_minimal_commanders_session(scope: Sco
 
 
 def test_a_link_on_which_nobody_speaks_has_a_deadline() -> None:
-    router = Router(Limits())
+    router = Router(Limits(policy=PolicyLimits(first_token_s=7.0)))
     router.step(events.LinkOpened("l1", "peer", "m1"), 0.0)
-    assert router.next_deadline() is not None
+    assert router.next_deadline() == 7.0
+    closed = [each for each in router.step(events.TimePassed(), 7.0) if isinstance(each, events.CloseLink)]
+    assert [each.status for each in closed] == ["DEADLINE_EXCEEDED"]
+    assert not router.fleet.links
+
+
+def test_one_that_gets_no_credit_can_not_go_on_in_tiny_packets() -> None:
+    """The bound of the journal would be none: bytes alone say nothing of how many packets there are."""
+    router = scene(Limits(credit_packets=4, journal_session_bytes=1_000))
+    router.step(events.SessionRequested("s1", "echo", None), 0.0)
+    session, sequence = router.sessions["s1"], 0
+    while session.starved is None:
+        sequence += 1
+        say(router, "l1", packet("content", sequence=sequence)._replace(text="x"))
+        assert session.live
+    for more in range(sequence + 1, session.allowed + 1):
+        say(router, "l1", packet("content", sequence=more)._replace(text="x"))
+        assert session.live
+    say(router, "l1", packet("content", sequence=session.allowed + 1)._replace(text="x"))
+    assert session.ending is Ending.PROTOCOL_ERROR
+
+
+def test_strays_are_told_of_up_to_a_bound() -> None:
+    router = scene()
+    strays = [packet("content", who=f"x{number}", sequence=1) for number in range(FENCED_TOLD_MAX + 50)]
+    sent = [each for each in say(router, "l1", *strays) if isinstance(each, events.Send)]
+    assert len(sent) == FENCED_TOLD_MAX
+    assert not [each for each in say(router, "l1", *strays) if isinstance(each, events.Send)]
+
+
+def test_affinities_are_remembered_up_to_a_bound() -> None:
+    def asked(number: int, key: str) -> str:
+        session_id = f"s{number}"
+        router.step(events.SessionRequested(session_id, "echo", None, affinity_key=key), 0.0)
+        commander_id = router.sessions[session_id].commander_id
+        link_id = commander_id.replace("c", "l")
+        say(router, link_id, packet("done", who=session_id, sequence=1, detail=Done(True, 0, 0, None, None)))
+        return commander_id
+
+    router = scene(Limits(sessions_max=2), commanders=2)
+    assert [asked(number, key) for number, key in enumerate("abca")] == ["c1", "c2", "c1", "c2"]
+    assert [asked(number + 10, key) for number, key in enumerate("ac")] == ["c2", "c1"]
 
 
 def test_a_call_without_an_id_never_gets_one_that_is_taken() -> None:

@@ -9,7 +9,7 @@ import pytest
 from asynchronous import asynchronous
 from chat_viewer import Seen, asking, conversing, viewing
 from dialling import CONVERSE_METHOD, administering, chatting, dialled
-from dispatcher_process import DispatcherProcess
+from dispatcher_process import DispatcherProcess, running_dispatcher
 from scripted_commander import Link, Turn, linked, unique
 from southwest.ai.agent.v1 import admin_pb2, chat_pb2
 
@@ -262,3 +262,40 @@ async def test_a_viewer_that_never_reads_and_leaves_is_no_trouble(dispatcher: Di
             await asyncio.to_thread(dispatcher.wait_for_log, f"slow viewer, which watched {turn.session_id}:")
             call.cancel()
         await turn.finish()
+
+
+@asynchronous
+async def test_what_is_forgotten_before_a_slow_viewer_read_it_is_a_gap() -> None:
+    """The bound in bytes is stronger than whoever reads, and that is told."""
+    bounds = ("--journal-bytes", "1000000", "--journal-session-bytes", "1000000")
+    agent = unique("agent")
+    with running_dispatcher(*bounds) as dispatcher:
+        async with (
+            linked(dispatcher.address, agent, slots=2) as link,
+            conversing(dispatcher.address) as talk,
+            chatting(dispatcher.address) as chat,
+        ):
+            first = await talk.ask(agent, client_ref="1")
+            turn = await link.started()
+            # Nothing is read from this call for now.
+            slow: Any = chat.Subscribe(_request(turn))
+            await slow.initial_metadata()
+            await _say_much(turn)
+            await turn.finish()
+            assert (await first.ended()).name == "completed"
+            second = await talk.ask(agent, client_ref="2")
+            other = await link.started()
+            await _say_much(other)
+            await other.finish()
+            assert (await second.ended()).name == "completed"
+            async with viewing(slow, turn.session_id) as (viewer, seen):
+                assert await viewer.status() == (OK, "")
+                assert seen.kinds[-1] == "gap"
+                assert seen.events[-1].gap.reason == "forgotten"
+                assert first.text.startswith(seen.text)
+
+
+async def _say_much(turn: Turn) -> None:
+    for _ in range(40):
+        await turn.say("x" * 20_000)
+        await turn.acknowledged(turn.sequence)
