@@ -22,6 +22,8 @@ class TextFormatter(logging.Formatter):
         name = record.name.removeprefix("dispatcher.")
         line = f"{self.formatTime(record)} {record.levelname.lower():<7} {name}: {text}"
         line += f" |{fields}" if fields else ""
+        stack = getattr(record, "stack", "")
+        line += f"\n{stack}" if stack else ""
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
 
 
@@ -45,6 +47,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {k: getattr(record, k) for k in FIELDS if getattr(record, k, "")}
+        if stack := getattr(record, "stack", ""):
+            line["stack"] = stack
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)

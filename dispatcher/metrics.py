@@ -34,6 +34,7 @@ _HISTOGRAMS: tuple[tuple[str, str, str, tuple[str, ...], tuple[float, ...]], ...
     ("first_token_s", "session_first_token_seconds", "Start to first thought or content.", (), _LONG),
     ("first_content_s", "session_first_content_seconds", "Start to first content.", (), _LONG),
     ("session_s", "session_duration_seconds", "Opened to ended.", ("ending",), _LONG),
+    ("stood_still_s", "stood_still_seconds", "Nothing was seen to for so long.", (), _SHORT),
     ("stop_step_s", "stop_step_seconds", "Stop accepted to the step of the ladder.", ("step",), _SHORT),
 )
 

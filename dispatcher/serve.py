@@ -38,6 +38,7 @@ from dispatcher.journal.thoughts import ThoughtLog
 from dispatcher.limits import LiveLimits, core_limits
 from dispatcher.metrics import Metrics, Snapshot
 from dispatcher.patterns import PatternError, Patterns, compile_patterns
+from dispatcher.pulse import Pulse
 from dispatcher.rpc import admin, chat, codec, interaction
 from dispatcher.rpc.interceptors import MetricsInterceptor
 from dispatcher.settings import Loaded, Settings, parse_address
@@ -150,7 +151,11 @@ async def serve(loaded: Loaded, tools: list[Tool], journal: Journal) -> int:
             limits = LiveLimits(loaded, lambda changed: _apply(changed, deny, hub, runner))
             async with _grpc_server(settings, hub, metrics, runner, limits, leaving) as (not_serving, bound):
                 # Whoever reads that it is ready may tell it to go, and once more while it drains.
-                with _metrics_server(settings, hub, metrics) as metrics_url, leaving.on_signals():
+                with (
+                    _metrics_server(settings, hub, metrics) as metrics_url,
+                    leaving.on_signals(),
+                    Pulse(settings.blocked_after_s),
+                ):
                     # What is here now stays: a full collection need not look at it again.
                     gc.collect()
                     gc.freeze()

@@ -372,6 +372,9 @@ class Settings(BaseModel):
         "info",
         "The least that is logged; debug adds what agents think, which may tell what users said.",
     )
+    blocked_after_s: float = setting(
+        LOGS, 1.0, "An event loop that has not turned for so long is blocked; the log says where.", 0.1, 60
+    )
     event_loop: Literal["auto", "asyncio", "uvloop"] = setting(
         LOGS, "auto", "auto: uvloop where it is installed, measured to carry 5 to 40 % more messages."
     )

@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from dispatcher.core.board import Board
 from dispatcher.core.endings import Ending, of_error
-from dispatcher.core.events import CloseLink, Count, HelloReceived, LinkLost, LinkOpened, Log
+from dispatcher.core.events import CloseLink, Count, HelloReceived, LinkLost, LinkOpened, Log, Measure
 from dispatcher.core.fleet import Commander, CommanderState, Link, Slot, SlotState
 from dispatcher.core.packets import (
     Drain,
@@ -161,6 +161,13 @@ class Links:
             board.timers.set(("heard", link_id), due)
         else:
             self.cut(link, "UNAVAILABLE", f"not heard for {board.now - link.heard_at:.1f} s")
+
+    def stood_still(self, seconds: float) -> None:
+        """This process did, or its loop: what was said meanwhile is still to be read, so nobody was silent."""
+        board = self._board
+        for link in board.fleet.links.values():
+            link.heard_at = min(board.now, link.heard_at + seconds)
+        board.out.append(Measure("stood_still_s", seconds))
 
     def mute(self, link_id: str) -> None:
         """It is time to see whether anybody has spoken on a link."""

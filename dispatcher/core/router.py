@@ -58,6 +58,10 @@ _ENDING_OF_STOP: Final[dict[StopCode, Ending]] = {
 }
 
 
+# A deadline that is seen so late says that nothing was seen meanwhile.
+STOOD_STILL_S: Final = 0.5
+
+
 class Router:
     """Decides about everything that happens to sessions and commanders."""
 
@@ -156,6 +160,9 @@ class Router:
 
     def _time_passed(self, event: TimePassed) -> None:
         timers, now = self._board.timers, self._board.now
+        due = timers.next_deadline()
+        if due is not None and now - due > STOOD_STILL_S:
+            self._links.stood_still(now - due)
         while (key := timers.pop_due(now)) is not None:
             self._deadlines[key[0]](*key[1:])
 
