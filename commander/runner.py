@@ -36,6 +36,9 @@ HURRIED_TURNS = 3
 
 IGNORED = "the agent ignored its stop and its closing, and counts as ended: %s"
 
+# What is told of a failure that can't be told as it was.
+UNTOLD = AgentFailure("agent_exception", "the agent failed")
+
 Ended = Callable[[Crossing, Outcome | None], None]
 
 
@@ -90,7 +93,7 @@ class Runner:
             threading.Thread(target=run.live, name=_name(agent, crossing), daemon=True).start()
         except RuntimeError as error:
             failure = AgentFailure("no_thread", f"the commander is out of threads: {error}", retryable=True)
-            self._ended(crossing, _finish(crossing, Outcome.FAILED, failure))
+            _end(crossing, Outcome.FAILED, failure, self._ended)
 
     # -- the agents' thread ----------------------------------------------------------------------------------
 
@@ -105,7 +108,7 @@ class Runner:
 
     def _done(self, crossing: Crossing, run: "AsyncRun") -> None:
         del self._runs[crossing]
-        self._ended(crossing, _finish(crossing, run.outcome, run.failure))
+        _end(crossing, run.outcome, run.failure, self._ended)
 
     def _cancel(self, crossing: Crossing, why: str) -> None:
         run = self._runs.get(crossing)
@@ -187,10 +190,7 @@ class AsyncRun:
                 _say_answer(crossing, await made)
             self.outcome = Outcome.COMPLETED
         except BaseException as error:  # noqa: BLE001 - whatever an agent raises is its session's failure alone
-            if not crossing.turn.fenced:
-                self.outcome, self.failure = Outcome.FAILED, _failure(error)
-            elif not isinstance(error, asyncio.CancelledError):
-                _LOG.warning("the agent was stopped, and failed while it ended", exc_info=error)
+            self.outcome, self.failure = _failed(crossing, error)
 
     async def _listen(self, generator: AsyncGenerator[object, None]) -> None:
         error = await self._pass_on(generator)
@@ -270,20 +270,19 @@ class BlockingRun:
     def live(self) -> None:
         crossing = self._crossing
         CURRENT_TURN.set((crossing.request.session_id, crossing.request.attempt))
-        outcome, failure = Outcome.COMPLETED, None
+        outcome: Outcome | None = None
+        failure: AgentFailure | None = None
         try:
             made = self._agent.function(BlockingTurn(crossing))
             if self._agent.kind is Kind.GENERATOR:
                 self._listen(made)
             else:
                 _say_answer(crossing, made)
+            outcome = Outcome.COMPLETED
         except BaseException as error:  # noqa: BLE001 - whatever an agent raises is its session's failure alone
-            outcome, failure = Outcome.FAILED, None
-            if not crossing.turn.fenced:
-                failure = _failure(error)
-            elif not isinstance(error, asyncio.CancelledError):
-                _LOG.warning("the agent was stopped, and failed while it ended", exc_info=error)
-        self._ended(crossing, _finish(crossing, outcome, failure))
+            outcome, failure = _failed(crossing, error)
+        finally:
+            _end(crossing, outcome, failure, self._ended)
 
     def _listen(self, generator: Generator[object, None, None]) -> None:
         error = self._pass_on(generator)
@@ -343,6 +342,15 @@ def _say_answer(crossing: Crossing, answer: Any) -> None:
     crossing.say(answer)
 
 
+def _end(crossing: Crossing, outcome: Outcome | None, failure: AgentFailure | None, ended: Ended) -> None:
+    """The agent runs no more. Whatever goes wrong in saying how, its slot is given back."""
+    told: Outcome | None = None
+    try:
+        told = _finish(crossing, outcome, failure)
+    finally:
+        ended(crossing, told)
+
+
 def _finish(crossing: Crossing, outcome: Outcome | None, failure: AgentFailure | None) -> Outcome | None:
     if crossing.turn.fenced or outcome is None:
         crossing.release()
@@ -352,15 +360,31 @@ def _finish(crossing: Crossing, outcome: Outcome | None, failure: AgentFailure |
     except Exception:  # noqa: BLE001 - a mistake here must not leave the session without an end
         _LOG.exception("the agent's end could not be told as it was")
         outcome = Outcome.FAILED
-        crossing.finish(outcome, AgentFailure("agent_exception", "the agent failed"))
+        crossing.finish(outcome, UNTOLD)
     return outcome
+
+
+def _failed(crossing: Crossing, error: BaseException) -> tuple[Outcome | None, AgentFailure | None]:
+    """What came of an agent that raised this: nothing when it was stopped. Raises nothing itself.
+
+    An exception is its author's code too: to ask for its text may raise again, SystemExit included.
+    """
+    try:
+        if not crossing.turn.fenced:
+            return Outcome.FAILED, _failure(error)
+        if not isinstance(error, asyncio.CancelledError):
+            _LOG.warning("the agent was stopped, and failed while it ended", exc_info=error)
+    except BaseException:  # noqa: BLE001 - see above
+        kind = type(error).__name__
+        return Outcome.FAILED, AgentFailure.of(UNTOLD.code, UNTOLD.message, kind, False, None)
+    return None, None
 
 
 def _failure(error: BaseException) -> AgentFailure:
     kind = type(error).__name__
     try:
         message = str(error)
-    except Exception:  # noqa: BLE001 - its own __str__ may be what is broken
+    except BaseException:  # noqa: BLE001 - its own __str__ may be what is broken
         message = ""
     if isinstance(error, AgentError):
         _LOG.info("the agent gives up: %s", message)

@@ -556,12 +556,33 @@ class Unprintable(Exception):  # noqa: N818 - named for what it is
         raise RuntimeError
 
 
+class Exiting(Exception):  # noqa: N818 - named for what it does
+    def __str__(self) -> str:
+        raise SystemExit(9)
+
+
+class Codeless(AgentError):  # noqa: N818 - named for what it lacks
+    """Even its code ends the process, when it is asked for."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "no code")
+
+    @property
+    def code(self) -> str:
+        raise KeyboardInterrupt
+
+    @code.setter
+    def code(self, _: str) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("error", "code", "kind", "message"),
     [
         (ValueError("no such city"), "agent_exception", "ValueError", "no such city"),
         (ValueError(), "agent_exception", "ValueError", "ValueError"),
         (Unprintable(), "agent_exception", "Unprintable", "Unprintable"),
+        (Exiting(), "agent_exception", "Exiting", "Exiting"),
+        (Codeless(), "agent_exception", "Codeless", "the agent failed"),
         (SystemExit(3), "agent_exception", "SystemExit", "3"),
         (KeyboardInterrupt(), "agent_exception", "KeyboardInterrupt", "KeyboardInterrupt"),
         (
