@@ -7,7 +7,6 @@ says so.
 import asyncio
 import logging
 import random
-from collections.abc import Callable
 
 import grpc
 from southwest.ai.agent.v1 import agent_pb2 as pb
@@ -64,7 +63,6 @@ class Link:
         doorbell: Doorbell,
         pulse: Pulse,
         metrics: Metrics,
-        on_linked: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._identity = identity
@@ -72,7 +70,6 @@ class Link:
         self._doorbell = doorbell
         self._pulse = pulse
         self._metrics = metrics
-        self._on_linked = on_linked
         self._loop = asyncio.get_running_loop()
         self._interval_s = settings.heartbeat_interval_s
         self._is_linked = False
@@ -187,7 +184,6 @@ class Link:
         )
         try:
             self._hub.linked(welcome, asked, min(largest, self._settings.max_message_bytes))
-            self._on_linked()
             # Raised without a name, see `Stream.greet`.
             raise await stream.converse(
                 self._read(stream), self._write(stream), self._beat(stream), self._take_leave()

@@ -393,7 +393,8 @@ def _failure(error: BaseException) -> AgentFailure:
         _LOG.error("the agent failed", exc_info=error)
         code, retryable, retry_after_s = "agent_exception", False, None
         if isinstance(error, asyncio.CancelledError):
-            message = message or "the agent was cancelled from within"
+            # Nobody asked for it: other code in this process did it, and need not do it again.
+            message, retryable = message or "the agent was cancelled from within", True
     return AgentFailure.of(code, message or kind, kind, retryable, retry_after_s)
 
 

@@ -30,6 +30,7 @@ from commander.core.slots import Slots
 from commander.core.turn import Bounds
 from commander.crossing import CrossingBounds
 from commander.doorbell import Doorbell
+from commander.endurance import Endurance
 from commander.hub import ENVELOPE_BYTES_MAX, Hub
 from commander.link import Link
 from commander.metrics import Metrics
@@ -39,7 +40,8 @@ from commander.settings import Settings, SettingsError, parse_address
 
 _LOG = logging.getLogger(__name__)
 
-# For the process's supervisor: the link is gone over a mistake of our own; every slot is stuck.
+# For the process's supervisor: the link is gone over a mistake of our own, or the agents' loop over one of theirs;
+# every slot is stuck.
 EXIT_BROKEN = 1
 EXIT_STUCK = 70
 # A thread that wants the interpreter waits this long for one that computes. Measured with a sync agent that
@@ -116,7 +118,7 @@ class _Linked:
 
 
 class Commander:
-    """A commander in this process. `run` belongs to the agents' loop; `drain` and `quit` to any thread.
+    """A commander in this process. `run` belongs to the agents' thread; `drain` and `quit` to any.
 
     `orders` is a socket on which each byte is the number of a signal that was caught. `on_left` is called in the
     link's thread when the link has left for good.
@@ -128,7 +130,6 @@ class Commander:
         agents: Mapping[tuple[str, str], AnyAgent],
         *,
         orders: socket.socket | None = None,
-        on_linked: Callable[[], None] = lambda: None,
         on_left: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.settings = settings
@@ -136,7 +137,6 @@ class Commander:
         self.metrics = Metrics()
         self._agents = agents
         self._orders = orders
-        self._on_linked = on_linked
         self._on_left = on_left
         self._linked: _Linked | None = None
         self._exit_code = 0
@@ -147,10 +147,14 @@ class Commander:
         where = "not started" if linked is None else f"{linked.link!r} {linked.hub!r}"
         return f"<Commander {self.identity.commander_id} {where}>"
 
-    async def run(self) -> int:
-        """Serves until it is told to go; the exit code."""
-        agents_loop, thread_id = asyncio.get_running_loop(), threading.get_ident()
-        left = asyncio.Event()
+    def run(
+        self, agents_loop: asyncio.AbstractEventLoop, on_turning: Callable[[], None] = lambda: None
+    ) -> int:
+        """Serves until it is told to go, turning the loop of the agents; the exit code. Raises what broke that loop.
+
+        `on_turning` is called in it each time that it begins to turn.
+        """
+        thread_id, endurance = threading.get_ident(), Endurance(agents_loop)
 
         def live() -> None:
             try:
@@ -160,11 +164,11 @@ class Commander:
                 # Without its link a commander is of no use; its supervisor shall know.
                 _LOG.critical("the link broke over a mistake in the commander", exc_info=True)
                 self._exit_code = EXIT_BROKEN
-            _call(agents_loop, left.set)
+            _call(agents_loop, endurance.end)
             self._on_left(self._exit_code)
 
         threading.Thread(target=live, name="link", daemon=True).start()
-        await left.wait()
+        endurance.run(on_turning)
         return self._exit_code
 
     def drain(self, reason: str) -> None:
@@ -201,7 +205,7 @@ class Commander:
         hub = Hub(slots, rotation, doorbell, crossing_bounds, self.metrics, loop, self._give_up)
         hub.run_with(Runner(self._agents, agents_loop, hub.ended, self.metrics))
         pulse = Pulse(agents_loop, agents_thread_id, settings.blocked_after_s)
-        link = Link(settings, self.identity, hub, doorbell, pulse, self.metrics, self._on_linked)
+        link = Link(settings, self.identity, hub, doorbell, pulse, self.metrics)
         self.metrics.watch(settings.slots, lambda: slots.stuck, lambda: hub.unacknowledged)
         self._linked = _Linked(loop, link, hub)
         if self._orders is not None:
@@ -248,11 +252,6 @@ def serve(settings: Settings, agents: Mapping[tuple[str, str], AnyAgent]) -> int
     if settings.metrics_address:
         _serve_metrics(settings.metrics_address, commander.metrics)
 
-    async def live() -> int:
-        # Once the loop runs, because it wants this place for itself.
-        signal.set_wakeup_fd(caught.fileno(), warn_on_full_buffer=False)
-        return await commander.run()
-
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     # What is here now stays: a full collection, which halts every thread, need not look at it again. Measured with a
@@ -260,8 +259,27 @@ def serve(settings: Settings, agents: Mapping[tuple[str, str], AnyAgent]) -> int
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    with asyncio.Runner(loop_factory=loop_factory(settings.event_loop)) as runner:
-        return runner.run(live())
+    return _run(commander, caught.fileno())
+
+
+def _run(commander: Commander, caught: int) -> int:
+    """The exit code. Each signal goes to the file descriptor `caught`."""
+    runner = asyncio.Runner(loop_factory=loop_factory(commander.settings.event_loop))
+
+    def catch_signals() -> None:
+        # Whenever the loop runs, because it wants this place for itself.
+        signal.set_wakeup_fd(caught, warn_on_full_buffer=False)
+
+    try:
+        exit_code = commander.run(runner.get_loop(), catch_signals)
+    except Exception:  # noqa: BLE001 - told, with its traceback
+        _LOG.critical("the agents' loop is broken: leaving with code %d", EXIT_BROKEN, exc_info=True)
+        logging.shutdown()
+        os._exit(EXIT_BROKEN)
+    # What agents do while they are left behind is no ending of the commander's.
+    with contextlib.suppress(BaseException):
+        runner.close()
+    return exit_code
 
 
 def _serve_metrics(address: str, metrics: Metrics) -> None:

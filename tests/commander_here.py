@@ -20,9 +20,8 @@ class CommanderHere:
 
     def __init__(self, settings: Settings, agents: list[AnyAgent]) -> None:
         self.exit_code: int | None = None
-        self._linked = threading.Event()
         by_key = {(agent.name, agent.version): agent for agent in agents}
-        self.commander = Commander(settings, by_key, on_linked=self._linked.set)
+        self.commander = Commander(settings, by_key)
         self._thread = threading.Thread(target=self._live, name="agents", daemon=True)
         self._thread.start()
 
@@ -32,12 +31,9 @@ class CommanderHere:
         assert self.exit_code is not None, f"it still runs: {self.commander!r}"
         return self.exit_code
 
-    def wait_linked(self) -> None:
-        assert self._linked.wait(PATIENCE_S), f"not linked: {self.commander!r}"
-
     def _live(self) -> None:
         loop = asyncio.new_event_loop()
-        self.exit_code = loop.run_until_complete(self.commander.run())
+        self.exit_code = self.commander.run(loop)
         # What an agent that never ends leaves behind is nothing to wait for.
         pending = asyncio.all_tasks(loop)
         for task in pending:

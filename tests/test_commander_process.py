@@ -15,7 +15,7 @@ from scripted_dispatcher import ScriptedDispatcher, ScriptedSession
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
 AGENTS = """
-import asyncio, logging, time
+import asyncio, logging, sys, time
 from commander import agent
 
 @agent("caller", description="Waits for a tool")
@@ -42,6 +42,34 @@ async def deaf(turn):
 async def log(turn):
     logging.getLogger("mine").warning("from the agent")
     yield "logged"
+
+async def leave():
+    sys.exit("no key for the model")
+
+async def interrupt():
+    raise KeyboardInterrupt
+
+helpers = []
+
+@agent("vandal")
+async def vandal(turn):
+    loop = asyncio.get_running_loop()
+    match turn.text:
+        case "helper exits":
+            helpers.append(asyncio.create_task(leave()))
+        case "helper interrupts":
+            helpers.append(asyncio.create_task(interrupt()))
+        case "callback exits":
+            loop.call_soon(sys.exit)
+        case "stops the loop":
+            loop.stop()
+        case "cancels everything":
+            for task in asyncio.all_tasks():
+                task.cancel()
+        case "breaks the loop":
+            loop.time = None
+    await asyncio.sleep(0)
+    yield "harmless"
 """
 
 
@@ -65,7 +93,7 @@ def test_a_signal_lets_it_finish(
     flags = ("--dispatcher", dispatcher.address, "--slots", "3", "--event-loop", event_loop)
     with running_commander(folder, "my_agents", *flags) as commander:
         link = dispatcher.accept()
-        started = commander.wait_for("agents caller, blocker, deaf, logging")
+        started = commander.wait_for("agents caller, blocker, deaf, logging, vandal")
         assert "3 slots" in started
         assert dispatcher.address in started
         commander.wait_for("linked to")
@@ -114,6 +142,66 @@ def test_when_every_slot_is_stuck_it_ends_though_its_main_thread_is_blocked(
         link.expect_payload("goodbye")
         assert commander.wait() == 70
         commander.wait_for("every slot is held by an agent that ignored its stop")
+
+
+@pytest.mark.parametrize("event_loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("how", "told", "where"),
+    [
+        ("helper exits", "SystemExit", "in leave"),
+        ("helper interrupts", "KeyboardInterrupt", "in interrupt"),
+        ("callback exits", "SystemExit", "SystemExit"),
+        ("stops the loop", "stop()", "caller n/1"),
+    ],
+)
+def test_an_agent_that_would_end_the_loop_does_not_end_its_neighbours(
+    folder: Path, dispatcher: ScriptedDispatcher, event_loop: str, how: str, told: str, where: str
+) -> None:
+    flags = ("--dispatcher", dispatcher.address, "--event-loop", event_loop)
+    with running_commander(folder, "my_agents", *flags) as commander:
+        link = dispatcher.accept()
+        neighbour = ScriptedSession(link, "n", agent="caller")
+        call = neighbour.next_of("tool_call")
+        vandal = ScriptedSession(link, "v", agent="vandal", text=how)
+        assert vandal.done().outcome == pb.OUTCOME_COMPLETED
+        assert told in commander.wait_for("the agents' loop goes on")
+        commander.wait_for(where)
+        neighbour.answer_call(call, '"end"')
+        assert neighbour.done().outcome == pb.OUTCOME_COMPLETED
+        # And a signal still finds its way.
+        commander.tell(signal.SIGTERM)
+        link.expect_payload("goodbye")
+        assert commander.wait() == 0
+
+
+def test_who_is_cancelled_by_another_agent_may_be_tried_again(
+    folder: Path, dispatcher: ScriptedDispatcher
+) -> None:
+    with running_commander(folder, "my_agents", "--dispatcher", dispatcher.address) as commander:
+        link = dispatcher.accept()
+        neighbour = ScriptedSession(link, "n", agent="caller")
+        neighbour.next_of("tool_call")
+        ScriptedSession(link, "v", agent="vandal", text="cancels everything").done()
+        done = neighbour.done()
+        assert done.outcome == pb.OUTCOME_FAILED
+        assert done.error.retryable
+        assert ScriptedSession(link, "next", agent="logging").done().outcome == pb.OUTCOME_COMPLETED
+        commander.tell(signal.SIGTERM)
+        assert commander.wait() == 0
+
+
+def test_with_its_loop_broken_it_ends_without_a_word_and_without_an_end_for_anybody(
+    folder: Path, dispatcher: ScriptedDispatcher
+) -> None:
+    flags = ("--dispatcher", dispatcher.address, "--event-loop", "asyncio")
+    with running_commander(folder, "my_agents", *flags) as commander:
+        link = dispatcher.accept()
+        ScriptedSession(link, "n", agent="caller").next_of("tool_call")
+        ScriptedSession(link, "v", agent="vandal", text="breaks the loop")
+        assert commander.wait() == 1
+        commander.wait_for("the agents' loop is broken")
+        link.wait_over()
+        assert not link.seen(lambda packet: packet.WhichOneof("payload") in ("done", "goodbye"))
 
 
 def test_a_signal_that_comes_before_the_link_ends_it_too(folder: Path) -> None:
