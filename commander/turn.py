@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from threading import Lock
 from typing import Any
 
 from commander.conversation import (
@@ -134,11 +135,21 @@ class Asked:
 class Turn(Asked):
     """One turn of an async agent. Everything that waits is awaited, in the agents' loop."""
 
+    def __init__(self, crossing: Crossing) -> None:
+        super().__init__(crossing)
+        # Whoever waits for room has it: those after wait in their order, and not all are woken for each place.
+        self._emitting = asyncio.Lock()
+
     async def emit(self, output: Output | str) -> None:
         """Sends without yielding, from a function that is no generator. Waits while the outbox is full."""
-        if not self._crossing.turn.has_room:
-            await asyncio.wrap_future(self._crossing.room())
-        _emit(self._crossing, output)
+        crossing = self._crossing
+        if crossing.turn.has_room and not self._emitting.locked():
+            _emit(crossing, output)
+            return
+        async with self._emitting:
+            while not (crossing.turn.has_room or crossing.is_over):
+                await asyncio.wrap_future(crossing.room())
+            _emit(crossing, output)
 
     async def call_tool(self, name: str, /, **arguments: object) -> Any:
         """What the tool returns, parsed from JSON. Raises a ToolFailed. Several may run at once (gather)."""
@@ -194,11 +205,18 @@ class Turn(Asked):
 class BlockingTurn(Asked):
     """One turn of a sync agent, in a thread of its own. Everything that waits blocks that thread."""
 
+    def __init__(self, crossing: Crossing) -> None:
+        super().__init__(crossing)
+        self._emitting = Lock()
+
     def emit(self, output: Output | str) -> None:
         """Sends without yielding. Blocks while the outbox is full."""
-        if not self._crossing.turn.has_room:
-            self._crossing.room().result()
-        _emit(self._crossing, output)
+        crossing = self._crossing
+        # One at a time: an author's own threads may emit beside each other.
+        with self._emitting:
+            while not (crossing.turn.has_room or crossing.is_over):
+                crossing.room().result()
+            _emit(crossing, output)
 
     def call_tool(self, name: str, /, **arguments: object) -> Any:
         """What the tool returns, parsed from JSON. Raises a ToolFailed."""

@@ -4,10 +4,11 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from commander_here import Told, serving
+from commander_here import PATIENCE_S, Told, serving
 from scripted_dispatcher import ScriptedDispatcher, ScriptedSession
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
@@ -546,6 +547,69 @@ def test_of_messages_that_nobody_reads_the_oldest_goes_with_a_warning(
         session.done()
     assert session.content == "two three"
     told.wait_for("oldest message was dropped")
+
+
+# ---- many that say something at once ----
+
+EMITTED = 60
+UNDER_WAY = 2
+WAITING = 4
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_many_at_once_keep_the_outbox_within_its_bound(dispatcher: ScriptedDispatcher, kind: str) -> None:
+    emitted: list[int] = []
+
+    @agent("async")
+    async def at_once(turn: Turn) -> None:
+        async def emit(number: int) -> None:
+            await turn.emit(turn.progress(str(number)))
+            emitted.append(number)
+
+        await asyncio.gather(*map(emit, range(EMITTED)))
+
+    @agent("sync")
+    def threads(turn: BlockingTurn) -> None:
+        def emit(number: int) -> None:
+            turn.emit(turn.progress(str(number)))
+            emitted.append(number)
+
+        with ThreadPoolExecutor(EMITTED) as pool:
+            list(pool.map(emit, range(EMITTED)))
+
+    served = at_once if kind == "async" else threads
+    with serving(dispatcher.address, served, outbox_packets=WAITING):
+        session = ScriptedSession(dispatcher.accept(), "s", credit=UNDER_WAY)
+        for number in range(1, EMITTED + 1):
+            assert session.next(acked=False).HasField("progress")
+            # What had been acknowledged until now let so many go.
+            assert len(emitted) <= number - 1 + UNDER_WAY + WAITING
+            session.ack(number, credit=UNDER_WAY)
+        session.done()
+    told = [int(packet.progress.text) for packet in session.other[:-1]]
+    assert sorted(told) == list(range(EMITTED))
+    if kind == "async":
+        assert told == sorted(told), "they go in the order in which they came"
+
+
+def test_who_waits_to_emit_when_the_agent_ends_is_told_so(dispatcher: ScriptedDispatcher) -> None:
+    ends: list[asyncio.Task[None]] = []
+    all_over = threading.Event()
+
+    @agent("hasty")
+    async def hasty(turn: Turn) -> None:
+        async def emit() -> None:
+            await turn.emit(turn.progress("late"))
+
+        ends[:] = [asyncio.create_task(emit()) for _ in range(10)]
+        asyncio.gather(*ends, return_exceptions=True).add_done_callback(lambda _: all_over.set())
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+
+    with serving(dispatcher.address, hasty, outbox_packets=1):
+        ScriptedSession(dispatcher.accept(), "s", credit=0, credit_bytes=1)
+        assert all_over.wait(PATIENCE_S)
+    said = [end for end in ends if not end.cancelled() and end.exception() is None]
+    assert len(said) == 1
 
 
 # ---- failures ----
