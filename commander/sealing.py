@@ -13,11 +13,13 @@ from southwest.ai.agent.v1 import agent_pb2 as pb
 
 from commander.core.outbox import Sealed, Series, Text
 from commander.core.turn import Usage
-from commander.errors import AgentFailure, InvalidArguments
+from commander.errors import AgentFailure, InvalidArguments, ToolNotFound
 from commander.outputs import Artifact, Content, Embedding, Output, Progress, Thought, Used
 
 # Names go out with each packet that belongs to them.
 NAME_BYTES_MAX = 1_024
+# The names of tools and the keys of calls: as long as a dispatcher takes them.
+NAME_CHARS_MAX = 128
 
 
 def item(output: Output, packet_bytes_max: int, payload_bytes_max: int) -> Text | Sealed | Series | None:
@@ -47,7 +49,8 @@ def item(output: Output, packet_bytes_max: int, payload_bytes_max: int) -> Text 
 def tool_call(
     call_id: str, tool: str, arguments: Mapping[str, object], timeout_s: float | None, idempotency_key: str
 ) -> Sealed:
-    """A call. InvalidArguments names the argument that is no JSON."""
+    """A call. ToolNotFound for a name that no tool has; InvalidArguments names the argument that is no JSON."""
+    _check_call(tool, idempotency_key)
     try:
         arguments_json = json.dumps(arguments, allow_nan=False, ensure_ascii=False)
         arguments_json.encode()
@@ -59,6 +62,20 @@ def tool_call(
     if timeout_s is not None:
         request.timeout_ms = max(1, min(round(timeout_s * 1000), 2**32 - 1))
     return Sealed(request, request.ByteSize())
+
+
+def _check_call(tool: str, idempotency_key: str) -> None:
+    """A model may have made up the name, and the key may be any text; on the wire either would end the session."""
+    if not 1 <= len(tool) <= NAME_CHARS_MAX:
+        why = f"its name has {len(tool)} characters; 1 to {NAME_CHARS_MAX} printable ones are right"
+        raise ToolNotFound(tool[:NAME_CHARS_MAX], why)
+    if not tool.isprintable():
+        raise ToolNotFound(tool, "its name has characters that can't be printed")
+    rule = f"up to {NAME_CHARS_MAX} printable characters without blanks are right"
+    if len(idempotency_key) > NAME_CHARS_MAX:
+        raise InvalidArguments(tool, f"idempotency_key: has {len(idempotency_key)} characters; {rule}")
+    if " " in idempotency_key or not idempotency_key.isprintable():
+        raise InvalidArguments(tool, f"idempotency_key: has a blank or what can't be printed; {rule}")
 
 
 def question(

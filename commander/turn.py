@@ -163,7 +163,8 @@ class Turn(Asked):
         timeout_s: float | None = None,
         idempotency_key: str = "",
     ) -> Any:
-        """As `call_tool`. `timeout_s` cuts the tool's own timeout; the key lets the tool's world tell a repeat."""
+        """As `call_tool`. `timeout_s` cuts the tool's own timeout; the key, up to 128 printable characters without
+        blanks, lets the tool's world tell a repeat."""
         call_id, answer = self._crossing.call(name, arguments, timeout_s, idempotency_key)
         try:
             waiting = asyncio.wrap_future(answer)
@@ -230,7 +231,8 @@ class BlockingTurn(Asked):
         timeout_s: float | None = None,
         idempotency_key: str = "",
     ) -> Any:
-        """As `call_tool`. `timeout_s` cuts the tool's own timeout; the key lets the tool's world tell a repeat."""
+        """As `call_tool`. `timeout_s` cuts the tool's own timeout; the key, up to 128 printable characters without
+        blanks, lets the tool's world tell a repeat."""
         call_id, answer = self._crossing.call(name, arguments, timeout_s, idempotency_key)
         try:
             return _tool_result(

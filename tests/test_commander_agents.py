@@ -422,6 +422,52 @@ def test_a_result_that_is_no_json_is_a_failed_call(dispatcher: ScriptedDispatche
         session.done()
 
 
+@pytest.mark.parametrize(
+    ("tool", "key", "failure", "why"),
+    [
+        ("", "", ToolNotFound, "has 0 characters; 1 to 128 printable ones are right"),
+        ("t" * 129, "", ToolNotFound, "has 129 characters; 1 to 128 printable ones are right"),
+        ("my\ntool", "", ToolNotFound, "has characters that can't be printed"),
+        ("half \ud800", "", ToolNotFound, "has characters that can't be printed"),
+        ("pay", "order 7", InvalidArguments, "idempotency_key: has a blank"),
+        ("pay", "order\t7", InvalidArguments, "idempotency_key: has a blank"),
+        ("pay", "k" * 129, InvalidArguments, "idempotency_key: has 129 characters; up to 128"),
+    ],
+    ids=lambda value: value[:8].encode("ascii", "replace").decode() if isinstance(value, str) else "",
+)
+def test_a_call_that_no_dispatcher_would_take_fails_before_it_goes(
+    dispatcher: ScriptedDispatcher, tool: str, key: str, failure: type[ToolFailed], why: str
+) -> None:
+    @agent("caller")
+    async def caller(turn: Turn) -> Any:
+        with pytest.raises(failure) as caught:
+            await turn.call_tool_with(tool, {}, idempotency_key=key)
+        assert why in caught.value.message
+        assert len(str(caught.value)) < 300
+        yield "caught"
+
+    session = run(dispatcher, caller)
+    assert session.content == "caught"
+    assert [packet.WhichOneof("payload") for packet in session.other] == ["done"]
+
+
+@pytest.mark.parametrize(("tool", "key"), [("my tool", ""), ("t" * 128, "k" * 128)])
+def test_an_odd_name_is_for_the_dispatcher_to_judge(
+    dispatcher: ScriptedDispatcher, tool: str, key: str
+) -> None:
+    @agent("caller")
+    async def caller(turn: Turn) -> Any:
+        yield await turn.call_tool_with(tool, {}, idempotency_key=key)
+
+    with serving(dispatcher.address, caller):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        call = session.next()
+        session.answer_call(call, '"taken"')
+        session.done()
+    assert (call.tool_call.tool_name, call.tool_call.idempotency_key) == (tool, key)
+    assert session.content == "taken"
+
+
 def test_a_call_given_up_leaves_nothing_behind(dispatcher: ScriptedDispatcher) -> None:
     @agent("impatient")
     async def impatient(turn: Turn) -> Any:
