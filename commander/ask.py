@@ -25,7 +25,7 @@ from commander.printer import Printer
 from commander.racing import at_most, first_of
 from commander.runner import Runner
 from commander.settings import Settings
-from commander.stream import Stream, StreamEnded
+from commander.stream import Stream, StreamCut, StreamEnded
 
 # When all is said, the dispatcher has this long to end the call.
 END_WAIT_S = 10.0
@@ -202,7 +202,7 @@ class Asking:
             self._printer.ended("failed", f"the dispatcher did not end the call within {END_WAIT_S:g} s")
             return Exit.FAILED
         if ended.code is not grpc.StatusCode.OK or self._sent_end is None:
-            is_gone = ended.code is grpc.StatusCode.UNAVAILABLE
+            is_gone = ended.code is grpc.StatusCode.UNAVAILABLE and not isinstance(ended, StreamCut)
             self._printer.ended(
                 "unreachable" if is_gone else "failed", f"the dispatcher ended the call: {ended}"
             )

@@ -13,10 +13,16 @@ import grpc
 from google.protobuf.message import DecodeError
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
+from commander.racing import at_most
+
 # What is inside gRPC has this long to come back from a call that was cancelled. It takes about a millisecond.
 COME_BACK_S = 1.0
 
 METHOD = "/southwest.ai.agent.v1.AgentInteraction/ChatStream"
+
+# What grpc.aio says when a write fails because the call is over. It then takes this for the call's status too, and the
+# true one, which is on its way, is lost.
+CORE_WORDS = "Internal error from Core"
 
 Tasks = tuple["asyncio.Future[Any]", ...]
 
@@ -30,6 +36,14 @@ class StreamEnded(Exception):  # noqa: N818 - named for what happened
         self.why = why
 
 
+class StreamCut(StreamEnded):
+    """It ended while this side was writing, and the true status is lost inside gRPC."""
+
+    def __init__(self) -> None:
+        why = "the dispatcher ended the stream while this side was writing; its log says why"
+        super().__init__(grpc.StatusCode.UNAVAILABLE, why)
+
+
 class Stream:
     """One call of ChatStream. Used by one task for reading and one for writing."""
 
@@ -38,6 +52,7 @@ class Stream:
         self._call: Any = channel.stream_stream(METHOD)(metadata=metadata)
         self._now = now
         self._is_writing = False
+        self._has_read_all = asyncio.Event()
         # When something was last received.
         self.heard_at = now()
 
@@ -46,8 +61,10 @@ class Stream:
         try:
             raw = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise StreamEnded(error.code(), error.details() or "") from None
+            self._has_read_all.set()
+            raise _ended(error.code(), error.details()) from None
         if raw is grpc.aio.EOF:
+            self._has_read_all.set()
             raise await self.ending()
         self.heard_at = self._now()
         try:
@@ -64,19 +81,23 @@ class Stream:
         try:
             await self._call.write(raw)
         except grpc.aio.AioRpcError as error:
-            raise StreamEnded(error.code(), error.details() or "") from None
+            ended = _ended(error.code(), error.details())
         except asyncio.InvalidStateError:  # so says grpc.aio when the call is over
-            raise await self.ending() from None
+            ended = await self.ending()
+        else:
+            return len(raw)
         finally:
             self._is_writing = False
-        return len(raw)
+        # The last thing that the other side said may tell more: whoever reads has the first word.
+        await at_most(COME_BACK_S, self._has_read_all.wait())
+        raise ended
 
     async def half_close(self) -> None:
         await self._call.done_writing()
 
     async def ending(self) -> StreamEnded:
         """How the call ended; waits until it has."""
-        return StreamEnded(await self._call.code(), await self._call.details() or "")
+        return _ended(await self._call.code(), await self._call.details())
 
     async def greet(
         self, hello: pb.UpstreamPacket, patience_s: float, given_up: asyncio.Event
@@ -119,7 +140,7 @@ class Stream:
                 if task is not reader and not (task is writer and self._is_writing):
                     task.cancel()
             await self._come_back(tasks)
-        ended = [task.exception() for task in done if not task.cancelled()]
+        ended = [task.exception() for task in tasks if task in done and not task.cancelled()]
         raised = [error for error in ended if error is not None]
         return raised[0] if raised else StreamEnded(grpc.StatusCode.OK, "")
 
@@ -131,3 +152,8 @@ class Stream:
         for task in late:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _ended(code: grpc.StatusCode, details: str | None) -> StreamEnded:
+    is_cut = code is grpc.StatusCode.INTERNAL and details == CORE_WORDS
+    return StreamCut() if is_cut else StreamEnded(code, details or "")

@@ -237,6 +237,7 @@ def test_a_dispatcher_that_ends_the_call_in_the_middle(folder: Path) -> None:
         code, _, err = ask(folder, dispatcher.address, "forever")
     assert code == 4
     assert "the dispatcher ended the call" in err
+    assert "Core" not in err
 
 
 def test_an_ending_that_is_not_ok_is_no_success(folder: Path) -> None:

@@ -1,0 +1,105 @@
+"""How a stream ends while its writer waits for a dispatcher that does not read: told in words that help."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+from southwest.ai.agent.v1 import agent_pb2 as pb
+from southwest.ai.agent.v1 import agent_pb2_grpc
+
+from commander import dialing
+from commander.settings import Settings
+from commander.stream import Stream, StreamEnded
+
+# More than a stream takes in that is not read.
+PIECE = pb.UpstreamPacket(content=pb.ContentChunk(text="x" * 10_000))
+PIECES = 100
+
+Behaviour = Callable[[Any], Awaitable[None]]
+
+
+class Deaf(agent_pb2_grpc.AgentInteractionServicer):
+    """Reads the first packet and no more, and then does as it is told."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self._behaviour = behaviour
+
+    async def ChatStream(  # type: ignore[override]  # noqa: N802 - the contract's name, and grpc.aio's shape
+        self, _: Any, context: Any
+    ) -> None:
+        await context.read()
+        await self._behaviour(context)
+
+
+@contextlib.asynccontextmanager
+async def stream_to(behaviour: Behaviour) -> AsyncIterator[Stream]:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)])
+    agent_pb2_grpc.add_AgentInteractionServicer_to_server(Deaf(behaviour), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    channel = dialing.dial(Settings(dispatcher=f"127.0.0.1:{port}"))
+    stream = Stream(channel, None, asyncio.get_running_loop().time)
+    try:
+        yield stream
+    finally:
+        stream.cancel()
+        await channel.close()
+        await server.stop(None)
+
+
+async def write(stream: Stream) -> None:
+    for _ in range(PIECES):
+        await stream.write(PIECE)
+    await asyncio.get_running_loop().create_future()
+
+
+async def read(stream: Stream) -> None:
+    while True:
+        packet = await stream.read()
+        if packet.HasField("goodbye"):
+            raise StreamEnded(grpc.StatusCode.UNAVAILABLE, packet.goodbye.reason)
+
+
+async def refuse(context: Any) -> None:
+    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much of it")
+
+
+async def end(_: Any) -> None:
+    pass
+
+
+async def say_goodbye(context: Any) -> None:
+    await context.write(pb.DownstreamPacket(goodbye=pb.Goodbye(reason="an upgrade")))
+    await refuse(context)
+
+
+@pytest.mark.parametrize("behaviour", [refuse, end])
+def test_the_end_of_the_call_is_told_in_words_of_its_own(behaviour: Behaviour) -> None:
+    async def converse() -> BaseException:
+        async with stream_to(behaviour) as stream:
+            return await stream.converse(read(stream), write(stream))
+
+    ended = asyncio.run(converse())
+    assert isinstance(ended, StreamEnded)
+    assert (ended.code, ended.why) in (
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "the dispatcher ended the stream while this side was writing; its log says why",
+        ),
+        # When the status is faster than the failure of the write.
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "too much of it"),
+        (grpc.StatusCode.OK, ""),
+    )
+
+
+def test_the_last_word_of_the_other_side_is_heard() -> None:
+    async def converse() -> BaseException:
+        async with stream_to(say_goodbye) as stream:
+            return await stream.converse(read(stream), write(stream))
+
+    ended = asyncio.run(converse())
+    assert isinstance(ended, StreamEnded)
+    assert (ended.code, ended.why) == (grpc.StatusCode.UNAVAILABLE, "an upgrade")
