@@ -13,6 +13,8 @@ from typing import Final
 # Session and attempt of the turn that runs here.
 CURRENT_TURN: ContextVar[tuple[str, int] | None] = ContextVar("current_turn", default=None)
 
+# Looking at every character of a line takes time that agents want.
+LINE_CHARS_MAX: Final = 16_384
 # Fields that a line may carry besides its text, in this order.
 FIELDS: Final = ("session", "attempt")
 
@@ -34,11 +36,21 @@ class TextFormatter(logging.Formatter):
     """`2026-01-31 12:00:00,123 info    hub: ended: completed | session=s-1 attempt=1`"""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {k}={getattr(record, k)}" for k in FIELDS if getattr(record, k, ""))
-        text = record.getMessage().replace("\n", "\\n")
+        fields = _one_line("".join(f" {k}={getattr(record, k)}" for k in FIELDS if getattr(record, k, "")))
+        text = _one_line(record.getMessage())
         name = record.name.removeprefix("commander.")
         line = f"{self.formatTime(record)} {record.levelname.lower():<7} {name}: {text}"
-        return "\n".join([line + (f" |{fields}" if fields else ""), *_below(self, record)])
+        below = [_one_line(each) for text in _below(self, record) for each in text.split("\n")]
+        return "\n".join([line + (f" |{fields}" if fields else ""), *below])
+
+
+def _one_line(text: str) -> str:
+    """Peers choose some of the words, so none of their characters may begin a line or move a cursor."""
+    if len(text) > LINE_CHARS_MAX:
+        text = f"{text[:LINE_CHARS_MAX]}… ({len(text):,} characters)"
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 class JsonFormatter(logging.Formatter):
