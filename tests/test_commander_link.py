@@ -467,6 +467,26 @@ def test_a_silent_turn_says_what_it_waits_for() -> None:
         expect(pb.HEARTBEAT_PHASE_WAITING_ANSWER)
 
 
+def test_a_silent_turn_says_which_signals_it_has_had() -> None:
+    @agent("caller")
+    async def caller(turn: Turn) -> None:
+        await turn.call_tool("slow")
+
+    welcoming = Welcoming(heartbeat_s=0.3)
+    with (
+        ScriptedDispatcher(welcoming) as dispatcher,
+        serving(dispatcher.address, caller, heartbeats_missed=20),
+    ):
+        link = dispatcher.accept()
+        session = ScriptedSession(link, "s")
+        session.next()
+        link.expect_payload("heartbeat", "s")
+        # It stays in its phase, and the dispatcher is to know all the same that it need not keep these.
+        for number in (1, 2):
+            session.owe(pb.DownstreamPacket(user_message=pb.UserMessage(text="hurry up")))
+            link.expect(lambda packet: packet.HasField("heartbeat") and packet.signals_received == number)  # noqa: B023
+
+
 def test_a_dispatcher_that_falls_silent_is_left_for_another_link() -> None:
     welcoming = Welcoming(heartbeat_s=0.05)
     with ScriptedDispatcher(welcoming) as dispatcher, serving(dispatcher.address, echo, heartbeats_missed=3):

@@ -274,6 +274,26 @@ def test_one_that_swallows_its_stop_and_yields_again_is_closed(dispatcher: Scrip
     assert seen.events == ["swallowed", "finally"]
 
 
+def test_one_that_swallows_its_stop_and_waits_is_cancelled_once_more(dispatcher: ScriptedDispatcher) -> None:
+    seen = Seen()
+
+    @agent("waiter")
+    async def waiter(_: Turn) -> Any:
+        yield "begin "
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen("swallowed")
+        await asyncio.Event().wait()
+
+    with serving(dispatcher.address, waiter, slots=2):
+        link = dispatcher.accept()
+        session = stopped_session(link, grace_ms=50)
+        session.stop_ack(ABANDONED)
+        session.stop_ack(APPLIED)
+    assert seen.events == ["swallowed"]
+
+
 def test_one_that_swallows_its_closing_too_has_ended_with_a_warning(
     dispatcher: ScriptedDispatcher, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -92,11 +92,14 @@ def test_a_start_that_its_stop_has_overtaken_is_obeyed_already() -> None:
     assert slots.start(start(), 0.0) == []
     assert slots.running == 0
     assert slots.start(start(attempt=2), 0.0)
-    for number in range(UNSTARTED_REMEMBERED_MAX):
-        slots.stop(f"other-{number}", 1, "stop", "UserCancel", None, 0.0)
-    # No more are remembered than that.
-    slots.stop("s", 2, "stop", "UserCancel", None, 0.0)
-    assert Begin in kinds(slots_of(1).start(start(), 0.0))
+
+
+def test_of_stops_that_overtook_their_starts_the_oldest_are_forgotten() -> None:
+    slots = slots_of()
+    for number in range(UNSTARTED_REMEMBERED_MAX + 1):
+        slots.stop(f"s-{number}", 1, "stop", "UserCancel", None, 0.0)
+    assert slots.start(start("s-1"), 0.0) == []
+    assert kinds(slots.start(start("s-0"), 0.0)) == [Begin]
 
 
 @pytest.mark.parametrize(
