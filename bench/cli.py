@@ -6,13 +6,12 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import uvloop
-from grpc import aio
 
 from bench import (
     calls,
@@ -27,15 +26,16 @@ from bench import (
     vectors,
     waits,
 )
-from bench.child import ROOT, ChildError
+from bench.child import ROOT
 from bench.plan import QUICK, WHOLE, Plan
 from bench.rows import Row
 from bench.scene import Scene, started
 from bench.tell import Tell
-from bench.viewer import ViewerError
 
 Measurement = Callable[[Plan, Scene, Tell], Awaitable[list[Row]]]
-MEASUREMENTS: Final[dict[str, tuple[str, Measurement]]] = {
+# By name: what it is, and how it is done.
+Measurements = Mapping[str, tuple[str, Measurement]]
+MEASUREMENTS: Final[Measurements] = {
     "flooded": ("tokens per second, as fast as they are taken", flooded.measure),
     "paced": ("added latency and CPU per token at 50 tokens/s a session", paced.measure),
     "crowd": ("1,000 sessions × 50 tokens/s from four commander processes", crowd.measure),
@@ -60,7 +60,8 @@ median of these ratios, the least and the greatest. Numbers of one machine mean 
 machine that does other things too, look at the spread before you believe a median.
 
 "to the journal" is when the dispatcher has kept a token: from then on no viewer can miss it. A goal that is not met
-is printed as NO, and never makes the command fail.
+is printed as NO, and never makes the command fail. A measurement that fails or takes too long is left out, and the
+table says so; the others go on with processes of their own, and the command exits with 1.
 
 measurements:
 """
@@ -80,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         interrupted = True
         print("bench: interrupted; its processes have ended", file=sys.stderr)
-    except (ChildError, ViewerError) as error:
-        report.failed("starting", error)
+        for name in report.missing(names):
+            report.left_out(name, "the bench was interrupted")
     report.write()
-    return EXIT_INTERRUPTED if interrupted else EXIT_FAILED if report.failures else 0
+    return EXIT_INTERRUPTED if interrupted else report.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,7 +114,8 @@ class Report:
     """What has come out so far: shown line by line, and written as JSON at the end."""
 
     def __init__(self, plan: Plan, path: Path) -> None:
-        self.failures: list[str] = []
+        # Each measurement that is missing, and why: `measurement`, `why`.
+        self.failures: list[dict[str, str]] = []
         self.rows: list[dict[str, Any]] = []
         self._plan = plan
         self._path = path
@@ -129,9 +131,20 @@ class Report:
         self.rows += table.document(name, rows)
         print("\n".join(table.lines(name, rows)), flush=True)
 
-    def failed(self, name: str, error: BaseException | str) -> None:
-        self.failures.append(f"{name}: {error or type(error).__name__}")
-        print(f"bench: {self.failures[-1]}", file=sys.stderr, flush=True)
+    def left_out(self, name: str, why: str) -> None:
+        """Says in the table that a measurement is missing. Of a `why` of many lines the table has the first."""
+        self.failures.append({"measurement": name, "why": why})
+        print(f"{name}\n  not measured: {why.splitlines()[0]}", flush=True)
+        print(f"bench: {name}: not measured: {why}", file=sys.stderr, flush=True)
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_FAILED if self.failures else 0
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Those of which nothing has been said yet."""
+        told = {each["measurement"] for each in [*self.rows, *self.failures]}
+        return [name for name in names if name not in told]
 
     def write(self) -> None:
         cores = self._neighbours.cores()
@@ -150,38 +163,55 @@ class Report:
         print(f"bench: {document['seconds']} s; written to {self._path}", file=sys.stderr)
 
 
-async def run(plan: Plan, names: Sequence[str], report: Report) -> None:
-    """Measures what is named, in the order of the table, as long as there is time."""
-    began = time.monotonic()
+async def run(
+    plan: Plan, names: Sequence[str], report: Report, measurements: Measurements = MEASUREMENTS
+) -> None:
+    """Measures what is named, in the order of the table, as long as there is time. What can't be measured is left
+    out, and the next one gets processes of its own: those of one that was given up may still be at it."""
+    over_at = time.monotonic() + plan.bound_s
     report.begin()
-    async with started() as scene:
-        await flooded.warm_up(scene)
-        for name, (_, measure) in MEASUREMENTS.items():
-            left_s = plan.bound_s - (time.monotonic() - began)
-            if name not in names:
-                continue
-            if left_s <= 0:
-                report.failed(name, f"left out: {plan.bound_s:g} s are over")
-                continue
-            try:
-                tell = _teller(name)
-                at = time.monotonic()
-                async with asyncio.timeout(min(left_s, plan.measurement_s)):
-                    report.measured(name, await measure(plan, scene, tell))
-                tell(f"took {time.monotonic() - at:.1f} s")
-            except TimeoutError:
-                report.failed(name, f"given up: it took longer than {min(left_s, plan.measurement_s):.0f} s")
-                return
-            except (ChildError, ViewerError, aio.AioRpcError, ExceptionGroup) as error:
-                report.failed(name, _first(error))
-                return
+    waiting = [name for name in measurements if name in names]
+    while waiting:
+        try:
+            async with started() as scene:
+                await flooded.warm_up(scene)
+                fit = True
+                while waiting and fit:
+                    name = waiting.pop(0)
+                    fit = await _measured(name, measurements[name][1], plan, scene, report, over_at)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what came out until then is shown
+            for name in waiting or ("the end of its processes",):
+                report.left_out(name, f"no processes to measure: {_told(error)}")
+            return
 
 
-def _first(error: Exception) -> Exception:
-    """Of what tasks raised together, the first."""
-    while isinstance(error, ExceptionGroup):
+async def _measured(
+    name: str, measure: Measurement, plan: Plan, scene: Scene, report: Report, over_at: float
+) -> bool:
+    """Measures one. False when the scene may not be fit for another."""
+    began_at = time.monotonic()
+    bound_s = min(over_at - began_at, plan.measurement_s)
+    if bound_s <= 0:
+        report.left_out(name, f"the bench's {plan.bound_s:g} s were over")
+        return True
+    tell = _teller(name)
+    limit = asyncio.timeout(bound_s)
+    try:
+        async with limit:
+            report.measured(name, await measure(plan, scene, tell))
+    except Exception as error:  # noqa: BLE001 - one that fails takes no other with it
+        late = limit.expired()
+        report.left_out(name, f"it took longer than {bound_s:.0f} s" if late else _told(error))
+        return False
+    tell(f"took {time.monotonic() - began_at:.1f} s")
+    return True
+
+
+def _told(error: BaseException) -> str:
+    """Of what tasks raised together, the first; its kind, and what it says."""
+    while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return error
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def _teller(name: str) -> Tell:

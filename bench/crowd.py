@@ -1,8 +1,12 @@
-"""Many sessions at the pace of a language model, from several commander processes, on one dispatcher."""
+"""Many sessions at the pace of a language model, from several commander processes, on one dispatcher.
+
+Latencies are those of the load while it lasts: its beginning and its end, where all sessions open and finish at
+once, have no part in them, on either side. Whether it is sustained, all that was due tells.
+"""
 
 from typing import Final, NamedTuple
 
-from bench.load import Window, latencies, on_bare, unwatched
+from bench.load import LEFT_OUT, Window, latencies, on_bare, unwatched
 from bench.paced import PER_SECOND
 from bench.plan import Plan
 from bench.rows import Goal, Row, row
@@ -59,6 +63,7 @@ def _rows(
             "ms",
             [each.latencies.p50_ms for each in ours],
             [each.latencies.p50_ms for each in bare],
+            note=LEFT_OUT,
         ),
         row(
             f"{who}: latency, p99",
@@ -66,7 +71,7 @@ def _rows(
             [each.latencies.p99_ms for each in ours],
             [each.latencies.p99_ms for each in bare],
             late,
-            "of what came: a generator that is held up makes its token late, not slow",
+            f"{LEFT_OUT}; of what came: a generator that is held up makes its token late, not slow",
         ),
         row(
             f"{who}: server's CPU per token",

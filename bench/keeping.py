@@ -69,6 +69,6 @@ class Arrivals:
         chars = sum(map(len, self._texts))
         return chars // len(PLAIN), len(self._texts), self._when_ns[-1] if self._when_ns else 0
 
-    def _latencies(self, warm_ns: int, in_time_ns: int) -> tuple[float, ...]:
+    def _latencies(self, warm_ns: int, cool_ns: int, in_time_ns: int) -> tuple[float, ...]:
         kept = zip(self._when_ns, self._sessions, self._texts, strict=True)
-        return latencies(kept, warm_ns, in_time_ns)
+        return latencies(kept, warm_ns, cool_ns, in_time_ns)

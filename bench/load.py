@@ -16,8 +16,11 @@ _LEAD_S: Final = 0.15
 _LEAD_PER_SESSION_S: Final = 0.002
 # What was yielded in time has arrived in time when it came no later than this behind it.
 _SLACK_NS: Final = NS // 10
-# Tokens of the first moments tell of connections that open and interpreters that warm up.
-_WARM_NS: Final = NS * 3 // 10
+# Percentiles leave out tokens yielded in the first and in the last moments of a load, on both sides alike. The first
+# tell of connections that open and interpreters that warm up; the last of all its sessions finishing at once.
+WARM_S: Final = 0.3
+COOL_S: Final = 0.3
+LEFT_OUT: Final = f"without the first {WARM_S:g} s and the last {COOL_S:g} s"
 # A server that is far behind has so long to read the rest.
 _DRAIN_S: Final = 30.0
 
@@ -104,7 +107,12 @@ async def ended(server: Child, sessions: int, window: Window, ending: str = "com
 
 
 async def latencies(server: Pair | Bare, window: Window) -> Latencies:
-    """Of the stamped tokens of the last load."""
+    """Of the stamped tokens of the last load; the percentiles `LEFT_OUT`."""
     child = server.host if isinstance(server, Pair) else server.server
-    told = {"warm_ns": window.start_ns + _WARM_NS, "in_time_ns": window.stop_ns + _SLACK_NS}
-    return Latencies(*await child.told("latencies", **told))
+    found = await child.told(
+        "latencies",
+        warm_ns=window.start_ns + int(WARM_S * NS),
+        cool_ns=window.stop_ns - int(COOL_S * NS),
+        in_time_ns=window.stop_ns + _SLACK_NS,
+    )
+    return Latencies(*found)

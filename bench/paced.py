@@ -1,6 +1,10 @@
-"""Latency and cost at an everyday load: many sessions at the pace of a language model."""
+"""Latency and cost at an everyday load: many sessions at the pace of a language model.
 
-from bench.load import Window, latencies, on_bare, unwatched
+Latencies are those of the load while it lasts: its beginning and its end, where all sessions open and finish at
+once, have no part in them, on either side.
+"""
+
+from bench.load import LEFT_OUT, Window, latencies, on_bare, unwatched
 from bench.plan import Plan
 from bench.rows import Goal, Row, row
 from bench.scene import Bare, Pair, Scene
@@ -28,6 +32,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
             [each.p50_ms for each, _ in ours],
             [each.p50_ms for each, _ in bare],
             _LATENCY,
+            LEFT_OUT,
         ),
         row(
             f"{who}: added latency to the journal, p99",
@@ -35,6 +40,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
             [each.p99_ms for each, _ in ours],
             [each.p99_ms for each, _ in bare],
             _LATENCY,
+            LEFT_OUT,
         ),
         row(
             f"{who}: dispatcher's CPU per token",

@@ -27,8 +27,9 @@ Kept = tuple[int, str, str]
 
 
 class Latencies(NamedTuple):
-    """Of stamped tokens, from yield to arrival. `in_time`: how many had arrived by the time asked for. The
-    percentiles leave out the first ones, as told: connections and interpreters warm up."""
+    """Of stamped tokens, from yield to arrival. `tokens` and `in_time`, which is how many had arrived by the time
+    asked for, count all of them. The percentiles leave out the first and the last ones, as told: connections and
+    interpreters warm up, and where a load ends all its sessions finish at once, which no lasting load does."""
 
     tokens: int
     in_time: int
@@ -113,9 +114,9 @@ async def flood(start_ns: int, stop_ns: int) -> AsyncIterator[str]:
         yield PLAIN
 
 
-def latencies(kept: Iterable[Kept], warm_ns: int, in_time_ns: int) -> Latencies:
+def latencies(kept: Iterable[Kept], warm_ns: int, cool_ns: int, in_time_ns: int) -> Latencies:
     """Reads stamped tokens, merged and cut as they may be: one has arrived when its last character has. Those
-    yielded before `warm_ns` have no part in the percentiles."""
+    yielded before `warm_ns`, or at `cool_ns` and later, have no part in the percentiles."""
     rest: dict[str, str] = {}
     found: list[int] = []
     tokens = in_time = 0
@@ -123,7 +124,7 @@ def latencies(kept: Iterable[Kept], warm_ns: int, in_time_ns: int) -> Latencies:
         text = rest.get(session, "") + piece
         whole = len(text) - len(text) % STAMP_CHARS
         made = [int(text[at : at + _DIGITS], 16) for at in range(0, whole, STAMP_CHARS)]
-        found += [arrived_ns - made_ns for made_ns in made if made_ns >= warm_ns]
+        found += [arrived_ns - made_ns for made_ns in made if warm_ns <= made_ns < cool_ns]
         tokens += len(made)
         if arrived_ns <= in_time_ns:
             in_time += len(made)

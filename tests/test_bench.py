@@ -5,9 +5,11 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.cli import MEASUREMENTS, Report, main, run
+from bench.load import LEFT_OUT
 from bench.plan import Plan
-from bench.rows import Goal, row
+from bench.rows import Goal, Row, row
+from bench.scene import Scene
+from bench.tell import Tell
 from bench.tokens import NS, STAMP_CHARS, due_times, latencies
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,10 +32,10 @@ TINY = Plan(
     rounds=1,
     flood_s=0.05,
     flood_sessions=(1, 2),
-    pace_s=0.6,
+    pace_s=0.9,
     pace_sessions=2,
     crowd_rounds=1,
-    crowd_s=0.6,
+    crowd_s=0.9,
     crowd_sessions=4,
     crowd_processes=2,
     wait_s=0.05,
@@ -74,9 +79,90 @@ def test_every_measurement_gives_rows_and_leaves_no_process(
         assert each["goal"] is None or isinstance(each["met"], bool), each
     (never,) = (each for each in document["rows"] if "after an ending" in each["what"])
     assert never["ours"]["median"] == 0
+    paced = [
+        row
+        for row in document["rows"]
+        if row["measurement"] in ("paced", "crowd") and "latency" in row["what"]
+    ]
+    assert paced
+    assert all(LEFT_OUT in row["note"] for row in paced)
+    # Where nothing was left to measure they would be zero.
+    assert all(row["ours"]["least"] > 0 and row["theirs"]["least"] > 0 for row in paced)
     out = capsys.readouterr().out
     assert "ChatStream" in out
+    assert "not measured" not in out
     assert all(f"\n{name}\n" in out for name in MEASUREMENTS)
+
+
+class Seen:
+    """Measurements that go wrong, and one that notes which dispatcher it was given."""
+
+    def __init__(self) -> None:
+        self.hosts: list[str] = []
+
+    async def note(self, _plan: Plan, scene: Scene, _tell: Tell) -> list[Row]:
+        self.hosts.append(repr(scene.pair.host))
+        await scene.pair.host.told("cpu")
+        return [row("noted", "", [1.0])]
+
+    async def kill(self, _plan: Plan, scene: Scene, _tell: Tell) -> list[Row]:
+        found = re.search(r"process (\d+)", repr(scene.pair.host))
+        assert found is not None
+        os.kill(int(found[1]), signal.SIGKILL)
+        await scene.pair.host.told("cpu")
+        return []
+
+    async def hang(self, _plan: Plan, _scene: Scene, _tell: Tell) -> list[Row]:
+        await asyncio.Event().wait()
+        return []
+
+    async def divide(self, _plan: Plan, _scene: Scene, _tell: Tell) -> list[Row]:
+        return [row("never", "", [1 / (self.hosts.count("none"))])]
+
+
+def test_a_measurement_that_fails_or_takes_too_long_is_named_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = own_processes()
+    seen = Seen()
+    measurements = {
+        "first": ("", seen.note),
+        "second": ("", seen.note),
+        "killed": ("", seen.kill),
+        "third": ("", seen.note),
+        "hung": ("", seen.hang),
+        "fourth": ("", seen.note),
+        "divided": ("", seen.divide),
+    }
+    report = Report(TINY, tmp_path / "some.json")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(replace(TINY, measurement_s=5), list(measurements), report, measurements))
+    report.write()
+
+    first, second, third, fourth = seen.hosts
+    assert first == second
+    assert len({first, third, fourth}) == 3
+    assert own_processes() <= before
+    document = json.loads((tmp_path / "some.json").read_text())
+    assert [each["measurement"] for each in document["rows"]] == ["first", "second", "third", "fourth"]
+    why = {each["measurement"]: each["why"] for each in document["failures"]}
+    assert list(why) == ["killed", "hung", "divided"]
+    assert "host" in why["killed"]
+    assert why["hung"] == "it took longer than 5 s"
+    assert why["divided"].startswith("ZeroDivisionError")
+    out = capsys.readouterr().out
+    for name, told in why.items():
+        assert f"\n{name}\n  not measured: {told.splitlines()[0]}\n" in out
+
+
+def test_what_there_was_no_time_for_is_named_and_the_command_fails(tmp_path: Path) -> None:
+    report = Report(TINY, tmp_path / "late.json")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(replace(TINY, bound_s=0), ["calls", "opening"], report))
+    assert report.rows == []
+    assert [each["measurement"] for each in report.failures] == ["calls", "opening"]
+    assert all(each["why"] == "the bench's 0 s were over" for each in report.failures)
+    assert report.exit_code == 1
 
 
 def test_ctrl_c_ends_its_processes_and_keeps_what_was_measured(tmp_path: Path) -> None:
@@ -100,7 +186,9 @@ def test_ctrl_c_ends_its_processes_and_keeps_what_was_measured(tmp_path: Path) -
         assert bench.wait(30) == 130
     assert "Traceback" not in rest
     assert not any(Path("/proc", pid).exists() for pid in children)
-    assert json.loads(path.read_text())["rows"] == []
+    document = json.loads(path.read_text())
+    assert document["rows"] == []
+    assert document["failures"] == [{"measurement": "flooded", "why": "the bench was interrupted"}]
 
 
 def test_help_teaches_and_wrong_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,12 +211,22 @@ def test_tokens_are_read_whole_however_they_are_merged_and_cut(data: st.DataObje
     late = 10**16
     kept = [(late + n, "s", text[a:b]) for n, (a, b) in enumerate(zip(begins, ends, strict=True))]
 
-    found = latencies(kept, 0, late + 10**6)
+    found = latencies(kept, 0, late, late + 10**6)
     assert found.tokens == found.in_time == len(made)
     # The slowest is the one with the greatest time from its making to the piece that has its last character.
     arrived = [next(n for n, b in enumerate(ends) if b >= (i + 1) * STAMP_CHARS) for i in range(len(made))]
     slowest = max(late + n - each for n, each in zip(arrived, made, strict=True))
     assert found.max_ms == pytest.approx(slowest / 1e6)
+
+
+def test_percentiles_leave_out_what_was_yielded_at_the_beginning_and_at_the_end_of_a_load() -> None:
+    took = {100: 50_000_000, 200: 1_000_000, 300: 3_000_000, 399: 2_000_000, 400: 90_000_000, 500: 70_000_000}
+    kept = [(made + ns, "s", f"{made:016x} ") for made, ns in took.items()]
+    found = latencies(kept, 200, 400, 300 + 3_000_000)
+    assert (found.p50_ms, found.p99_ms, found.max_ms) == (2.0, 3.0, 3.0)
+    # Whether they came, and came in time, is asked of all.
+    assert found.tokens == 6
+    assert found.in_time == 3
 
 
 def test_sessions_of_a_load_are_spread_over_the_interval() -> None:
