@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import commander.metrics
 import commander.settings
 import dispatcher.settings
+from commander.errors import TOOL_FAILURES
 from dispatcher.core.endings import ENDINGS, REFUSALS
 from dispatcher.core.session import TRANSITIONS, State
 from dispatcher.metrics import Metrics
@@ -67,12 +69,46 @@ def metrics() -> str:
     return "\n".join(rows)
 
 
+def commander_metrics() -> str:
+    """The commander's own metrics. Labels are known of what has been counted, so everything is counted once."""
+    made = commander.metrics.Metrics()
+    made.watch(0, lambda: 0, lambda: 0)
+    made.turn_started("")
+    made.turn_ended("", "")
+    made.start_refused("")
+    made.link_failed("")
+    made.packet_ignored("")
+    made.outbox_waited("", 0)
+    made.stop_came_to("", 0)
+    rows = ["| metric | kind | labels | what it is |", "| --- | --- | --- | --- |"]
+    for family in sorted(made.registry.collect(), key=lambda family: family.name):
+        if not family.samples:
+            raise LookupError(
+                f"{family.name}: count one of it in generate_docs.py, for its labels to be known"
+            )
+        total = "_total" if family.type == "counter" else ""
+        labels = ", ".join(label for label in family.samples[0].labels if label != "le")
+        rows.append(f"| `{family.name}{total}` | {family.type} | {labels} | {family.documentation} |")
+    return "\n".join(rows)
+
+
+def tool_failures() -> str:
+    """What a tool call may raise in an agent."""
+    rows = ["| exception | `code` | what happened |", "| --- | --- | --- |"]
+    for code, failure in TOOL_FAILURES.items():
+        told = (failure.__doc__ or "").strip().replace("\n", " ")
+        rows.append(f"| `{failure.__name__}` | `{code}` | {told} |")
+    return "\n".join(rows)
+
+
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "endings": endings,
     "states": states,
     "dispatcher-settings": settings(dispatcher.settings),
     "commander-settings": settings(commander.settings),
     "metrics": metrics,
+    "commander-metrics": commander_metrics,
+    "tool-failures": tool_failures,
 }
 
 
