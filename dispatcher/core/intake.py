@@ -93,7 +93,8 @@ class Intake:
             if packet.sequence != due and not (minimal and packet.sequence == 0):
                 self._out_of_order(link, session, packet, due)
                 continue
-            if not minimal and self._beyond_credit(session, packet):
+            may_be_beyond = packet.sequence > session.allowed or session.starved is not None
+            if may_be_beyond and not minimal and self._beyond_credit(session, packet):
                 self._breach(session, link, f"{packet.kind}: came beyond the credit; wait for the next ack")
                 continue
             if minimal and not self._is_of_minimal(session, link, packet):
@@ -350,7 +351,6 @@ class Intake:
     def _content(self, session: Session, packet: Packet, link: Link) -> None:
         text = packet.text
         if text:
-            session.sent(text)
             if session.first_content_at is None:
                 self._first_content(session)
             guard = session.guard
@@ -358,9 +358,10 @@ class Intake:
             verdict = guard.content(text, session.received, packet.agent)
             if verdict is PASS:
                 session.safe = guard.safe(session.received)
-                session.published(text)
+                session.passed_on(text)
                 self._board.emit(session, "content", packet.agent, text, None)
             else:
+                session.sent(text)
                 self._judged(session, verdict)
         else:
             self._settle(session)

@@ -236,15 +236,30 @@ class Session:
     def event(self, kind: str, agent: str, text: str, body: object, size: int) -> SessionEvent:
         """The session's next event, accounted for; `size` is what it takes besides the texts in it, in bytes."""
         self.offset += 1
-        self.kept_bytes += utf8_bytes(text) + utf8_bytes(agent) + size + EVENT_OVERHEAD_BYTES
+        size += EVENT_OVERHEAD_BYTES + (len(text) if text.isascii() else utf8_bytes(text))
+        if agent:
+            size += utf8_bytes(agent)
         if body is not None:
-            self.kept_bytes += texts_bytes(body)
-        return SessionEvent(self.offset, kind, self.attempt, agent, text, body)
+            size += texts_bytes(body)
+        self.kept_bytes += size
+        # As `SessionEvent(…)`, in half of the time.
+        return tuple.__new__(SessionEvent, (self.offset, kind, self.attempt, agent, text, body))
 
     def sent(self, text: str) -> None:
         """Its commander sent content; `Done` will be checked against it."""
         self.sent_chars += len(text)
         self.sent_crc32 = crc32(text.encode(errors="surrogatepass"), self.sent_crc32)
+
+    def passed_on(self, text: str) -> None:
+        """Its commander sent content, and viewers are given it as it is. The hot path: as long as nothing was ever held
+        back, both have the same checksum."""
+        encoded = text.encode(errors="surrogatepass")
+        chars, crc = len(text), crc32(encoded, self.sent_crc32)
+        is_same = self.sent_crc32 == self.content_crc32
+        self.sent_chars += chars
+        self.content_chars += chars
+        self.sent_crc32 = crc
+        self.content_crc32 = crc if is_same else crc32(encoded, self.content_crc32)
 
     def published(self, text: str) -> None:
         """Viewers are given content."""

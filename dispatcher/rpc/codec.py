@@ -111,19 +111,23 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
     if kind == "content":
         content = wire.content
         text = content.text
-        return core.Packet(
-            "content",
-            session_id,
-            wire.attempt,
-            wire.sequence,
-            agent,
-            text,
-            content.is_finish,
-            wire.signals_received,
-            _utf8_size(text),
-            None,
-            None,
-            flaw,
+        # As `core.Packet(…)`, in less than half of the time: one is made for nearly every token.
+        return tuple.__new__(
+            core.Packet,
+            (
+                "content",
+                session_id,
+                wire.attempt,
+                wire.sequence,
+                agent,
+                text,
+                content.is_finish,
+                wire.signals_received,
+                len(text) if text.isascii() else len(text.encode()),
+                None,
+                None,
+                flaw,
+            ),
         )
     text = ""
     size = 0
