@@ -22,9 +22,11 @@ class TextFormatter(logging.Formatter):
         name = record.name.removeprefix("dispatcher.")
         line = f"{self.formatTime(record)} {record.levelname.lower():<7} {name}: {text}"
         line += f" |{fields}" if fields else ""
-        stack = getattr(record, "stack", "")
-        line += f"\n{stack}" if stack else ""
-        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        below = [
+            getattr(record, "stack", ""),
+            self.formatException(record.exc_info) if record.exc_info else "",
+        ]
+        return "\n".join([line, *(_one_line(each) for text in below if text for each in text.split("\n"))])
 
 
 def _one_line(text: str) -> str:

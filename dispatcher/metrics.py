@@ -1,6 +1,7 @@
 """What Prometheus sees. Names and labels are defined here and nowhere else; docs/operating.md lists them."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -93,13 +94,15 @@ class Metrics:
     def kept(self, events: int) -> None:
         self.events_kept += events
 
-    def received(self, packets: int) -> None:
-        """So many packets were taken off a link; `processed` follows."""
+    @contextlib.contextmanager
+    def processing(self, packets: int) -> Iterator[None]:
+        """So many packets were taken off a link, and have been processed when it ends."""
         self.packets_unprocessed += packets
-
-    def processed(self, packets: int) -> None:
-        self.packets_unprocessed -= packets
-        self.packets_received += packets
+        try:
+            yield
+        finally:
+            self.packets_unprocessed -= packets
+            self.packets_received += packets
 
     def tool_called(self, tool: str, outcome: str, seconds: float) -> None:
         self._tool_calls.labels(tool, outcome).inc()

@@ -1,17 +1,17 @@
 """The board: every piece of state that sessions share, and the moves that touch more than one of them.
 
 All mutable state of the core is in here: the sessions, the fleet with its slots, the queue, the deadlines, the
-room in the journal. `router.py`, `links.py` and `intake.py` decide; they change things through these moves
-alone. A step's effects gather in `out`, in order. Within one step the events of one session share one Append,
-placed where the first of them arose, so nothing is acknowledged or told to a commander before it is kept.
+room in the journal. `router.py`, `links.py` and `intake.py` decide; what concerns one slot or one commander they
+change there, what concerns several sessions through these moves. A step's effects gather in `out`, in order. Within
+one step the events of one session share one Append, placed where the first of them arose, so nothing is acknowledged
+or told to a commander before it is kept.
 """
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from math import inf
-from typing import Final
 
-from dispatcher.core.endings import Ending
+from dispatcher.core.endings import STOP_OF_ENDING, Ending
 from dispatcher.core.events import (
     Append,
     CancelTools,
@@ -39,24 +39,11 @@ from dispatcher.core.packets import (
     Start,
     Started,
     Stop,
-    StopCode,
     utf8_bytes,
 )
 from dispatcher.core.policy import PASS, Guard, Verdict
 from dispatcher.core.session import Session, Step
 from dispatcher.core.timers import Timers
-
-_STOP_OF_ENDING: Final[dict[Ending, StopCode]] = {
-    Ending.STOPPED: "admin",
-    Ending.POLICY_BLOCKED: "policy_violation",
-    Ending.LIMIT_EXCEEDED: "limit",
-    Ending.DEADLINE_EXCEEDED: "limit",
-    Ending.JOURNAL_FULL: "limit",
-    Ending.DETACHED: "detached",
-    Ending.SHUTDOWN: "shutdown",
-    Ending.PROTOCOL_ERROR: "protocol",
-    Ending.INCOMPLETE: "protocol",
-}
 
 
 class Board:
@@ -181,7 +168,7 @@ class Board:
     ) -> None:
         """Settles the slot of a session that has just ended."""
         if stop is None:
-            code = _STOP_OF_ENDING.get(session.ending or Ending.STOPPED, "fenced")
+            code = STOP_OF_ENDING.get(session.ending or Ending.STOPPED, "fenced")
             stop = Stop(f"end-{session.session_id}", code, message, int(self.limits.stop_grace_s * 1000))
         commander = self.fleet.commanders.get(session.commander_id)
         slot = commander.slots.get((session.session_id, session.attempt)) if commander else None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from dispatcher.core.packets import StopCode
+
 
 @dataclass(frozen=True, slots=True)
 class Traits:
@@ -81,6 +83,29 @@ ENDINGS: Final[dict[Ending, Traits]] = {
     Ending.JOURNAL_FULL: Traits(
         14, "RESOURCE_EXHAUSTED", 507, True, "There is no room for its events; try again later.", 30.0
     ),
+}
+
+
+# What the commander of a session that ends by itself here is told why it has to stop; others: "fenced".
+STOP_OF_ENDING: Final[dict[Ending, StopCode]] = {
+    Ending.STOPPED: "admin",
+    Ending.POLICY_BLOCKED: "policy_violation",
+    Ending.LIMIT_EXCEEDED: "limit",
+    Ending.DEADLINE_EXCEEDED: "limit",
+    Ending.JOURNAL_FULL: "limit",
+    Ending.DETACHED: "detached",
+    Ending.SHUTDOWN: "shutdown",
+    Ending.PROTOCOL_ERROR: "protocol",
+    Ending.INCOMPLETE: "protocol",
+}
+
+# How a stop of this code ends a session; others: stopped.
+ENDING_OF_STOP: Final[dict[StopCode, Ending]] = {
+    "policy_violation": Ending.POLICY_BLOCKED,
+    "limit": Ending.LIMIT_EXCEEDED,
+    "detached": Ending.DETACHED,
+    "shutdown": Ending.SHUTDOWN,
+    "protocol": Ending.PROTOCOL_ERROR,
 }
 
 

@@ -1,8 +1,8 @@
 """What can happen to the router, and what it wants done about it: two closed unions.
 
 Events are in the past tense and come from the hub; effects are imperatives and go back to it, in the order in
-which they are to be performed. Adding one to a union without handling it is a type error in `router.py` or
-`hub.py`.
+which they are to be performed. One that is added to a union and not handled in `router.py` or `hub.py` is named by
+`tests/test_router.py`.
 """
 
 from collections.abc import Mapping

@@ -273,7 +273,8 @@ class Drain(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What becomes of one resume; `body` by kind: (next_sequence, credit, credit_bytes), why, ending or None."""
+    """What becomes of one resume. `next_sequence` and the credit are of one that is resumed, `why` of one that is
+    fenced or has ended."""
 
     session_id: str
     attempt: int

@@ -1,8 +1,8 @@
 """Verdicts on what passes: limits in numbers and time, and text that must never leave.
 
 Owns what one session has used, and the windows in which its text waits to be judged (`windows.py`).
-Reads no clock, arms no timer, ends nothing: it gives verdicts, packet by packet and in order, to `router.py`,
-its only caller.
+Reads no clock, arms no timer, ends nothing: it gives verdicts, packet by packet and in order, to `intake.py`, and
+deadlines to the router.
 
 It fails closed: text that is possibly a match for too long is a violation, and so is text of more speakers
 than can be looked at. Violations bear names and numbers, never text.

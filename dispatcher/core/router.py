@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from dispatcher.core.board import Board
-from dispatcher.core.endings import Ending, Refusal
+from dispatcher.core.endings import ENDING_OF_STOP, Ending, Refusal
 from dispatcher.core.events import (
     Accepted,
     AnswerGiven,
@@ -46,17 +46,8 @@ from dispatcher.core.fleet import Fleet
 from dispatcher.core.intake import Intake
 from dispatcher.core.limits import Limits
 from dispatcher.core.links import Links
-from dispatcher.core.packets import Answer, Goodbye, Signal, Stop, StopCode, ToolResult, UserMessage
+from dispatcher.core.packets import Answer, Goodbye, Signal, Stop, ToolResult, UserMessage
 from dispatcher.core.session import Session
-
-_ENDING_OF_STOP: Final[dict[StopCode, Ending]] = {
-    "policy_violation": Ending.POLICY_BLOCKED,
-    "limit": Ending.LIMIT_EXCEEDED,
-    "detached": Ending.DETACHED,
-    "shutdown": Ending.SHUTDOWN,
-    "protocol": Ending.PROTOCOL_ERROR,
-}
-
 
 # A deadline that is seen so late says that nothing was seen meanwhile.
 STOOD_STILL_S: Final = 0.5
@@ -215,7 +206,7 @@ class Router:
             self._board.out.append(Stopped(session.session_id, session.stop_id, ending, already_ended=True))
         else:
             self._stop(session, event, event.stop_id)
-            ending = _ENDING_OF_STOP.get(event.code, Ending.STOPPED).value
+            ending = ENDING_OF_STOP.get(event.code, Ending.STOPPED).value
             self._board.out.append(Stopped(session.session_id, event.stop_id, ending, already_ended=False))
 
     def _stops_requested(self, event: StopsRequested) -> None:
@@ -228,7 +219,7 @@ class Router:
         grace_s = self._board.limits.stop_grace_s if event.grace_s is None else event.grace_s
         stop = Stop(stop_id, event.code, event.reason, int(grace_s * 1000), event.actor)
         by = f" by {event.actor}" if event.actor else ""
-        ending = _ENDING_OF_STOP.get(event.code, Ending.STOPPED)
+        ending = ENDING_OF_STOP.get(event.code, Ending.STOPPED)
         self._board.end(session, ending, f"stopped{by}: {event.reason}", stop=stop)
 
     def _stop_unreceived(self, commander_id: str, session_id: str, attempt: str) -> None:

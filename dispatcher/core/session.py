@@ -1,7 +1,7 @@
 """One session: its table of states, its order, its fence, and what is owed to whom.
 
 Two rules. Everything that affects one session lives here; what is shared between sessions (slots, queue,
-deadlines) lives in `router.py`, the only caller. And every change of state goes through `advance`, which
+deadlines) lives on the board. And every change of state goes through `advance`, which
 looks into TRANSITIONS; the diagram in docs/architecture.md is drawn from that table.
 
     queued     waits for a slot
@@ -86,7 +86,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Step, State]]] = {
 
 
 class Session:
-    """The state of one session. Attributes are read by views; only `router.py` calls what changes them."""
+    """The state of one session. Attributes are read by views; only the core calls what changes them."""
 
     __slots__ = (
         "agent",

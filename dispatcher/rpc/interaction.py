@@ -237,9 +237,8 @@ class Interaction:
             if isinstance(received, Hello):
                 submit(HelloReceived(link_id, received))
             else:
-                metrics.received(len(received))
-                submit(PacketsReceived(link_id, received))
-                metrics.processed(len(received))
+                with metrics.processing(len(received)):
+                    submit(PacketsReceived(link_id, received))
 
 
 def handlers(interaction: Interaction) -> grpc.GenericRpcHandler:
