@@ -169,5 +169,6 @@ class Rotation:
 
 
 def _cost(numbered: Numbered) -> int:
-    ids = len(numbered.turn.session_id) + len(numbered.packet.path.encode())
-    return numbered.packet.size_bytes + ids + ENVELOPE_BYTES
+    packet = numbered.packet
+    path_bytes = len(packet.path.encode()) if packet.path else 0
+    return packet.size_bytes + len(numbered.turn.session_id) + path_bytes + ENVELOPE_BYTES

@@ -12,7 +12,6 @@ import zlib
 from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import NamedTuple
 
 from commander.core.outbox import Outbox, Sealed, Series, Text, utf8_size
 
@@ -83,7 +82,9 @@ class Done:
     error: object = None
 
 
-class Packet(NamedTuple):
+# Not frozen, like `Text`.
+@dataclass(slots=True)
+class Packet:
     """What crosses the link, numbered. It never changes: sent again, it is the same."""
 
     sequence: int
@@ -277,12 +278,15 @@ class Turn:
 
     def take(self) -> Packet | None:
         """The next packet for the link: first what a broken link may have lost, then what is new."""
-        if not self.has_more or not self.has_credit:
+        if self.fenced or not self.has_credit:
             return None
         if self._under_way < len(self._unacknowledged):
             packet = self._unacknowledged[self._under_way]
         else:
-            packet = self._number()
+            item = self._outbox.take()
+            if item is None:
+                return None
+            packet = self._number(item)
             if self._credit is None:
                 self._acknowledged = packet.sequence
                 return packet
@@ -366,15 +370,16 @@ class Turn:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def _number(self) -> Packet:
-        item = self._outbox.take()
-        assert item is not None
+    def _number(self, item: Text | Sealed) -> Packet:
         self._last_sequence += 1
         if isinstance(item, Text):
-            size = utf8_size(item.text) + utf8_size(item.step or "")
+            encoded = item.text.encode()
+            size = len(encoded)
             if item.step is None:
                 self._content_chars += len(item.text)
-                self._content_crc32 = zlib.crc32(item.text.encode(), self._content_crc32)
+                self._content_crc32 = zlib.crc32(encoded, self._content_crc32)
+            else:
+                size += utf8_size(item.step)
             return Packet(self._last_sequence, item, size, item.path)
         payload = item.payload
         self._awaited_taken += item.is_awaited
@@ -394,7 +399,8 @@ class Turn:
         self._acknowledged = max(self._acknowledged, sequence)
 
 
-class Numbered(NamedTuple):
+@dataclass(slots=True)
+class Numbered:
     """A packet with the turn that it is of."""
 
     turn: Turn
