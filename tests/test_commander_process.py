@@ -49,7 +49,19 @@ async def leave():
 async def interrupt():
     raise KeyboardInterrupt
 
+async def linger():
+    try:
+        await asyncio.sleep(600)
+    finally:
+        sys.exit(9)
+
 helpers = []
+
+@agent("leaver")
+async def leaver(turn):
+    helpers.append(asyncio.create_task(linger()))
+    await asyncio.sleep(0)
+    yield "left"
 
 @agent("vandal")
 async def vandal(turn):
@@ -93,7 +105,7 @@ def test_a_signal_lets_it_finish(
     flags = ("--dispatcher", dispatcher.address, "--slots", "3", "--event-loop", event_loop)
     with running_commander(folder, "my_agents", *flags) as commander:
         link = dispatcher.accept()
-        started = commander.wait_for("agents caller, blocker, deaf, logging, vandal")
+        started = commander.wait_for("agents caller, blocker, deaf, logging, leaver, vandal")
         assert "3 slots" in started
         assert dispatcher.address in started
         commander.wait_for("linked to")
@@ -186,6 +198,18 @@ def test_who_is_cancelled_by_another_agent_may_be_tried_again(
         assert done.outcome == pb.OUTCOME_FAILED
         assert done.error.retryable
         assert ScriptedSession(link, "next", agent="logging").done().outcome == pb.OUTCOME_COMPLETED
+        commander.tell(signal.SIGTERM)
+        assert commander.wait() == 0
+
+
+@pytest.mark.parametrize("event_loop", ["asyncio", "uvloop"])
+def test_what_a_helper_left_behind_does_is_no_exit_code(
+    folder: Path, dispatcher: ScriptedDispatcher, event_loop: str
+) -> None:
+    flags = ("--dispatcher", dispatcher.address, "--event-loop", event_loop)
+    with running_commander(folder, "my_agents", *flags) as commander:
+        link = dispatcher.accept()
+        ScriptedSession(link, "s", agent="leaver").done()
         commander.tell(signal.SIGTERM)
         assert commander.wait() == 0
 
