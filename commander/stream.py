@@ -52,17 +52,21 @@ class Stream:
         self._call: Any = channel.stream_stream(METHOD)(metadata=metadata)
         self._now = now
         self._is_writing = False
+        self._is_reading = False
         self._has_read_all = asyncio.Event()
         # When something was last received.
         self.heard_at = now()
 
     async def read(self) -> pb.DownstreamPacket:
         """The next packet; StreamEnded when there is none."""
+        self._is_reading = True
         try:
             raw = await self._call.read()
         except grpc.aio.AioRpcError as error:
             self._has_read_all.set()
             raise _ended(error.code(), error.details()) from None
+        finally:
+            self._is_reading = False
         if raw is grpc.aio.EOF:
             self._has_read_all.set()
             raise await self.ending()
@@ -89,7 +93,8 @@ class Stream:
         finally:
             self._is_writing = False
         # The last thing that the other side said may tell more: whoever reads has the first word.
-        await at_most(COME_BACK_S, self._has_read_all.wait())
+        if self._is_reading:
+            await at_most(COME_BACK_S, self._has_read_all.wait())
         raise ended
 
     async def half_close(self) -> None:

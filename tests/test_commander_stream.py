@@ -7,10 +7,12 @@ from typing import Any
 
 import grpc
 import pytest
+from asynchronous import PATIENCE_S
 from southwest.ai.agent.v1 import agent_pb2 as pb
 from southwest.ai.agent.v1 import agent_pb2_grpc
 
 from commander import dialing
+from commander import stream as stream_module
 from commander.settings import Settings
 from commander.stream import Stream, StreamEnded
 
@@ -103,3 +105,17 @@ def test_the_last_word_of_the_other_side_is_heard() -> None:
     ended = asyncio.run(converse())
     assert isinstance(ended, StreamEnded)
     assert (ended.code, ended.why) == (grpc.StatusCode.UNAVAILABLE, "an upgrade")
+
+
+def test_a_writer_beside_whom_nobody_reads_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Longer than the patience below.
+    monkeypatch.setattr(stream_module, "COME_BACK_S", PATIENCE_S + 5)
+
+    async def greet() -> None:
+        channel = dialing.dial(Settings(dispatcher="127.0.0.1:1"))
+        stream = Stream(channel, None, asyncio.get_running_loop().time)
+        with pytest.raises(StreamEnded, match="UNAVAILABLE"):
+            await stream.greet(pb.UpstreamPacket(), PATIENCE_S, asyncio.Event())
+        await channel.close()
+
+    asyncio.run(greet())
