@@ -1,48 +1,23 @@
 """The link over TLS: who must be shown, and what is said when that does not fit."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from certificates import certify, needs_openssl
 from commander_here import Told, serving
 from scripted_dispatcher import ScriptedDispatcher, ScriptedSession
 
 from commander import Turn, agent
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
+pytestmark = needs_openssl
 
 
 @agent("echo")
 async def echo(turn: Turn) -> Any:
     yield turn.text
-
-
-def certify(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate for localhost that has signed itself, and its key."""
-    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-            ),
-            *("-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "2"),
-            *("-out", str(certificate), "-keyout", str(key)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
 
 
 @pytest.fixture

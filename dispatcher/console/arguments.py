@@ -44,6 +44,13 @@ def add_connection(parser: argparse.ArgumentParser, environ: Mapping[str, str]) 
         "--tls-ca", metavar="FILE", type=Path, help="use TLS, trusting the authorities in this PEM file"
     )
     group.add_argument(
+        "--tls-certificate",
+        metavar="FILE",
+        type=Path,
+        help="show this certificate chain, PEM, where the dispatcher demands one; needs --tls-key, and TLS",
+    )
+    group.add_argument("--tls-key", metavar="FILE", type=Path, help="the key of --tls-certificate, PEM")
+    group.add_argument(
         "--token-file",
         metavar="FILE",
         type=Path,

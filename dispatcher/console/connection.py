@@ -1,7 +1,7 @@
-"""The way to a dispatcher: its address, the proof of who asks, the channel, and what its refusals mean.
+"""The way to a dispatcher: its address, the channel, and what its refusals mean.
 
-Owns everything about reaching it; what is said over the channel is the commands' own. Every gRPC error
-becomes a `ConsoleError` here.
+Owns everything about reaching it; what is said over the channel is the commands' own, and the proof of who
+asks comes from `credentials`. Every gRPC error becomes a `ConsoleError` here.
 """
 
 import argparse
@@ -15,6 +15,12 @@ import grpc
 import grpc.aio
 from southwest.ai.agent.v1 import admin_pb2_grpc, chat_pb2_grpc
 
+from dispatcher.console.credentials import (
+    ClientCertificate,
+    read_authorities,
+    read_certificate,
+    read_token,
+)
 from dispatcher.console.escaping import safe_line
 from dispatcher.console.outcome import ConsoleError, Exit
 
@@ -37,7 +43,6 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # Several packets of at most a mebibyte may gather in one message, and a page of sessions is one.
     ("grpc.max_receive_message_length", 16_777_216),
 )
-TOKEN_BYTES = 8_192  # more would not fit into the metadata a dispatcher takes
 _DETAIL_CHARS = 300
 
 _Request = TypeVar("_Request")
@@ -46,27 +51,37 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a dispatcher is and how to speak to it. `timeout_s` bounds each wait for its answer."""
+    """Where a dispatcher is and how to speak to it. `timeout_s` bounds each wait for its answer; `token_file`
+    is what complaints about the token name."""
 
     address: str
     timeout_s: float
     tls: bool
     root_certificates: bytes | None
     token: str
+    token_file: Path | None = None
+    certificate: ClientCertificate | None = None
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "Endpoint":
         """From the flags that `arguments.add_connection` declares. Raises ConsoleError."""
         tls = bool(arguments.tls or arguments.tls_ca)
-        token = _read_token(arguments.token_file) if arguments.token_file else ""
+        token = read_token(arguments.token_file) if arguments.token_file else ""
         if token and not tls and not is_local(arguments.dispatcher):
             raise ConsoleError(
                 f"the token would cross the network to {arguments.dispatcher} in plain text: "
                 "add --tls, or --tls-ca FILE for a private authority",
                 Exit.USAGE,
             )
-        roots = _read(arguments.tls_ca, "--tls-ca") if arguments.tls_ca else None
-        return cls(arguments.dispatcher, arguments.timeout_s, tls, roots, token)
+        return cls(
+            arguments.dispatcher,
+            arguments.timeout_s,
+            tls,
+            read_authorities(arguments.tls_ca) if arguments.tls_ca else None,
+            token,
+            arguments.token_file,
+            read_certificate(arguments.tls_certificate, arguments.tls_key, tls=tls),
+        )
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -87,7 +102,12 @@ class Connection:
         # A proxy named in the environment is for the world outside, not for this machine.
         options = (*_OPTIONS, ("grpc.enable_http_proxy", 0)) if is_local(endpoint.address) else _OPTIONS
         if endpoint.tls:
-            credentials = grpc.ssl_channel_credentials(endpoint.root_certificates)
+            shown = endpoint.certificate
+            credentials = grpc.ssl_channel_credentials(
+                endpoint.root_certificates,
+                None if shown is None else shown.key,
+                None if shown is None else shown.chain,
+            )
             self._channel = grpc.aio.secure_channel(endpoint.address, credentials, options)
         else:
             self._channel = grpc.aio.insecure_channel(endpoint.address, options)
@@ -131,20 +151,7 @@ def _trouble(error: grpc.aio.AioRpcError, endpoint: Endpoint, missing: str) -> C
     details = safe_line(reason_of(error))[:_DETAIL_CHARS]
     at = endpoint.address
     if code is grpc.StatusCode.UNAVAILABLE:
-        tls = "" if endpoint.tls or "refused" in details else "; add --tls if it wants TLS"
-        if endpoint.tls and "WRONG_VERSION_NUMBER" in details:
-            return ConsoleError(f"what answers at {at} speaks no TLS: leave out --tls", Exit.UNREACHABLE)
-        if endpoint.tls and "CERTIFICATE_VERIFY_FAILED" in details:
-            return ConsoleError(
-                f"the certificate of the dispatcher at {at} is not known here ({details}): name the authority that "
-                "signed it with --tls-ca FILE",
-                Exit.UNREACHABLE,
-            )
-        return ConsoleError(
-            f"no dispatcher answers at {at} ({details}): start one with `dispatcher serve`, "
-            f"or say where it is with --dispatcher HOST:PORT{tls}",
-            Exit.UNREACHABLE,
-        )
+        return _unreachable(endpoint, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return unanswered(endpoint)
     if code is grpc.StatusCode.UNIMPLEMENTED:
@@ -152,6 +159,12 @@ def _trouble(error: grpc.aio.AioRpcError, endpoint: Endpoint, missing: str) -> C
             f"what answers at {at} does not serve this request ({details}): is it a dispatcher?", Exit.REFUSED
         )
     if code is grpc.StatusCode.UNAUTHENTICATED:
+        if endpoint.token:
+            return ConsoleError(
+                f"the dispatcher at {at} does not know the token in {endpoint.token_file}: ask whoever runs it for "
+                "one that is in its tokens_file",
+                Exit.REFUSED,
+            )
         return ConsoleError(
             f"the dispatcher at {at} wants to know who asks ({details}): add --token-file FILE", Exit.REFUSED
         )
@@ -168,6 +181,34 @@ def _trouble(error: grpc.aio.AioRpcError, endpoint: Endpoint, missing: str) -> C
         )
     return ConsoleError(
         f"the dispatcher at {at} refuses, {word}: {details or 'no more is said'}", Exit.REFUSED
+    )
+
+
+def _unreachable(endpoint: Endpoint, details: str) -> ConsoleError:
+    at = endpoint.address
+    if endpoint.tls and "WRONG_VERSION_NUMBER" in details:
+        return ConsoleError(f"what answers at {at} speaks no TLS: leave out --tls", Exit.UNREACHABLE)
+    if endpoint.tls and "CERTIFICATE_VERIFY_FAILED" in details:
+        return ConsoleError(
+            f"the certificate of the dispatcher at {at} is not known here ({details}): name the authority that "
+            "signed it with --tls-ca FILE",
+            Exit.UNREACHABLE,
+        )
+    if endpoint.tls and ("Socket closed" in details or "reset by peer" in details):
+        # All that a client hears when its certificate is missing or refused: its half of the handshake went well.
+        shown = endpoint.certificate
+        why = (
+            "it may want a client's certificate: add --tls-certificate FILE and --tls-key FILE"
+            if shown is None
+            else f"it may not know the certificate in {shown.file}: that must be signed by an authority in the "
+            "dispatcher's tls_client_ca"
+        )
+        return ConsoleError(f"what answers at {at} hung up ({details}); {why}", Exit.UNREACHABLE)
+    tls = "" if endpoint.tls or "refused" in details else "; add --tls if it wants TLS"
+    return ConsoleError(
+        f"no dispatcher answers at {at} ({details}): start one with `dispatcher serve`, "
+        f"or say where it is with --dispatcher HOST:PORT{tls}",
+        Exit.UNREACHABLE,
     )
 
 
@@ -194,20 +235,3 @@ def is_local(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _read_token(path: Path) -> str:
-    raw = _read(path, "--token-file").strip()
-    if not raw or len(raw) > TOKEN_BYTES or not all(0x21 <= byte <= 0x7E for byte in raw):
-        raise ConsoleError(
-            f"--token-file: {path} holds no token: it is one word of at most {TOKEN_BYTES} ASCII characters",
-            Exit.USAGE,
-        )
-    return raw.decode("ascii")
-
-
-def _read(path: Path, flag: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConsoleError(f"{flag}: can't read {path}: {error.strerror}", Exit.USAGE) from None
