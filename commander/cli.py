@@ -9,14 +9,18 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
+from typing import TextIO, cast
 
 from commander import loading, logs, settings
 from commander.agent import AnyAgent
 
 # Wrong words on the command line, in a variable or in a file.
 EXIT_USAGE = 2
+# As a shell reports a program that SIGINT or SIGPIPE ended.
+EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
 
 _TARGETS = (
     "MODULE:NAME, FILE.py:NAME, either without :NAME for every agent in it, or the name of an installed agent"
@@ -44,31 +48,58 @@ _RUN_ONLY = frozenset(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code."""
-    # gRPC's C core writes lines of its own to standard error; what matters in them, the link tells better.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    parser = _parser()
     words = sys.argv[1:] if argv is None else argv
-    if not words:
-        parser.print_help(sys.stderr)
-        return EXIT_USAGE
-    arguments, unknown = parser.parse_known_args(words)
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, arguments)}")
     try:
-        command: object = arguments.command
-        if command == "agents":
-            return _agents(arguments.targets, as_json=arguments.json)
-        loaded = settings.load(arguments, os.environ)
-        if arguments.print_config:
-            print(settings.render(loaded), end="")
-            return 0
-        if command == "ask":
-            return _ask(loaded.settings, arguments)
-        return _run(loaded.settings, arguments.targets)
+        try:
+            return _command(words)
+        finally:
+            if sys.stdout is not None:  # there may be none
+                sys.stdout.flush()
     except (settings.SettingsError, loading.TargetError) as error:
         for line in str(error).splitlines():
             print(f"commander: {line}", file=sys.stderr)
         return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain once more when it flushes at exit.
+        _discard(sys.stdout)
+        return EXIT_PIPE_CLOSED
+
+
+def _command(words: Sequence[str]) -> int:
+    # gRPC's C core writes lines of its own to standard error; what matters in them, the link tells better.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    _refuse_undecodable(words)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, arguments)}")
+    command: object = arguments.command
+    if command == "agents":
+        return _agents(arguments.targets, as_json=arguments.json)
+    loaded = settings.load(arguments, os.environ)
+    if arguments.print_config:
+        print(settings.render(loaded), end="")
+        return 0
+    if command == "ask":
+        return _ask(loaded.settings, arguments)
+    return _run(loaded.settings, arguments.targets)
+
+
+def _refuse_undecodable(words: Sequence[str]) -> None:
+    """Python keeps bytes that are no text as surrogates, which nothing later can send or print."""
+    for word in words:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            encoding = sys.getfilesystemencoding()
+            shown = os.fsencode(word).decode(encoding, "replace")
+            raise settings.SettingsError(
+                f"{shown!r} is not in {encoding.upper()}, which the words of a command line have to be here: type it"
+                " anew, or set LC_ALL to the encoding it is in"
+            )
 
 
 def _meant(unknown: Sequence[str], parsed: argparse.Namespace) -> str:
@@ -89,7 +120,12 @@ _EXAMPLES = """examples:
   commander ask "What is 6 * 7?"
       run one turn of the demo agent, against any dispatcher
   commander agents my_agents.py
-      see which agents a file holds"""
+      see which agents a file holds
+
+exit status:
+  0 done, completed   1 the link broke over a mistake in the commander   2 wrong usage   3 the turn was stopped
+  4 it failed   6 the dispatcher can't be reached   70 every slot is held by an agent that ignored its stop
+  130 left by Ctrl-C   141 whoever read the output has left"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         "ask",
         help="run one turn of a local agent against any dispatcher",
         description="Run one turn of a local agent. Exits with 0 completed, 2 usage, 3 stopped, 4 failed,"
-        " 6 unreachable.",
+        " 6 unreachable, 141 when whoever read the output has left.",
     )
     ask.add_argument("text", metavar="TEXT", help="What to ask.")
     ask.add_argument("--agent", default="demo", metavar="TARGET", help=f"{_TARGETS}. Default: demo.")
@@ -160,11 +196,20 @@ def _ask_agent(told: settings.Settings, agent: AnyAgent, text: str, *, as_json: 
     from commander.serve import bounds, loop_factory  # noqa: PLC0415
 
     has_ended = False
+    is_read = True
 
-    async def ask() -> Exit:
+    async def ask() -> int:
         nonlocal has_ended
-        asking = Asking(told, agent, text, bounds(told), Printer(sys.stdout, sys.stderr, as_json=as_json))
         loop = asyncio.get_running_loop()
+
+        def left() -> None:
+            nonlocal is_read
+            is_read = False
+            loop.call_soon_threadsafe(asking.stop, "whoever read the output has left")
+
+        out, err = _Output(sys.stdout, left), _Output(sys.stderr, left)
+        printer = Printer(cast("TextIO", out), cast("TextIO", err), as_json=as_json)
+        asking = Asking(told, agent, text, bounds(told), printer)
 
         def interrupted(*_: object) -> None:
             # The second time even an agent that blocks the loop must not keep us.
@@ -176,12 +221,45 @@ def _ask_agent(told: settings.Settings, agent: AnyAgent, text: str, *, as_json: 
             code = await asking.run()
         finally:
             has_ended = asking.has_ended
+        exit_code = int(code) if is_read else EXIT_PIPE_CLOSED
         if not has_ended and code is not Exit.UNREACHABLE:
-            _leave(code)
-        return code
+            _leave(exit_code)
+        return exit_code
 
     with asyncio.Runner(loop_factory=loop_factory(told.event_loop)) as runner:
         return runner.run(ask())
+
+
+class _Output:
+    """A stream for as long as somebody reads it. Then `left` is called, from the thread that writes, and what is
+    written goes nowhere: the agent gets to clean up."""
+
+    def __init__(self, stream: TextIO, left: Callable[[], None]) -> None:
+        self._stream = stream
+        self._left = left
+
+    def write(self, text: str) -> None:
+        self._attempt(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def _attempt(self, do: Callable[[], object]) -> None:
+        try:
+            do()
+        except BrokenPipeError:
+            _discard(self._stream)
+            self._left()
+
+
+def _discard(stream: TextIO) -> None:
+    """From now on what is written there, and what waits in its buffer, goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _leave(exit_code: int) -> None:

@@ -37,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        return _run(words)
+        try:
+            return _run(words)
+        finally:
+            if sys.stdout is not None:  # there may be none
+                sys.stdout.flush()
     except ConsoleError as trouble:
         print(f"dispatcher: {safe_text(str(trouble))}", file=sys.stderr)
         return trouble.exit_status
@@ -50,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
+    _refuse_undecodable(words)
     parser, subparsers = _parser()
     named = next((word for word in words if not word.startswith("-")), "")
     near = difflib.get_close_matches(named, [lesson.name for lesson in LESSONS], n=1)
@@ -66,9 +71,20 @@ def _run(words: Sequence[str]) -> int:
     if parsed.command is None:
         parser.print_help(sys.stderr)
         return Exit.USAGE
-    status = COMMANDS[parsed.command].run(parsed)
-    sys.stdout.flush()
-    return status
+    return COMMANDS[parsed.command].run(parsed)
+
+
+def _refuse_undecodable(words: Sequence[str]) -> None:
+    """Python keeps bytes that are no text as surrogates, which nothing later can send."""
+    for word in words:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            encoding = sys.getfilesystemencoding()
+            shown = os.fsencode(word).decode(encoding, "replace")
+            raise ConsoleError(
+                f"{shown!r} is not in {encoding.upper()}, which the words of a command line have to be here: type it "
+                "anew, or set LC_ALL to the encoding it is in",
+                Exit.USAGE,
+            )
 
 
 def _parser() -> "tuple[argparse.ArgumentParser, argparse._SubParsersAction[argparse.ArgumentParser]]":

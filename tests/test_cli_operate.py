@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 from pathlib import Path
 
 import grpc
@@ -70,6 +71,13 @@ def test_stop_names_its_sessions_and_an_unknown_one_does_not_save_the_others() -
 def test_stop_is_done_by_whoever_is_logged_in() -> None:
     _, _, _, server = told({"StopSession": STOPPED}, "stop", "a")
     assert server.requests == [admin_pb2.StopSessionRequest(session_id="a", actor=getpass.getuser())]
+
+
+def test_a_login_name_that_is_no_text_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", os.fsdecode(b"caf\xe9"))
+    status, _, err, server = told({"StopSession": STOPPED}, "stop", "a")
+    assert (status, err) == (0, "")
+    assert server.requests == [admin_pb2.StopSessionRequest(session_id="a")]
 
 
 def test_stop_by_selector() -> None:

@@ -1,12 +1,15 @@
 """What is typed wrong, what can't be reached, and what the help teaches. Most of it without a process."""
 
 import asyncio
+import os
 import shlex
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from console_server import environment, play, run_cli
+from console_server import PATIENCE_S, environment, play, run_cli
 from southwest.ai.agent.v1 import agent_pb2
 
 from dispatcher.cli import COMMANDS, main
@@ -212,6 +215,37 @@ def test_a_locale_without_the_characters_is_no_crash() -> None:
         assert err.isascii()
 
     play(scene())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_words_that_are_no_text_are_refused_by_every_command(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = usage_error(capsys, command, os.fsdecode(b"caf\xe9"))
+    assert said.startswith("dispatcher: 'caf\ufffd' is not in UTF-8")
+    assert said.count("\n") == 1
+
+
+def test_a_first_word_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not in UTF-8" in usage_error(capsys, os.fsdecode(b"\xff"))
+
+
+def test_help_that_nobody_reads_is_no_complaint() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "dispatcher", "--help"],
+            # Unbuffered, argparse would hide what fails.
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_serve_prints_its_settings_and_where_they_come_from(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,13 @@
 """The commander's command line: what it lists, and what it says to wrong words."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from minimal_dispatcher import MinimalDispatcher
 
 from commander.cli import main
 
@@ -119,3 +121,84 @@ def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert left.value.code == 0
     assert capsys.readouterr().out.startswith("chatstream ")
+
+
+PATIENCE_S = 60.0
+
+FOREVER = """
+import asyncio, pathlib
+from commander import agent
+
+@agent
+async def forever(turn):
+    try:
+        while True:
+            yield "on and "
+            await asyncio.sleep(0)
+    finally:
+        pathlib.Path("cleaned-up").touch()
+"""
+
+
+def buffered() -> dict[str, str]:
+    """This environment, where what is printed waits for a flush: unbuffered, argparse hides what fails."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def with_a_closed_pipe(folder: Path, *words: str | bytes) -> tuple[int, str]:
+    """How a command ends whose output nobody reads, and what it complains of."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "commander", *words],
+            cwd=folder,
+            env=buffered(),
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+    finally:
+        os.close(writing)
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["agents", "--json"], ["run", "--print-config"]])
+def test_an_output_that_nobody_reads_is_no_traceback(folder: Path, words: list[str]) -> None:
+    assert with_a_closed_pipe(folder, *words) == (141, "")
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_turn_whose_output_nobody_reads_is_stopped_and_cleans_up(folder: Path, flags: list[str]) -> None:
+    (folder / "endless.py").write_text(FOREVER)
+    with MinimalDispatcher(folder, lambda _: None) as dispatcher:
+        where = ("--dispatcher", dispatcher.address)
+        status, err = with_a_closed_pipe(
+            folder, "ask", "hello", "--agent", "endless.py:forever", *where, *flags
+        )
+    assert status == 141
+    assert "Traceback" not in err
+    assert (folder / "cleaned-up").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("ask", b"caf\xe9"), ("run", b"caf\xe9"), ("agents", b"caf\xe9"), ("run", "demo", b"--\xe9=1")]
+)
+def test_words_that_are_no_text_are_refused(folder: Path, words: tuple[str | bytes, ...]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "commander", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONUTF8": "1"},
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    said = ended.stderr.decode()
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    assert said.startswith("commander: '")
+    assert "\ufffd" in said
+    assert "is not in UTF-8" in said
+    assert said.count("\n") == 1

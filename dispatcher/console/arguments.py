@@ -199,8 +199,9 @@ def duration(seconds_or_none: float | None) -> Duration | None:
 
 
 def login_name() -> str:
-    """Whoever runs this, for the audit trail; empty where the system has no name for them."""
+    """Whoever runs this, for the audit trail; empty where the system has no name for them that can be sent."""
     try:
-        return getpass.getuser()
+        name = getpass.getuser()
     except (OSError, KeyError):
         return ""
+    return name if name.isprintable() else ""

@@ -32,7 +32,8 @@ GROUPS: Final = (
 EXIT_STATUSES: Final = """\
 exit status:
   0 done, completed   2 wrong usage   3 the session was stopped   4 it failed, or did not arrive whole
-  5 the dispatcher refuses   6 the dispatcher can't be reached   130 left by Ctrl-C"""
+  5 the dispatcher refuses   6 the dispatcher can't be reached   130 left by Ctrl-C
+  141 whoever read the output has left"""
 
 LESSONS: Final[tuple[Lesson, ...]] = (
     Lesson(
