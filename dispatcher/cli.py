@@ -308,7 +308,7 @@ def _drain_flags(parser: argparse.ArgumentParser) -> None:
         "--deadline-s",
         metavar="S",
         type=flags.seconds,
-        help="what still runs then is ended (default: it may finish)",
+        help="what still runs then is ended (default: the drain_deadline_s of the commander or dispatcher drained)",
     )
 
 

@@ -57,6 +57,14 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ("--grpc-address" if command == "serve" else "--dispatcher HOST:PORT") in help_text
 
 
+def test_the_help_of_drain_says_which_deadline_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["drain", "--help"])
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert "default: the drain_deadline_s of the commander or dispatcher drained" in help_text
+    assert "may finish" not in help_text
+
+
 def test_the_first_help_groups_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])

@@ -161,7 +161,7 @@ LESSONS: Final[tuple[Lesson, ...]] = (
         "operate",
         "take no more sessions, finish those that run",
         "Lets a commander, or the dispatcher itself, take no more sessions, finish those it has, and "
-        "leave. Answers at once with how many still run.",
+        "leave. What still runs at the deadline is ended. Answers at once with how many still run.",
         (
             ("dispatcher drain --commander worker-1", "before that worker is replaced"),
             ("dispatcher drain --deadline-s 60", "the dispatcher; what runs after a minute is ended"),

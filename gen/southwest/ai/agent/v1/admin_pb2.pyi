@@ -600,7 +600,9 @@ class DrainCommanderRequest(_message.Message):
     commander_id: _builtins.str
     reason: _builtins.str
     @_builtins.property
-    def deadline(self) -> _duration_pb2.Duration: ...
+    def deadline(self) -> _duration_pb2.Duration:
+        """What still runs then ends. Unset: the commander's own drain_deadline_s holds."""
+
     def __init__(
         self,
         *,
@@ -644,7 +646,9 @@ class DrainRequest(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     @_builtins.property
-    def deadline(self) -> _duration_pb2.Duration: ...
+    def deadline(self) -> _duration_pb2.Duration:
+        """What still runs then ends. Unset: the dispatcher's own drain_deadline_s holds."""
+
     def __init__(
         self,
         *,
