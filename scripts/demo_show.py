@@ -6,6 +6,7 @@ claims raises DemoError.
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 import time
@@ -209,20 +210,23 @@ class Show:
                     self._say(f"  {name}{{{told}}} {value:g}" if told else f"  {name} {value:g}")
 
     def _how_to_go_on(self) -> None:
-        place = _bin()
+        dispatcher, commander = _typed("dispatcher"), _typed("commander")
         at = f" --dispatcher {self._address}" if self._keep else ""
         if self._keep:
-            self._act("The processes stay until you press Ctrl-C. In another terminal, try:")
+            self._act(
+                f"The processes stay until you press Ctrl-C. In another terminal, in {Path.cwd()}, try:"
+            )
         else:
-            self._act("How to go on by hand, each in a terminal of its own:")
-            self._say(f"  {place}dispatcher serve --tools {TOOLS}")
-            self._say(f"  {place}commander run demo")
-        self._say(f'  {place}dispatcher chat "What do the texts say about credit?"{at}')
-        self._say(f'  {place}dispatcher chat "Count to 1000"{at}')
-        self._say(f"  {place}dispatcher stop --all --reason enough{at}")
-        self._say(f"  {place}dispatcher commanders{at}")
+            self._act(f"How to go on by hand, each in a terminal of its own, in {Path.cwd()}:")
+            self._say(f"  {dispatcher} serve --tools {TOOLS}")
+            self._say(f"  {commander} run demo")
+        self._say(f'  {dispatcher} chat "What do the texts say about credit?"{at}')
+        self._say(f'  {dispatcher} chat "Count to 1000"{at}')
+        self._say(f"  {dispatcher} stop --all --reason enough{at}")
+        self._say(f"  {dispatcher} commanders{at}")
         if not self._keep:
-            self._say(f"  {place}python -m scripts.demo --keep    leaves the processes of this demo running")
+            python = _typed(Path(sys.executable).name)
+            self._say(f"  {python} -m scripts.demo --keep    leaves the processes of this demo running")
         self._say("")
 
     # -- conversing ------------------------------------------------------------------------------------------
@@ -241,7 +245,8 @@ class Show:
     ) -> AsyncIterator[tuple[Witness, asyncio.Task[Exit]]]:
         """One session, as `dispatcher chat` has it; ended with the block."""
         pace = "".join(f" --metadata {key}={value}" for key, value in self._metadata.items())
-        self._say(f'  $ dispatcher chat "{text}"{pace}', Tone.BOLD)
+        command = f'{_typed("dispatcher")} chat "{text}"{pace} --dispatcher {self._address}'
+        self._say(f"  $ {command}", Tone.BOLD)
         # Both to one stream, so that the order of things is the same in a pipe.
         seen = Witness(view_of(sys.stdout, sys.stdout, os.environ, as_json=False))
         keyboard = PatientKeyboard(seen, PATIENCE_S, is_person_there=self._is_person_there)
@@ -340,9 +345,9 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
 
 
-def _bin() -> str:
-    """Where the commands are, as it is typed from here; empty when they are on the way."""
-    place = Path(sys.executable).parent
-    if str(place) in os.environ.get("PATH", "").split(os.pathsep):
-        return ""
-    return f"{place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place}/"
+def _typed(command: str) -> str:
+    """A command as it can be typed from this folder. Not as found on PATH: make has put things there that a new
+    terminal does not have."""
+    place = Path(sys.executable).parent / command
+    here = Path.cwd()
+    return shlex.quote(str(place.relative_to(here) if place.is_relative_to(here) else place))

@@ -9,6 +9,7 @@ import signal
 import sys
 import termios
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from asynchronous import asynchronous, eventually, soon
@@ -63,12 +64,14 @@ class Demo:
 
 @contextlib.asynccontextmanager
 async def demo(*words: str) -> AsyncIterator[Demo]:
+    # As make starts it: with a PATH that a new terminal does not have.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "scripts.demo", *words,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=environment(),
+        env={**environment(), "PATH": path},
         cwd=ROOT,
     )  # fmt: skip
     try:
@@ -98,7 +101,7 @@ async def test_in_a_pipe_it_shows_everything_by_itself() -> None:
         "1. Three processes start.",
         "demo-one, is linked",
         "demo-two, is linked",
-        '$ dispatcher chat "What is 17 * 23 + 4, and what time is it in Tokyo and Lisbon?"',
+        'dispatcher chat "What is 17 * 23 + 4, and what time is it in Tokyo and Lisbon?" --metadata pace_ms=2 --disp',
         "Planning │ I am a demonstration made of rules, not a language model.",
         '→ calculate {"expression": "17 * 23 + 4"}',
         "17 * 23 + 4 = 395. In Tokyo it is ",
@@ -106,7 +109,7 @@ async def test_in_a_pipe_it_shows_everything_by_itself() -> None:
         "(nobody sits here, so the demo answers: Tokyo)",
         '= "Tokyo"',
         "In Tokyo it is ",
-        '$ dispatcher chat "Tell me a long story"',
+        'dispatcher chat "Tell me a long story" --metadata pace_ms=2 --dispatcher 127.0.0.1:',
         "Chapter 1.",
         "the demo has heard enough by operator",
         "The sentence ends at: … ",
@@ -129,12 +132,12 @@ async def test_in_a_pipe_it_shows_everything_by_itself() -> None:
 async def test_what_it_keeps_is_there_to_be_used_until_it_is_interrupted() -> None:
     async with demo("--keep") as shown:
         await shown.prints("The processes stay until you press Ctrl-C.")
-        await shown.prints("dispatcher commanders --dispatcher ")
-        address = shown.out.rsplit("--dispatcher ", 1)[1].split()[0]
-        listing = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "dispatcher", "commanders", "--dispatcher", address,
-            stdout=asyncio.subprocess.PIPE, env=environment(), cwd=ROOT,
-        )  # fmt: skip
+        address = re.findall(r"listens on (\S+)", shown.out)[0]
+        await shown.prints(f"dispatcher commanders --dispatcher {address}\n")
+        (line,) = (each for each in shown.out.splitlines() if "dispatcher commanders" in each)
+        listing = await asyncio.create_subprocess_shell(
+            line, stdout=asyncio.subprocess.PIPE, env={**environment(), "PATH": os.defpath}, cwd=ROOT
+        )
         table, _ = await soon(listing.communicate())
         assert b"demo-one" in table
         assert b"demo-two" in table
