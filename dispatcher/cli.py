@@ -313,6 +313,8 @@ def _drain_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _limits_flags(parser: argparse.ArgumentParser) -> None:
+    from dispatcher.limits import MODES  # noqa: PLC0415 - slow, and only this command needs it
+
     parser.add_argument(
         "--set",
         metavar="NAME=VALUE",
@@ -327,7 +329,8 @@ def _limits_flags(parser: argparse.ArgumentParser) -> None:
         type=flags.name_mode,
         action=flags.Pairs,
         default={},
-        help="let a limit that is a policy enforce or only observe",
+        help="let a limit that is a policy end sessions (enforce) or only count (observe); NAME is one of "
+        f"{', '.join(sorted(set(MODES.values())))}, or a limit that the table shows it with",
     )
 
 

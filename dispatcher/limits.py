@@ -19,8 +19,8 @@ class LimitView(NamedTuple):
     mode: str
 
 
-# Limits that are policies, with the setting that holds their mode.
-_MODES: Mapping[str, str] = {
+# Limits that are policies, with the setting that holds their mode: the command line tells of both.
+MODES: Mapping[str, str] = {
     "content_chars_max": "content_mode",
     "thought_chars_max": "thought_mode",
     "tool_calls_max": "tool_calls_mode",
@@ -47,7 +47,7 @@ class LiveLimits:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-            mode = str(getattr(settings, _MODES[name])) if name in _MODES else ""
+            mode = str(getattr(settings, MODES[name])) if name in MODES else ""
             views.append(
                 LimitView(name, float(value), bool(extra.get("changeable")), field.description or "", mode)
             )
@@ -64,11 +64,16 @@ class LiveLimits:
 
 def _mode_of(name: str) -> str:
     """The setting that holds the mode of a limit; a mode's own name, whole or without its last word, will do."""
-    known = set(_MODES.values())
-    for meant in (_MODES.get(name, ""), name, f"{name}_mode"):
+    known = set(MODES.values())
+    for meant in (MODES.get(name, ""), name, f"{name}_mode"):
         if meant in known:
             return meant
-    raise SettingsError(f"{name}: has no mode; these have one: {', '.join(sorted(_MODES))}")
+    there = (f"{mode} (of {', '.join(_limits_of(mode))})" for mode in sorted(known))
+    raise SettingsError(f"{name}: has no mode; these are there: {', '.join(there)}")
+
+
+def _limits_of(mode: str) -> list[str]:
+    return sorted(name for name, its_mode in MODES.items() if its_mode == mode)
 
 
 def core_limits(settings: Settings, deny: Matcher | None) -> Limits:

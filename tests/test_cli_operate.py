@@ -223,7 +223,7 @@ def test_limits_are_shown_and_changed() -> None:
         "GetLimits": admin_pb2.GetLimitsResponse(limits=[limit]),
         "SetLimits": admin_pb2.SetLimitsResponse(limits=[limit]),
     }
-    row = "queue_wait_s 0.1 yes enforce d"
+    row = "queue_wait_s 0.1 yes enforce d"  # a mode that only a newer dispatcher knows
     assert " ".join(told(answers, "limits")[1].splitlines()[1].split()) == row
     _, out, _, server = told(
         answers, "limits", "--set", "queue_wait_s=0.1", "--set", "b=2e3", "--mode", "c=observe", "--json"
@@ -232,6 +232,16 @@ def test_limits_are_shown_and_changed() -> None:
     assert server.requests == [
         admin_pb2.SetLimitsRequest(values={"queue_wait_s": 0.1, "b": 2000}, modes={"c": "observe"})
     ]
+
+
+def test_a_limit_with_a_mode_shows_it_as_it_is_typed() -> None:
+    limits = [
+        admin_pb2.Limit(name="deny_speakers_max", value=1000, mode="observe", description="d"),
+        admin_pb2.Limit(name="sessions_max", value=1, changeable=True, description="d"),
+    ]
+    _, out, _, _ = told({"GetLimits": admin_pb2.GetLimitsResponse(limits=limits)}, "limits")
+    rows = [" ".join(line.split()) for line in out.splitlines()[1:]]
+    assert rows == ["deny_speakers_max 1000 no deny_mode=observe d", "sessions_max 1 yes - d"]
 
 
 @pytest.mark.parametrize(

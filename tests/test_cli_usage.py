@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from console_server import PATIENCE_S, environment, play, run_cli
@@ -16,6 +17,7 @@ from dispatcher.cli import COMMANDS, main
 from dispatcher.console.arguments import ADDRESS_VARIABLE, STOP_CODES, cursor, stop_code
 from dispatcher.console.connection import is_local
 from dispatcher.console.guide import GROUPS, LESSONS
+from dispatcher.settings import Mode, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +67,17 @@ def test_the_help_of_drain_says_which_deadline_holds(capsys: pytest.CaptureFixtu
     assert "may finish" not in help_text
 
 
+def test_the_help_of_limits_names_all_modes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["limits", "--help"])
+    help_text = " ".join(capsys.readouterr().out.split())
+    modes = [
+        name for name, field in Settings.model_fields.items() if get_args(field.annotation) == get_args(Mode)
+    ]
+    assert "deny_mode" in modes
+    assert ", ".join(sorted(modes)) in help_text
+
+
 def test_the_first_help_groups_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -111,7 +124,15 @@ def test_examples_are_right(command: str, capsys: pytest.CaptureFixture[str]) ->
         ("stop --user ''", "argument --user: the value is empty"),
         ("stop a --code whim", "invalid choice: 'whim'"),
         ("stop a --grace-s -1", "argument --grace-s: '-1' is no number of seconds from 0"),
-        ("limits --set x", "argument --set: 'x' is no KEY=VALUE"),
+        ("limits --set x", "argument --set: 'x' is no NAME=NUMBER, such as queue_wait_s=30"),
+        (
+            "limits --set deny_mode=observe",
+            "is no NAME=NUMBER, such as queue_wait_s=30; a mode is changed with",
+        ),
+        (
+            "limits --mode deny_mode",
+            "argument --mode: 'deny_mode' is no NAME=MODE, such as deny_mode=observe",
+        ),
         ("limits --set x=inf", "'x=inf' is no NAME=NUMBER"),
         ("limits --mode x=maybe", "the mode is enforce or observe"),
         ("sessions --limit 0", "'0' is no whole number from 1"),

@@ -18,6 +18,7 @@ from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 ADDRESS_VARIABLE = "CHATSTREAM_DISPATCHER"  # not DISPATCHER_…: those are settings of the dispatcher itself
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 STOP_CODES = ("user-cancel", "admin", "policy-violation", "limit", "risk-control")
+_MODES = ("enforce", "observe")
 _LONGEST_S = 31_536_000.0  # a year, well within what a Duration holds
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:/\s]+):(?P<port>\d{1,5})")
 
@@ -104,20 +105,23 @@ def key_value(text: str) -> tuple[str, str]:
 
 
 def name_number(text: str) -> tuple[str, float]:
-    name, value = key_value(text)
+    name, _, value = text.partition("=")
     try:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=NUMBER, such as queue_wait_s=30")
+    if not name or not math.isfinite(number):
+        mend = "; a mode is changed with --mode" if value in _MODES else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=NUMBER, such as queue_wait_s=30{mend}")
     return name, number
 
 
 def name_mode(text: str) -> tuple[str, str]:
-    name, mode = key_value(text)
-    if mode not in ("enforce", "observe"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=MODE: the mode is enforce or observe")
+    name, _, mode = text.partition("=")
+    if not name or mode not in _MODES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no NAME=MODE, such as deny_mode=observe: the mode is {' or '.join(_MODES)}"
+        )
     return name, mode
 
 

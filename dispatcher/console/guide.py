@@ -171,8 +171,8 @@ LESSONS: Final[tuple[Lesson, ...]] = (
         "limits",
         "operate",
         "show limits, and change them while it runs",
-        "Shows every limit with its value now. With --set or --mode it changes those named, all or "
-        "none, until the dispatcher is started again.",
+        "Shows every limit with its value now, and for those that are policies the mode, as --mode takes it. With "
+        "--set or --mode it changes those named, all or none, until the dispatcher is started again.",
         (
             ("dispatcher limits", "a table"),
             ("dispatcher limits --set queue_wait_s=30", "changes one and shows the outcome"),

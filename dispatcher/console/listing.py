@@ -192,13 +192,16 @@ def tools(views: Sequence[admin_pb2.ToolView], *, as_json: bool) -> None:
 
 
 def limits(told: Sequence[admin_pb2.Limit], *, as_json: bool) -> None:
+    from dispatcher.limits import MODES  # noqa: PLC0415 - slow, and only this listing needs it
+
     headings = ("LIMIT", "VALUE", "CHANGEABLE", "MODE", "DESCRIPTION")
     rows = [
         (
             limit.name,
             f"{limit.value:.15g}",
             "yes" if limit.changeable else "no",
-            limit.mode,
+            # As it is typed after --mode; a newer dispatcher may have modes that are not known here.
+            f"{MODES[limit.name]}={limit.mode}" if limit.mode and limit.name in MODES else limit.mode,
             limit.description,
         )
         for limit in told
