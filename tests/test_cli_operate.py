@@ -54,9 +54,7 @@ def test_stop_names_its_sessions_and_an_unknown_one_does_not_save_the_others() -
         "--reason", "wrong customer", "--code", "risk-control", "--actor", "alice", "--grace-s", "1.5",
     )  # fmt: skip
     assert out == "a stopped\nover had already ended: completed\n"
-    assert err == (
-        "there is no session gone: `dispatcher sessions --all-ended` lists those that are kept (no session gone)\n"
-    )
+    assert err == ("there is no session gone: `dispatcher sessions --all-ended` lists those that are kept\n")
     assert status == 5
     assert server.requests[0] == admin_pb2.StopSessionRequest(
         session_id="a",
@@ -187,13 +185,14 @@ def test_commanders_agents_and_tools() -> None:
     }  # fmt: skip
     rows = {
         "commanders": "c1 ready demo@2 1/4 1 0.0s 0.0s 12s - - ipv4:127.0.0.1:1",
-        "agents": "demo 2 1 3/4 -",
+        "agents": "demo 2 1 1/4 -",
         "tools": "add 1/8 3 30s 65536 Adds",
     }
     for command, row in rows.items():
         status, out, _, _ = told(answers, command)
         assert status == 0
         assert " ".join(out.splitlines()[1].split()) == row
+        assert ("SLOTS USED" in out) is (command != "tools")
         assert json.loads(told(answers, command, "--json")[1])
 
 

@@ -134,6 +134,23 @@ def test_a_silent_speaker_does_not_keep_the_others_from_the_page() -> None:
     assert stream.getvalue() == "Wait: \n[a] " + "x" * HOLD_CHARS + "!"
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "line"),
+    [
+        (agent_pb2.TOOL_ERROR_CODE_FAILED, "no such zone", "← clock failed: no such zone\n"),
+        (agent_pb2.TOOL_ERROR_CODE_UNSPECIFIED, "no such zone", "← clock failed: no such zone\n"),
+        (agent_pb2.TOOL_ERROR_CODE_DENIED, "not for you", "← clock failed, denied: not for you\n"),
+        (agent_pb2.TOOL_ERROR_CODE_FAILED, "", "← clock failed\n"),
+    ],
+)
+def test_a_tool_that_failed_is_said_to_have_failed_once(
+    code: agent_pb2.ToolErrorCode.ValueType, message: str, line: str
+) -> None:
+    error = agent_pb2.ToolError(code=code, message=message)
+    result = agent_pb2.ToolCallResult(tool_name="clock", error=error)
+    assert shown(Tale().event(tool_result=result)) == line
+
+
 SPOKEN = st.lists(
     st.tuples(st.sampled_from(["", "a", "b"]), st.text("xyz\n", min_size=1, max_size=80)), max_size=30
 )

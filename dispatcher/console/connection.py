@@ -173,7 +173,7 @@ def _trouble(error: grpc.aio.AioRpcError, endpoint: Endpoint, missing: str) -> C
             f"the dispatcher at {at} does not allow it ({details}): use a token of another role", Exit.REFUSED
         )
     if code is grpc.StatusCode.NOT_FOUND and missing:
-        return ConsoleError(f"{missing} ({details})", Exit.REFUSED)
+        return ConsoleError(missing, Exit.REFUSED)  # all that the details say as well
     word = code.name.lower().replace("_", " ")
     if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS):
         return ConsoleError(

@@ -132,7 +132,7 @@ def commanders(views: Sequence[admin_pb2.CommanderView], *, as_json: bool) -> No
         "COMMANDER",
         "STATE",
         "AGENTS",
-        "SLOTS",
+        "SLOTS USED",
         "STUCK",
         "CONNECTED",
         "SILENT",
@@ -161,13 +161,13 @@ def commanders(views: Sequence[admin_pb2.CommanderView], *, as_json: bool) -> No
 
 
 def agents(listings: Sequence[chat_pb2.AgentListing], *, as_json: bool) -> None:
-    headings = ("AGENT", "VERSION", "COMMANDERS", "SLOTS FREE", "DESCRIPTION")
+    headings = ("AGENT", "VERSION", "COMMANDERS", "SLOTS USED", "DESCRIPTION")
     rows = [
         (
             listing.offer.name,
             listing.offer.version,
             str(listing.commanders),
-            f"{listing.slots_free}/{listing.slots}",
+            f"{listing.slots - listing.slots_free}/{listing.slots}",
             listing.offer.description,
         )
         for listing in listings

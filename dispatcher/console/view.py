@@ -171,7 +171,8 @@ class PageView:
         arrow = self._look.glyph("←", "<-")
         if result.HasField("error"):
             code = enum_word(agent_pb2.ToolErrorCode.DESCRIPTOR, result.error.code)
-            text = f"{arrow} {_name(result.tool_name)} failed, {code}: {safe_line(result.error.message)}"
+            how = "failed" if code in ("failed", "unspecified") else f"failed, {code}"
+            text = f"{arrow} {_name(result.tool_name)} {_phrase(how, result.error.message)}"
             self._short(event, text, Tone.BAD)
         else:
             self._short(
