@@ -173,8 +173,10 @@ def _run(told: settings.Settings, targets: Sequence[str]) -> int:
     # Before the agents' modules are imported, so that theirs is the last word.
     logs.configure(told.log_format, told.log_level)
     agents = loading.load(targets)
-    from commander.serve import serve  # noqa: PLC0415 - gRPC is not loaded for --help and for mistakes
+    from commander.dialing import try_files  # noqa: PLC0415 - gRPC is not loaded for --help and for mistakes
+    from commander.serve import serve  # noqa: PLC0415 - as above
 
+    try_files(told)
     return serve(told, agents)
 
 
@@ -192,9 +194,11 @@ def _ask(told: settings.Settings, arguments: argparse.Namespace) -> int:
 
 def _ask_agent(told: settings.Settings, agent: AnyAgent, text: str, *, as_json: bool) -> int:
     from commander.ask import Asking, Exit  # noqa: PLC0415 - as in _run
+    from commander.dialing import try_files  # noqa: PLC0415
     from commander.printer import Printer  # noqa: PLC0415
     from commander.serve import bounds, loop_factory  # noqa: PLC0415
 
+    try_files(told)
     has_ended = False
     is_read = True
 

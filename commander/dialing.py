@@ -4,11 +4,15 @@ The options were measured together: a frozen or blackholed peer is found within 
 proxy that drops connections idle for 10 s, and a blip of packet loss is no lost link.
 """
 
+import errno
+import ssl
 from pathlib import Path
 
 import grpc
 
-from commander.settings import Settings
+from commander.settings import Settings, SettingsError
+
+TOKEN_BYTES = 8_192  # more would not fit into the metadata a dispatcher takes
 
 
 def options(settings: Settings) -> list[tuple[str, int]]:
@@ -44,8 +48,60 @@ def dial(settings: Settings) -> grpc.aio.Channel:
 
 
 def token(settings: Settings) -> str | None:
-    """What lets this commander in, read anew for each try so that it can be changed. OSError when it can't."""
-    return None if settings.token_file is None else settings.token_file.read_text().strip()
+    """What lets this commander in, read anew for each try so that it can be changed. OSError when it can't be, or
+    is no token; what the file holds is never told."""
+    path = settings.token_file
+    if path is None:
+        return None
+    raw = path.read_bytes().strip()
+    if not raw or len(raw) > TOKEN_BYTES or not all(0x21 <= byte <= 0x7E for byte in raw):
+        why = f"holds no token: it is one word of at most {TOKEN_BYTES} ASCII characters"
+        raise OSError(errno.EINVAL, why, str(path))
+    return raw.decode("ascii")
+
+
+def try_files(settings: Settings) -> None:
+    """Looks at the certificates and the token before anything is dialled: of a certificate that it can't use gRPC
+    says only that there is no connection, for ever. A pipe is left alone: it can be read but once. Raises
+    SettingsError."""
+    try:
+        if settings.token_file is not None and not settings.token_file.is_fifo():
+            token(settings)
+    except OSError as error:
+        raise SettingsError(f"token_file: {settings.token_file} {error.strerror}") from None
+    if not settings.tls:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _try_authorities(context, settings.tls_ca)
+    _try_certificate(context, settings.tls_certificate, settings.tls_key)
+
+
+def _try_authorities(context: ssl.SSLContext, authorities: Path | None) -> None:
+    if authorities is None or authorities.is_fifo():
+        return
+    try:
+        context.load_verify_locations(authorities)
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        why = "should hold certificates in PEM"
+        if not isinstance(error, ssl.SSLError) and isinstance(error, OSError):
+            why = f"can't be read: {error.strerror}"
+        raise SettingsError(f"tls_ca: {authorities} {why}") from None
+
+
+def _try_certificate(context: ssl.SSLContext, certificate: Path | None, key: Path | None) -> None:
+    if certificate is None or key is None or certificate.is_fifo() or key.is_fifo():
+        return
+    try:
+        # With a password that is never right, an encrypted key is an error and no question at the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        why = f"{certificate} should be a certificate chain and {key} its key, both in PEM, the key not encrypted"
+        if isinstance(error, ssl.SSLError):
+            if error.reason == "KEY_VALUES_MISMATCH":
+                why = f"{key} is not the key of {certificate}"
+        elif isinstance(error, OSError):
+            why = f"{certificate} or {key} can't be read: {error.strerror}"
+        raise SettingsError(f"tls_certificate, tls_key: {why}") from None
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -2,11 +2,13 @@
 
 import asyncio
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from asynchronous import asynchronous
+from asynchronous import PATIENCE_S, asynchronous
 from certificates import certify, needs_openssl
 from console_server import run_cli
 from dispatcher_process import DispatcherProcess, running_dispatcher
@@ -57,6 +59,23 @@ def test_a_dispatcher_that_demands_a_certificate_is_shown_one(
         assert "tls_client_ca" in stranger[2]
 
     scene()
+
+
+@needs_openssl
+def test_certificates_may_come_through_pipes(demanding: DispatcherProcess, folder: Path) -> None:
+    words = ("agents", "--dispatcher", demanding.address)
+    flags = (
+        "--tls-ca <(cat dispatcher.pem) --tls-certificate <(cat operator.pem) --tls-key <(cat operator.key)"
+    )
+    ended = subprocess.run(
+        ["bash", "-c", f'"$@" {flags}', "-", sys.executable, "-m", "dispatcher", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "no agents: no commander is connected\n")
 
 
 @needs_openssl

@@ -202,3 +202,37 @@ def test_words_that_are_no_text_are_refused(folder: Path, words: tuple[str | byt
     assert "\ufffd" in said
     assert "is not in UTF-8" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"s\xe9cret", b"x" * 10_000])
+@pytest.mark.parametrize("command", ["run demo", "ask hello"])
+def test_a_file_that_holds_no_token_is_refused_at_the_start(
+    command: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "token"
+    token.write_bytes(content)
+    assert main([*command.split(), "--dispatcher", "127.0.0.1:1", "--token-file", str(token)]) == 2
+    err = capsys.readouterr().err
+    assert f"commander: token_file: {token} holds no token: it is one word" in err
+    assert not content.strip() or content.decode("latin-1") not in err
+    assert "Traceback" not in err
+
+
+def test_a_token_may_come_through_a_pipe(folder: Path) -> None:
+    with MinimalDispatcher(folder, lambda _: None) as dispatcher:
+        reading, writing = os.pipe()
+        os.write(writing, b"secret\n")
+        os.close(writing)
+        words = ("--agent", "listed_agents.py:weather", "--dispatcher", dispatcher.address)
+        ended = subprocess.run(
+            [sys.executable, "-m", "commander", "ask", "hello", *words, "--token-file", f"/dev/fd/{reading}"],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            pass_fds=(reading,),
+            timeout=PATIENCE_S,
+        )
+        os.close(reading)
+    assert (ended.returncode, ended.stdout) == (0, "sunny\n"), ended.stderr

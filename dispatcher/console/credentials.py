@@ -1,7 +1,7 @@
 """What a client shows of itself, and whom it trusts: a token and certificates, read from files and looked at.
 
 gRPC says of a file that it can't use only that no connection comes about: what is wrong with it is said here,
-with the flag that named it. Called by `connection`.
+with the flag that named it. A pipe can be read but once, and so is only read. Called by `connection`.
 """
 
 import ssl
@@ -36,6 +36,8 @@ def read_token(path: Path) -> str:
 def read_authorities(path: Path) -> bytes:
     """Raises ConsoleError."""
     content = _read(path, "--tls-ca")
+    if path.is_fifo():
+        return content
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except (ssl.SSLError, ValueError):
@@ -56,6 +58,8 @@ def read_certificate(certificate: Path | None, key: Path | None, *, tls: bool) -
             Exit.USAGE,
         )
     shown = ClientCertificate(certificate, _read(certificate, "--tls-certificate"), _read(key, "--tls-key"))
+    if certificate.is_fifo() or key.is_fifo():
+        return shown
     try:
         # With a password that is never right, an encrypted key is an error and no question at the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
