@@ -84,7 +84,7 @@ class Asking:
                 self._printer.ended(
                     "unreachable",
                     f"no dispatcher at {self._settings.dispatcher}: start one with `dispatcher serve`, or say where"
-                    " it is with --dispatcher HOST:PORT",
+                    " it is with --dispatcher HOST:PORT or COMMANDER_DISPATCHER",
                 )
                 return Exit.UNREACHABLE
             return await self._converse(Stream(channel, token, self._loop.time))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -236,3 +237,16 @@ def test_a_token_may_come_through_a_pipe(folder: Path) -> None:
         )
         os.close(reading)
     assert (ended.returncode, ended.stdout) == (0, "sunny\n"), ended.stderr
+
+
+def test_a_dispatcher_that_is_not_there_is_told_with_the_ways_to_name_another(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    monkeypatch.setenv("COMMANDER_DISPATCHER", address)
+    assert main(["ask", "hello"]) == 6
+    err = capsys.readouterr().err
+    assert f"no dispatcher at {address}" in err
+    assert "with --dispatcher HOST:PORT or COMMANDER_DISPATCHER" in err
