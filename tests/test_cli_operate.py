@@ -54,7 +54,9 @@ def test_stop_names_its_sessions_and_an_unknown_one_does_not_save_the_others() -
         "--reason", "wrong customer", "--code", "risk-control", "--actor", "alice", "--grace-s", "1.5",
     )  # fmt: skip
     assert out == "a stopped\nover had already ended: completed\n"
-    assert err == ("there is no session gone: `dispatcher sessions --all-ended` lists those that are kept\n")
+    assert err == (
+        "dispatcher: there is no session gone: `dispatcher sessions --all-ended` lists those that are kept\n"
+    )
     assert status == 5
     assert server.requests[0] == admin_pb2.StopSessionRequest(
         session_id="a",
@@ -270,3 +272,27 @@ def test_a_token_goes_along(tmp_path: Path) -> None:
     assert server.metadata["authorization"] == "Bearer s3cret"
     _, _, _, server = told({"GetLimits": answer}, "limits")
     assert "authorization" not in server.metadata
+
+
+def test_commanders_and_agents_are_asked_for_page_by_page() -> None:
+    def commanders(request: admin_pb2.ListCommandersRequest) -> Message:
+        if not request.page_token:
+            view = admin_pb2.CommanderView(commander_id="c-1", state="ready")
+            return admin_pb2.ListCommandersResponse(commanders=[view], next_page_token="c-1")  # noqa: S106 - no password
+        assert request.page_token == "c-1"  # noqa: S105 - no password
+        view = admin_pb2.CommanderView(commander_id="c-2", state="ready")
+        return admin_pb2.ListCommandersResponse(commanders=[view])
+
+    def agents(request: chat_pb2.ListAgentsRequest) -> Message:
+        name = "second" if request.page_token else "first"
+        listing = chat_pb2.AgentListing(offer=agent_pb2.AgentOffer(name=name))
+        return chat_pb2.ListAgentsResponse(agents=[listing], next_page_token="" if name == "second" else "x")
+
+    for word, answers, right in (
+        ("commanders", {"ListCommanders": commanders}, ["c-1", "c-2"]),
+        ("agents", {"ListAgents": agents}, ["first", "second"]),
+    ):
+        status, out, err, server = told(dict(answers), word)
+        assert (status, err) == (0, "")
+        assert [line.split()[0] for line in out.splitlines()[1:]] == right
+        assert len(server.requests) == 2

@@ -44,7 +44,7 @@ async def stop(arguments: argparse.Namespace, connection: Connection) -> Exit:
         except ConsoleError as trouble:
             if trouble.exit_status is not Exit.REFUSED:
                 raise
-            listing.complain(str(trouble))
+            listing.complain(f"dispatcher: {trouble}")
             status = trouble.exit_status
     return status
 
@@ -107,16 +107,28 @@ async def session(arguments: argparse.Namespace, connection: Connection) -> Exit
 
 
 async def commanders(arguments: argparse.Namespace, connection: Connection) -> Exit:
+    views: list[admin_pb2.CommanderView] = []
     request = admin_pb2.ListCommandersRequest()
-    answer = await connection.ask(connection.admin.ListCommanders, request)
-    listing.commanders(list(answer.commanders), as_json=arguments.json)
+    while True:
+        page = await connection.ask(connection.admin.ListCommanders, request)
+        views.extend(page.commanders)
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            break
+    listing.commanders(views, as_json=arguments.json)
     return Exit.COMPLETED
 
 
 async def agents(arguments: argparse.Namespace, connection: Connection) -> Exit:
+    listings: list[chat_pb2.AgentListing] = []
     request = chat_pb2.ListAgentsRequest()
-    answer = await connection.ask(connection.chat.ListAgents, request)
-    listing.agents(list(answer.agents), as_json=arguments.json)
+    while True:
+        page = await connection.ask(connection.chat.ListAgents, request)
+        listings.extend(page.agents)
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            break
+    listing.agents(listings, as_json=arguments.json)
     return Exit.COMPLETED
 
 
