@@ -87,13 +87,14 @@ def test_ctrl_c_stops_and_shows_the_ending() -> None:
 
 def test_a_second_ctrl_c_leaves_at_once() -> None:
     async def scene() -> None:
-        left = asyncio.Event()
+        left, told = asyncio.Event(), asyncio.Event()
 
         async def script(stage: Stage) -> None:
             await stage.accept()
             await stage.tell(Tale().content("deaf"))
             packet = await stage.heard()
             assert packet.HasField("stop")
+            told.set()
             await stage.left(left)
 
         async with scripted_dispatcher() as server:
@@ -102,6 +103,7 @@ def test_a_second_ctrl_c_leaves_at_once() -> None:
                 await person.sees("deaf")
                 person.type("\x03")
                 await person.sees("Ctrl-C again leaves")
+                await told.wait()  # or the script may never come to hear that the person left
                 person.type("\x03")
                 assert await person.exit_status() == 130
             await left.wait()
