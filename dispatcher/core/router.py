@@ -163,7 +163,7 @@ class Router:
         board = self._board
         first = board.by_idempotency_key.get((event.user_id, event.idempotency_key))
         if event.idempotency_key and first is not None:
-            board.out.append(Accepted(first, joined=True))
+            self._join(event, board.sessions[first])
             return
         limits = board.limits
         agents = board.fleet.agents()
@@ -186,6 +186,16 @@ class Router:
             session = board.open_session(event)
             board.out.append(Accepted(session.session_id))
             board.place(session)
+
+    def _join(self, event: SessionRequested, first: Session) -> None:
+        """Its key was used before: for the same, or by mistake."""
+        if event.agent in ("", first.agent):
+            self._board.out.append(Accepted(first.session_id, joined=True))
+        else:
+            message = (
+                f"idempotency_key: was used to ask {first.agent!r}; use another one to ask {event.agent!r}"
+            )
+            self._refuse(Refusal.INVALID_REQUEST, message)
 
     def _refuse(self, refusal: Refusal, message: str) -> None:
         self._board.out.append(Count("sessions_refused", (refusal.value,)))

@@ -27,9 +27,9 @@ class RunnerLimits:
     # What a tool may ask for as its own output_bytes: less than a message of the link has. None: the default
     # message's 1 MiB, less an eighth for what goes with it, or output_bytes where that is more.
     output_bytes_max: int | None = None
-    arguments_bytes: int = 65_536
-    # Per tool. A quarter of the threads, so that one tool that hangs can't take them all.
-    concurrency: int = 8
+    arguments_bytes: int = 262_144
+    # Per tool. Half of the threads, so that one tool that hangs can't take them all.
+    concurrency: int = 16
     # Calls that may wait for a place, per tool: a thousand sessions may ask in the same moment.
     waiting: int = 1_000
     # For all tools that block.

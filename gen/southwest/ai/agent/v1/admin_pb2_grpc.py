@@ -164,7 +164,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetLimits(self, request, context):
-        """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names the first that is wrong.
+        """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names what is wrong. What a session
+        may do by its policies was settled when it opened: there a change is for sessions that open later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

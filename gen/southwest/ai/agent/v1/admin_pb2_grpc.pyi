@@ -57,7 +57,9 @@ class AdminStub:
     GetLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLimitsRequest, _admin_pb2.GetLimitsResponse]
     """Every limit, with its value now."""
     SetLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetLimitsRequest, _admin_pb2.SetLimitsResponse]
-    """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names the first that is wrong."""
+    """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names what is wrong. What a session
+    may do by its policies was settled when it opened: there a change is for sessions that open later.
+    """
     ListTools: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListToolsRequest, _admin_pb2.ListToolsResponse]
     """The tools on offer, with what they have done."""
 
@@ -89,7 +91,9 @@ class AdminAsyncStub(AdminStub):
     GetLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLimitsRequest, _admin_pb2.GetLimitsResponse]  # type: ignore[assignment]
     """Every limit, with its value now."""
     SetLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetLimitsRequest, _admin_pb2.SetLimitsResponse]  # type: ignore[assignment]
-    """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names the first that is wrong."""
+    """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names what is wrong. What a session
+    may do by its policies was settled when it opened: there a change is for sessions that open later.
+    """
     ListTools: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListToolsRequest, _admin_pb2.ListToolsResponse]  # type: ignore[assignment]
     """The tools on offer, with what they have done."""
 
@@ -178,7 +182,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SetLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SetLimitsResponse, _abc.Awaitable[_admin_pb2.SetLimitsResponse]]:
-        """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names the first that is wrong."""
+        """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names what is wrong. What a session
+        may do by its policies was settled when it opened: there a change is for sessions that open later.
+        """
 
     @_abc_1.abstractmethod
     def ListTools(

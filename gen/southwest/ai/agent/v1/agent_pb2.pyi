@@ -2166,7 +2166,7 @@ class Drain(_message.Message):
     reason: _builtins.str
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
-        """After this, what still runs is handed over or ended. Unset: no bound."""
+        """After this, what still runs is handed over or ended. Unset: the commander's own setting."""
 
     def __init__(
         self,

@@ -237,7 +237,9 @@ class Ask(_message.Message):
     include_thoughts: _builtins.bool
     """The viewer wants thoughts, if it may have them."""
     idempotency_key: _builtins.str
-    """A repeat of the same key by the same user joins the first one's session. Empty: none."""
+    """A repeat of the same key by the same user joins the first one's session; for another agent it is refused.
+    Empty: none.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Put on the session, so that operators can find and stop it by them."""
