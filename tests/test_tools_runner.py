@@ -130,7 +130,7 @@ def test_an_unknown_tool_is_told_with_the_nearest_names(drive: Drive[Any]) -> No
         ('{"a": ' + "[" * 20_000 + "}", ["32 deep"]),
         ('{"a": ' + "1" * 5_000 + "}", ["send it as a string"]),
         ('{"a": 1e999}', ["send it as a string"]),
-        ('{"a": "' + "x" * 70_000 + '"}', ["65,536", "70,0"]),
+        ('{"a": "' + "x" * 270_000 + '"}', ["262,144", "270,0"]),
         ("{}", ['"a" (an integer) is missing']),
         ('{"a": "one"}', ["$.a", '"one" is a string', "an integer is needed"]),
         ('{"a": 1, "bee": 2}', ['"bee" is not known', 'did you mean "be"?']),
