@@ -71,7 +71,7 @@ check-docs: $(READY)
 test: $(READY) ## Run every test that needs no root
 	@$(BIN)/python -m pytest
 
-slow: $(READY) ## Run the slow campaigns; bound them with SLOW_SECONDS
+slow: $(READY) ## Run the slow campaigns; bound them with SLOW_SECONDS=… SIMULATION_RUNS=…
 	@$(BIN)/python -m pytest -m slow --override-ini timeout=0
 
 bench: $(READY) ## Measure, as ratios; results also as JSON in bench/results/

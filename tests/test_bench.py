@@ -60,6 +60,7 @@ def own_processes() -> set[str]:
     return {pid for task in tasks for pid in (task / "children").read_text().split()}
 
 
+@pytest.mark.slow
 def test_every_measurement_gives_rows_and_leaves_no_process(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +121,7 @@ class Seen:
         return [row("never", "", [1 / (self.hosts.count("none"))])]
 
 
+@pytest.mark.slow
 def test_a_measurement_that_fails_or_takes_too_long_is_named_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
