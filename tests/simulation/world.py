@@ -190,3 +190,12 @@ class World:
             assert agents[0].said.startswith(text), f"{session_id}: viewers have what the agent never said"
             if ended.ending == "completed":
                 assert agents[0].said == text, f"{session_id}: completed, and something is missing"
+
+
+def run(seed: int) -> None:
+    """One run; an error says how to see it step by step."""
+    try:
+        World(seed).run()
+    except BaseException as error:
+        error.add_note(f"seed {seed}: see it with: cd tests && python -m simulation {seed}")
+        raise
