@@ -375,7 +375,8 @@ def _failed(crossing: Crossing, error: BaseException) -> tuple[Outcome | None, A
         if not isinstance(error, asyncio.CancelledError):
             _LOG.warning("the agent was stopped, and failed while it ended", exc_info=error)
     except BaseException:  # noqa: BLE001 - see above
-        kind = type(error).__name__
+        # Not even its name may be asked for in the common way: that may be its author's code as well.
+        kind = str(type.__dict__["__name__"].__get__(type(error)))
         return Outcome.FAILED, AgentFailure.of(UNTOLD.code, UNTOLD.message, kind, False, None)
     return None, None
 

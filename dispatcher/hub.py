@@ -61,7 +61,9 @@ class Hub:
         self._links: dict[str, LinkStream] = {}
         self._calls: dict[tuple[str, int], set[asyncio.Task[None]]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        # The deadline that the timer is for, and when it is to fire: not in the past, as a deadline may be.
         self._armed_for = 0.0
+        self._fires_at = 0.0
         self._stepping = False
         self._waiting: deque[Event] = deque()
         self._reply: Reply | None = None
@@ -134,11 +136,13 @@ class Hub:
             self._timer.cancel()
         self._armed_for = due
         # Event loops round to milliseconds, some of them down.
-        self._timer = self._loop.call_later(max(_TIMER_STEP_S, due - time.monotonic()), self._due)
+        now = time.monotonic()
+        self._fires_at = max(due, now + _TIMER_STEP_S)
+        self._timer = self._loop.call_later(self._fires_at - now, self._due)
 
     def _due(self) -> None:
         self._timer = None
-        self.submit(events.TimePassed())
+        self.submit(events.TimePassed(max(0.0, time.monotonic() - self._fires_at)))
 
     # --- effects -----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from dispatcher_process import DispatcherProcess
 from scripted_commander import linked, unique
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
-from dispatcher.rpc.answers import misfit
+from dispatcher.rpc.answers import SCHEMA_CHARS_MAX, VALUE_CHARS_MAX, misfit
 
 AGE = {"type": "object", "properties": {"age": {"type": "integer", "minimum": 0}}, "required": ["age"]}
 
@@ -59,6 +59,39 @@ def test_a_schema_is_kept_to() -> None:
 )
 def test_what_is_no_schema_is_held_against_nobody(schema: str) -> None:
     assert misfit(question(schema), '"anything"') == ""
+
+
+def _bomb(levels: int) -> str:
+    """Each part refers twice to the next."""
+    parts = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(levels)}
+    return json.dumps({"$defs": {**parts, f"a{levels}": {"type": "string"}}, "$ref": "#/$defs/a0"})
+
+
+def test_what_would_take_for_ever_to_check_is_not_checked() -> None:
+    """2^40 steps: it would never end."""
+    bomb = _bomb(40)
+    assert len(bomb) < SCHEMA_CHARS_MAX
+    assert misfit(question(bomb), '"it would fit"') == ""
+    assert "is a number" in misfit(question(_bomb(3)), "1")
+    assert "is a number" in misfit(question(bomb), "1"), "the first few faults are found soon"
+
+
+def test_a_long_value_is_not_checked() -> None:
+    long = json.dumps(["x"] * VALUE_CHARS_MAX)
+    assert misfit(question({"type": "string"}), long) == ""
+
+
+def test_a_long_schema_is_none() -> None:
+    schema = {"type": "string", "description": "x" * SCHEMA_CHARS_MAX}
+    assert misfit(question(schema), "1") == ""
+
+
+def test_a_number_beyond_all_bounds_is_told_wrong() -> None:
+    schema = {"type": "number", "multipleOf": 0.01}
+    assert (
+        misfit(question(schema), "1" + "0" * 400)
+        == "it can't be checked: a number is too large for the schema"
+    )
 
 
 @asynchronous

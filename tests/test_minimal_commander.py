@@ -147,6 +147,20 @@ async def test_all_said_in_one_breath_the_result_comes_before_the_end(dispatcher
 
 
 @asynchronous
+async def test_results_that_gather_come_one_by_one(dispatcher: DispatcherProcess) -> None:
+    """It can't read a batch."""
+    async with minimal_commander(dispatcher.address) as peer:
+        for number in range(20):
+            await peer.call_tool("shout", json.dumps({"text": f"a{number}"}))
+        results = sorted([json.loads(await peer.result()) for _ in range(20)])
+        assert results == sorted(f"A{number}" for number in range(20))
+        await peer.say("", is_finish=True)
+        await peer.half_close()
+        assert (await peer.status())[0] is grpc.StatusCode.OK
+        assert peer.unknown == 0
+
+
+@asynchronous
 async def test_a_failed_call_is_understood_from_the_fixed_field_alone(dispatcher: DispatcherProcess) -> None:
     async with minimal_commander(dispatcher.address) as peer:
         await peer.call_tool("shoot", "{}")

@@ -90,7 +90,14 @@ def bare(event_type: type[Any]) -> Event:
         "commander_labels": {},
         "budgets": None,
     }
-    simple: dict[Any, object] = {str: "x", int: 1, bool: False, float | None: None, str | None: None}
+    simple: dict[Any, object] = {
+        str: "x",
+        int: 1,
+        float: 1.0,
+        bool: False,
+        float | None: None,
+        str | None: None,
+    }
     hints = get_type_hints(event_type)
     fitting = {name: known.get(name, simple.get(hint, "")) for name, hint in hints.items()}
     made: Event = event_type(**fitting)
@@ -357,6 +364,26 @@ def test_one_that_gets_no_credit_can_not_go_on_in_tiny_packets() -> None:
         assert session.live
     say(router, "l1", packet("content", sequence=session.allowed + 1)._replace(text="x"))
     assert session.ending is Ending.PROTOCOL_ERROR
+
+
+def test_a_deadline_in_the_past_makes_nobody_heard() -> None:
+    """How late this process is, its clock knows: what a peer asks for says nothing of it."""
+    router = scene(Limits(heartbeat_interval_s=2.0, heartbeats_missed=3), commanders=2)
+    router.step(events.SessionRequested("s1", "echo", None), 0.0)
+    for number in range(1, 7):
+        asked = Question(f"q{number}", -1_000.0, b"")
+        say(router, "l1", packet("question", sequence=number, detail=asked), now=float(number))
+        router.step(events.TimePassed(), float(number))
+    assert "l1" in router.fleet.links
+    assert "l2" not in router.fleet.links, "it was silent for 6 s"
+
+
+def test_time_in_which_this_process_stood_still_is_nobodys_silence() -> None:
+    router = scene(Limits(heartbeat_interval_s=2.0, heartbeats_missed=3))
+    router.step(events.TimePassed(late_s=18.0), 20.0)
+    assert "l1" in router.fleet.links
+    router.step(events.TimePassed(), 25.0)
+    assert "l1" not in router.fleet.links
 
 
 def test_strays_are_told_of_up_to_a_bound() -> None:

@@ -6,11 +6,12 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 from tool_scene import LOOPS, Drive, ask, code_of, driver, message_of, runner_of
 
 from dispatcher.tools import (
@@ -150,6 +151,19 @@ def test_arguments_that_do_not_fit_never_run(drive: Drive[Any], arguments: str, 
             assert word in message_of(outcome)
         assert outcome.error is not None
         assert not outcome.error.retryable
+        await runner.close()
+
+    drive(scene())
+
+
+def test_a_number_beyond_all_bounds_does_not_fit(drive: Drive[Any]) -> None:
+    def pay(amount: Annotated[float, Field(multiple_of=0.01)]) -> None:
+        raise AssertionError("ran")
+
+    async def scene() -> None:
+        runner = runner_of(pay)
+        outcome = await runner.run(ask("pay", '{"amount": 1' + "0" * 307 + "}"))
+        assert code_of(outcome) == "invalid_arguments"
         await runner.close()
 
     drive(scene())

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from math import inf
 
-from dispatcher.core.endings import STOP_OF_ENDING, Ending
+from dispatcher.core.endings import FINISHED, STOP_OF_ENDING, Ending
 from dispatcher.core.events import (
     Append,
     CancelTools,
@@ -141,6 +141,8 @@ class Board:
             ending.value, message, session.content_chars, session.content_crc32, session.usage, stop, error
         )
         self.emit(session, "ended", "", "", ended)
+        if link is not None and link.minimal:
+            link.broken_off = ending not in FINISHED
         if session.ledger.running:
             self.out.append(CancelTools(session.session_id, session.attempt))
         session.close(ending, ended, self.now)

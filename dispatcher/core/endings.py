@@ -109,6 +109,10 @@ ENDING_OF_STOP: Final[dict[StopCode, Ending]] = {
 }
 
 
+# Endings of an agent's own making.
+FINISHED: Final = frozenset({Ending.COMPLETED, Ending.AGENT_FAILED, Ending.MODEL_FAILED})
+
+
 def of_error(origin: str) -> Ending:
     """How an error ends the session that it is of."""
     return Ending.MODEL_FAILED if origin == "llm" else Ending.AGENT_FAILED

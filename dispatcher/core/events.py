@@ -173,7 +173,9 @@ class LimitsChanged:
 
 @dataclass(frozen=True, slots=True)
 class TimePassed:
-    """A deadline may be due."""
+    """A deadline may be due. `late_s`: so much later than it was to be told, because the process stood still."""
+
+    late_s: float = 0.0
 
 
 Event = (

@@ -53,6 +53,8 @@ class Link:
     goodbye: bool = False
     # A minimal commander says no more, and is still there for what it is owed.
     half_closed: bool = False
+    # The session of a minimal commander was ended, and not by what it said.
+    broken_off: bool = False
     # Sessions with packets kept but not yet acknowledged.
     ack_due: set[str] = field(default_factory=set)
     # (session, attempt) pairs that were told once that they don't count here.

@@ -460,7 +460,7 @@ class Intake:
         session.questions[question.question_id] = question
         wait_s = board.limits.question_wait_s
         if question.expires_in_s is not None:
-            wait_s = min(question.expires_in_s, wait_s)
+            wait_s = max(0.0, min(question.expires_in_s, wait_s))
         board.timers.set(("question", session.session_id, question.question_id), board.now + wait_s)
         board.emit(session, "question", packet.agent, "", question.body, packet.size)
 

@@ -4,7 +4,7 @@ comes and goes; called by `router.py` alone."""
 from typing import Final, Literal
 
 from dispatcher.core.board import Board
-from dispatcher.core.endings import Ending, of_error
+from dispatcher.core.endings import FINISHED, Ending, of_error
 from dispatcher.core.events import CloseLink, Count, HelloReceived, LinkLost, LinkOpened, Log, Measure
 from dispatcher.core.fleet import Commander, CommanderState, Link, Slot, SlotState
 from dispatcher.core.packets import (
@@ -19,8 +19,6 @@ from dispatcher.core.packets import (
 )
 from dispatcher.core.session import Session, State, Step
 
-# Endings of a minimal commander's own making; its call ends well with them.
-_FINISHED: Final = frozenset({Ending.COMPLETED, Ending.AGENT_FAILED, Ending.MODEL_FAILED})
 # How often an attempt that had said nothing is begun afresh elsewhere.
 TRIES_MAX: Final = 3
 
@@ -231,9 +229,10 @@ class Links:
         if session is None:
             # A link that said nothing, or whose one session is over and no longer kept, owes nothing.
             clean = link.goodbye or link.commander is None
-            board.out.append(
-                CloseLink(link.link_id, "OK" if clean and event.half_closed else event.status, event.why)
-            )
+            status = "OK" if clean and event.half_closed else event.status
+            if link.broken_off and event.half_closed:
+                status = "CANCELLED"
+            board.out.append(CloseLink(link.link_id, status, event.why))
             self.detach(link, event.why)
             return
         if session.finishing and session.live and event.half_closed:
@@ -251,7 +250,7 @@ class Links:
                     "the stream ended before a content packet with is_finish",
                 )
                 board.end(session, Ending.INCOMPLETE, message, turn_over=True)
-        elif session.ended is not None and event.half_closed and session.ending not in _FINISHED:
+        elif session.ended is not None and event.half_closed and session.ending not in FINISHED:
             status, message = "CANCELLED", session.ended.message
         board.out.append(CloseLink(link.link_id, status, message))
         self.detach(link, event.why)

@@ -49,7 +49,7 @@ from dispatcher.core.links import Links
 from dispatcher.core.packets import Answer, Goodbye, Signal, Stop, ToolResult, UserMessage
 from dispatcher.core.session import Session
 
-# A deadline that is seen so late says that nothing was seen meanwhile.
+# Being told of time so late says that nothing was seen meanwhile.
 STOOD_STILL_S: Final = 0.5
 
 
@@ -151,9 +151,8 @@ class Router:
 
     def _time_passed(self, event: TimePassed) -> None:
         timers, now = self._board.timers, self._board.now
-        due = timers.next_deadline()
-        if due is not None and now - due > STOOD_STILL_S:
-            self._links.stood_still(now - due)
+        if event.late_s > STOOD_STILL_S:
+            self._links.stood_still(event.late_s)
         while (key := timers.pop_due(now)) is not None:
             self._deadlines[key[0]](*key[1:])
 
@@ -375,10 +374,8 @@ class Router:
     def _finish_over(self, link_id: str) -> None:
         """A minimal commander's session is over and its stream is still there."""
         link = self._board.fleet.links.get(link_id)
-        session = self._board.sessions.get(link.session_id) if link else None
         if link is not None:
-            whole = session is None or session.ending is Ending.COMPLETED
-            self._links.cut(link, "OK" if whole else "CANCELLED", "the session is over")
+            self._links.cut(link, "CANCELLED" if link.broken_off else "OK", "the session is over")
 
     def _keep_over(self, session_id: str) -> None:
         self._board.kept_enough(self._board.sessions[session_id])

@@ -1,16 +1,21 @@
 """Whether an answer is one that its question allows. Called by `chat.py`; every edge asks here.
 
-A question may name options, and a JSON Schema. What an agent gives as a schema and is none can't be held against
-anybody: then any JSON is an answer.
+A question may name options, and a JSON Schema. The schema is an agent's word, maybe a model's, and the loop waits for
+the check: what is no schema, is long, or takes many steps can't be held against anybody: then any JSON is an answer.
 """
 
 import json
+from typing import Final
 
 from southwest.ai.agent.v1 import agent_pb2
 
-from dispatcher.tools.contract import ToolLoadError
 from dispatcher.tools.schema import ValueSchema
 
+# A schema of this length takes 10 to 40 ms to be looked at, with all that can be packed into it; a longer one is none.
+SCHEMA_CHARS_MAX: Final = 4_096
+VALUE_CHARS_MAX: Final = 65_536
+# Of a value, against a schema of that length: about 20 ms.
+STEPS_MAX: Final = 2_000
 # Of the options, in an error.
 _OPTIONS_TOLD_MAX = 10
 
@@ -26,10 +31,10 @@ def misfit(question: agent_pb2.Question, value_json: str) -> str:
         )
         more = ", …" if len(question.options) > _OPTIONS_TOLD_MAX else ""
         return f"is none of the options; one of {told}{more} is right"
-    if not question.response_schema_json:
+    schema_json = question.response_schema_json
+    if not 0 < len(schema_json) <= SCHEMA_CHARS_MAX or len(value_json) > VALUE_CHARS_MAX:
         return ""
     try:
-        schema = ValueSchema(json.loads(question.response_schema_json))
-    except (ToolLoadError, ValueError, RecursionError):
+        return ValueSchema(json.loads(schema_json), STEPS_MAX).misfit(value)
+    except Exception:  # noqa: BLE001 - whatever jsonschema makes of what is no schema
         return ""
-    return schema.misfit(value)

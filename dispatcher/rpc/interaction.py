@@ -66,6 +66,8 @@ class Stream:
         self._waiting: deque[agent_pb2.DownstreamPacket] = deque()
         self._waiting_bytes = 0
         self._writer: asyncio.Task[None] | None = None
+        # A program that knows the fixed table alone can't read a batch; whoever was welcomed can.
+        self._may_batch = False
 
     def send(self, signal: Signal, *, urgent: bool) -> None:
         packet = self._down.packet(signal, int(time.time() * 1000))
@@ -132,12 +134,13 @@ class Stream:
         while self._urgent or self._waiting:
             source = self._urgent or self._waiting
             size = source[0].ByteSize() + _PACKET_OVERHEAD_BYTES
-            if packets and size > room:
+            if packets and (size > room or not self._may_batch):
                 break
             room -= size
             self._waiting_bytes -= size
             packets.append(source.popleft())
             if packets[-1].HasField("welcome"):
+                self._may_batch = True
                 break
         if len(packets) == 1:
             return packets[0]

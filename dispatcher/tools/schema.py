@@ -7,7 +7,8 @@ come from a model. And `uniqueItems` compares fingerprints, not every pair.
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from itertools import islice
 from typing import Any
 
@@ -24,24 +25,36 @@ from dispatcher.tools.contract import ToolArgumentsError, ToolLoadError
 SCHEMA_BYTES_MAX = 262_144
 
 
+class TooManyStepsError(Exception):
+    """A value took more steps to check than may be."""
+
+
 class ValueSchema:
     """Any JSON Schema. Raises ToolLoadError that says what is wrong with it; it belongs to whoever gives it, who
-    must not change it later."""
+    must not change it later. One with `steps_max` comes from somebody who may mean no good: a check that takes more
+    steps raises TooManyStepsError."""
 
-    __slots__ = ("_validator",)
+    __slots__ = ("_steps_max", "_validator")
 
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, schema: Any, steps_max: int | None = None) -> None:
+        self._steps_max = steps_max
         _check_keywords(schema)
         if isinstance(schema, dict):
-            _Walk(schema).run()
-        self._validator = _Validator(schema, registry=EMPTY_REGISTRY)
+            _Walk(schema, checks_references=steps_max is None).run()
+        kind = _Validator if steps_max is None else _CountingValidator
+        self._validator = kind(schema, registry=EMPTY_REGISTRY)
 
     def misfit(self, value: object) -> str:
         """What is wrong with a value, and what would be right; empty where it fits."""
+        steps = _STEPS_LEFT.set(None if self._steps_max is None else [self._steps_max])
         try:
             errors = list(islice(self._validator.iter_errors(value), PROBLEMS_MAX + 1))
         except RecursionError:
             return "it can't be checked: the schema refers to itself without end"
+        except ArithmeticError:
+            return "it can't be checked: a number is too large for the schema"
+        finally:
+            _STEPS_LEFT.reset(steps)
         return explained(errors) if errors else ""
 
 
@@ -91,7 +104,8 @@ def _check_keywords(schema: Any) -> None:
 class _Walk:
     """Visits every schema within a schema, wherever a reference leads to included."""
 
-    def __init__(self, schema: dict[str, object]) -> None:
+    def __init__(self, schema: dict[str, object], *, checks_references: bool) -> None:
+        self._checks_references = checks_references
         root = DRAFT202012.create_resource(schema)
         self._todo: list[tuple[Any, Any]] = [(root, EMPTY_REGISTRY.resolver_with_root(root))]
         self._seen: set[int] = set()
@@ -120,10 +134,16 @@ class _Walk:
                 _require_pattern(pattern)
         for keyword in ("$ref", "$dynamicRef"):
             if keyword in contents:
-                self._todo.append(_resolved(keyword, contents[keyword], resolver))
+                self._todo.append(self._resolved(keyword, contents[keyword], resolver))
+
+    def _resolved(self, keyword: str, reference: str, resolver: Any) -> tuple[Any, Any]:
+        found = _found(keyword, reference, resolver)
+        if self._checks_references:
+            _check_keywords(found.contents)
+        return DRAFT202012.create_resource(found.contents), found.resolver
 
 
-def _resolved(keyword: str, reference: str, resolver: Any) -> tuple[Any, Any]:
+def _found(keyword: str, reference: str, resolver: Any) -> Any:
     try:
         found = resolver.lookup(reference)
     except (Unresolvable, ValueError, LookupError, TypeError) as error:
@@ -133,8 +153,7 @@ def _resolved(keyword: str, reference: str, resolver: Any) -> tuple[Any, Any]:
         ) from error
     if not isinstance(found.contents, dict | bool):
         raise ToolLoadError(f"its schema has {keyword} {shortened(reference)}, which leads to no schema")
-    _check_keywords(found.contents)
-    return DRAFT202012.create_resource(found.contents), found.resolver
+    return found
 
 
 # --- patterns --------------------------------------------------------------------------------------------
@@ -222,4 +241,26 @@ _Validator = validators.extend(  # type: ignore[no-untyped-call]  # untyped in t
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
     },
+)
+
+
+# --- schemas of somebody who may mean no good ------------------------------------------------------------
+
+_STEPS_LEFT: ContextVar[list[int] | None] = ContextVar("steps_left", default=None)
+
+
+def _counted(keyword: Callable[..., Any]) -> Callable[..., Iterator[ValidationError]]:
+    def step(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        left = _STEPS_LEFT.get()
+        if left is not None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise TooManyStepsError
+        yield from keyword(validator, value, instance, schema) or ()
+
+    return step
+
+
+_CountingValidator = validators.extend(  # type: ignore[no-untyped-call]  # untyped in the stubs
+    _Validator, {name: _counted(keyword) for name, keyword in _Validator.VALIDATORS.items()}
 )
