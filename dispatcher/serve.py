@@ -15,10 +15,10 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import prometheus_client
@@ -81,7 +81,7 @@ def run(loaded: Loaded) -> int:
     try:
         tools = load_tools(settings.tools)
         with asyncio.Runner(loop_factory=_loop_factory(settings.event_loop)) as runner:
-            return runner.run(_serve_and_leave(loaded, tools))
+            return _enduring(runner.get_loop(), _serve_and_leave(loaded, tools))
     except (StartError, ToolLoadError, auth.TokensError) as error:
         print(f"dispatcher: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -97,6 +97,23 @@ def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
             raise StartError("event_loop: uvloop is not installed; install it, or choose asyncio") from None
         return asyncio.new_event_loop
     return uvloop.new_event_loop
+
+
+def _enduring(loop: asyncio.AbstractEventLoop, serving: Coroutine[Any, Any, int]) -> int:
+    """Turns the loop until it has served, whatever tools do to it: a helper task of theirs that exits would take
+    everybody's sessions along."""
+    task = loop.create_task(serving)
+    task.add_done_callback(lambda _: loop.stop())
+    while not task.done():
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt) as error:
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                # It does not serve yet or any more, so this is a person's Ctrl-C.
+                raise
+            kind = type(error).__name__
+            log.exception("%s in a task or a callback of a tool; the loop goes on", kind)
+    return task.result()
 
 
 async def _serve_and_leave(loaded: Loaded, tools: list[Tool]) -> int:

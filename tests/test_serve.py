@@ -255,6 +255,33 @@ async def test_a_tool_that_hangs_does_not_keep_it(tmp_path: Path) -> None:
 
 
 @asynchronous
+async def test_a_tool_whose_helpers_exit_does_not_take_it_along(tmp_path: Path) -> None:
+    (tmp_path / "leaving_tools.py").write_text(
+        "import asyncio, sys\n"
+        "async def bye():\n    sys.exit(9)\n"
+        "async def leaves():\n"
+        "    asyncio.get_running_loop().call_soon(sys.exit, 8)\n"
+        "    asyncio.get_running_loop().stop()\n"
+        "    task = asyncio.ensure_future(bye())\n"
+        "    await asyncio.sleep(0.01)\n"
+        "    return task.done()\n"
+    )
+    tools = ("--tools", "leaving_tools:leaves")
+    environ = {"PYTHONPATH": str(tmp_path)}
+    with running_dispatcher(*tools, environ=environ, tracebacks=True) as dispatcher:
+        agent = unique("agent")
+        async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.call("leaves")
+            assert (await turn.result()).result_json == "true"
+            await turn.say("still here")
+            await turn.finish()
+            assert (await seen.ended()).name == "completed"
+        assert [line for line in dispatcher.log if "SystemExit in a task or a callback of a tool" in line]
+
+
+@asynchronous
 async def test_a_tool_that_swallows_its_cancellation_does_not_keep_it(tmp_path: Path) -> None:
     (tmp_path / "stubborn_tools.py").write_text(
         "import asyncio\n"
