@@ -5,8 +5,8 @@ Called by `dispatcher.cli`. How the answers look is `listing`'s.
 """
 
 import argparse
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
 
 from southwest.ai.agent.v1 import admin_pb2, chat_pb2
 
@@ -106,28 +106,26 @@ async def session(arguments: argparse.Namespace, connection: Connection) -> Exit
     return Exit.COMPLETED
 
 
-async def commanders(arguments: argparse.Namespace, connection: Connection) -> Exit:
-    views: list[admin_pb2.CommanderView] = []
-    request = admin_pb2.ListCommandersRequest()
+async def _pages(connection: Connection, method: Any, request: Any) -> AsyncIterator[Any]:
+    """All pages of a listing, whose requests and answers bear a token."""
     while True:
-        page = await connection.ask(connection.admin.ListCommanders, request)
-        views.extend(page.commanders)
+        page = await connection.ask(method, request)
+        yield page
         request.page_token = page.next_page_token
         if not request.page_token:
-            break
+            return
+
+
+async def commanders(arguments: argparse.Namespace, connection: Connection) -> Exit:
+    pages = _pages(connection, connection.admin.ListCommanders, admin_pb2.ListCommandersRequest())
+    views = [view async for page in pages for view in page.commanders]
     listing.commanders(views, as_json=arguments.json)
     return Exit.COMPLETED
 
 
 async def agents(arguments: argparse.Namespace, connection: Connection) -> Exit:
-    listings: list[chat_pb2.AgentListing] = []
-    request = chat_pb2.ListAgentsRequest()
-    while True:
-        page = await connection.ask(connection.chat.ListAgents, request)
-        listings.extend(page.agents)
-        request.page_token = page.next_page_token
-        if not request.page_token:
-            break
+    pages = _pages(connection, connection.chat.ListAgents, chat_pb2.ListAgentsRequest())
+    listings = [each async for page in pages for each in page.agents]
     listing.agents(listings, as_json=arguments.json)
     return Exit.COMPLETED
 

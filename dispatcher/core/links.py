@@ -4,7 +4,7 @@ comes and goes; called by `router.py` alone."""
 from typing import Final, Literal
 
 from dispatcher.core.board import Board
-from dispatcher.core.endings import FINISHED, Ending, of_error
+from dispatcher.core.endings import Ending, of_error
 from dispatcher.core.events import CloseLink, Count, HelloReceived, LinkLost, LinkOpened, Log, Measure
 from dispatcher.core.fleet import Commander, CommanderState, Link, Slot, SlotState
 from dispatcher.core.packets import (
@@ -250,7 +250,7 @@ class Links:
                     "the stream ended before a content packet with is_finish",
                 )
                 board.end(session, Ending.INCOMPLETE, message, turn_over=True)
-        elif session.ended is not None and event.half_closed and session.ending not in FINISHED:
+        elif session.ended is not None and event.half_closed and link.broken_off:
             status, message = "CANCELLED", session.ended.message
         board.out.append(CloseLink(link.link_id, status, message))
         self.detach(link, event.why)

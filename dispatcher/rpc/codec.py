@@ -135,7 +135,7 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
     body: object = None
     if kind == "thought":
         text, body = wire.thought.delta, wire.thought.step_name
-        size = _utf8_size(text) + _utf8_size(wire.thought.step_name)
+        size = core.utf8_bytes(text) + core.utf8_bytes(wire.thought.step_name)
     elif kind is None:
         kind = "unknown"
     elif kind in ("hello", "batch"):
@@ -194,11 +194,6 @@ def _is_name(text: str, chars_max: int) -> bool:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= MESSAGE_CHARS_MAX else text[: MESSAGE_CHARS_MAX - 1] + "…"
-
-
-def _utf8_size(text: str) -> int:
-    """Bytes, as the sender charges them to its credit."""
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def _hello(wire: agent_pb2.Hello) -> core.Hello:

@@ -277,9 +277,7 @@ class ToolRunner:
         except asyncio.CancelledError:
             station.breaker.let_go()
             raise
-        except (
-            BaseException
-        ) as error:  # SystemExit and its like too: they would end us, and are only the tool's wish
+        except BaseException as error:  # what would end us too: that is only the tool's wish
             log.exception("tool %s failed", request.tool_name, extra=_where(request))
             outcome, works = ToolOutcome.failed("failed", said(error)), False
         if not context.cancelled.is_set():

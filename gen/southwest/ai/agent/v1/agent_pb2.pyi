@@ -897,7 +897,9 @@ class Question(_message.Message):
     """Unique within the session and attempt."""
     text: _builtins.str
     response_schema_json: _builtins.str
-    """What an answer must fit, a JSON Schema. Empty: any JSON value."""
+    """What an answer must fit, a JSON Schema. Empty: any JSON value; so it is for one that is no schema, has more than
+    4,096 characters, or takes long to check.
+    """
     @_builtins.property
     def options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Answers to choose from. Empty: any."""
