@@ -44,6 +44,7 @@ class Ending(Enum):
     DETACHED = "detached"
     SHUTDOWN = "shutdown"
     JOURNAL_FULL = "journal_full"
+    POISONED = "poisoned"
 
     @property
     def traits(self) -> Traits:
@@ -82,6 +83,13 @@ ENDINGS: Final[dict[Ending, Traits]] = {
     Ending.SHUTDOWN: Traits(13, "UNAVAILABLE", 503, True, "The dispatcher went away; try again.", 2.0),
     Ending.JOURNAL_FULL: Traits(
         14, "RESOURCE_EXHAUSTED", 507, True, "There is no room for its events; try again later.", 30.0
+    ),
+    Ending.POISONED: Traits(
+        15,
+        "INTERNAL",
+        500,
+        False,
+        "Each worker that ran it died; their logs say of what. Don't try it again as it is.",
     ),
 }
 

@@ -334,6 +334,14 @@ class Started(NamedTuple):
     commander_id: str
 
 
+class Reset(NamedTuple):
+    """The session begins anew: what came after this offset and before this event is to be discarded, but for
+    messages of the user."""
+
+    discard_after: int
+    reason: str
+
+
 class Ended(NamedTuple):
     """The last event of a session; length and CRC-32 are of the content that viewers were given."""
 
@@ -344,6 +352,8 @@ class Ended(NamedTuple):
     usage: Usage
     stop: Stop | None = None
     error: ErrorReport | None = None
+    # Ids of the user's messages that no agent has taken.
+    unread: tuple[str, ...] = ()
 
 
 class SessionEvent(NamedTuple):

@@ -570,6 +570,7 @@ def session_ended(ended: core.Ended) -> chat_pb2.SessionEnded:
         content_chars=ended.content_chars,
         content_crc32=ended.content_crc32,
         usage=usage(ended.usage),
+        unread_message_ids=ended.unread,
     )
     if traits.retry_after_s is not None:
         wire.retry_after_ms = int(traits.retry_after_s * 1000)
@@ -620,6 +621,14 @@ def _messaged(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
     wire.user_message.message_id, wire.user_message.text = event.body
 
 
+def _reset(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
+    assert isinstance(event.body, core.Reset)
+    # Of the same epoch as the event itself.
+    wire.reset.discard_after.epoch = wire.cursor.epoch
+    wire.reset.discard_after.offset = event.body.discard_after
+    wire.reset.reason = event.body.reason
+
+
 def _ended(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
     assert isinstance(event.body, core.Ended)
     wire.ended.CopyFrom(session_ended(event.body))
@@ -641,6 +650,7 @@ _EVENTS: Final[dict[str, Callable[[chat_pb2.SessionEvent, core.SessionEvent], No
     "tool_result": _result,
     "answer": _answered,
     "user_message": _messaged,
+    "reset": _reset,
     "ended": _ended,
     "progress": _unopened,
     "question": _unopened,

@@ -106,6 +106,34 @@ ERROR_SCOPE_SESSION: ErrorScope.ValueType  # 3
 """The session."""
 Global___ErrorScope: _TypeAlias = ErrorScope  # noqa: Y015
 
+class _OnRestart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnRestartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnRestart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_RESTART_UNSPECIFIED: _OnRestart.ValueType  # 0
+    """As RESTART."""
+    ON_RESTART_RESTART: _OnRestart.ValueType  # 1
+    """It begins anew: viewers are told by a Reset what to discard."""
+    ON_RESTART_CONTINUE: _OnRestart.ValueType  # 2
+    """It goes on from what was published, which its Start brings."""
+    ON_RESTART_NEVER: _OnRestart.ValueType  # 3
+    """It is not run a second time: the session ends as commander_lost."""
+
+class OnRestart(_OnRestart, metaclass=_OnRestartEnumTypeWrapper):
+    """What an agent does with a session of which viewers already have something, because an earlier attempt was lost."""
+
+ON_RESTART_UNSPECIFIED: OnRestart.ValueType  # 0
+"""As RESTART."""
+ON_RESTART_RESTART: OnRestart.ValueType  # 1
+"""It begins anew: viewers are told by a Reset what to discard."""
+ON_RESTART_CONTINUE: OnRestart.ValueType  # 2
+"""It goes on from what was published, which its Start brings."""
+ON_RESTART_NEVER: OnRestart.ValueType  # 3
+"""It is not run a second time: the session ends as commander_lost."""
+Global___OnRestart: _TypeAlias = OnRestart  # noqa: Y015
+
 class _HeartbeatPhase:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -311,6 +339,7 @@ class UpstreamPacket(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     SIGNALS_RECEIVED_FIELD_NUMBER: _builtins.int
+    MESSAGES_READ_FIELD_NUMBER: _builtins.int
     THOUGHT_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     TOOL_CALL_FIELD_NUMBER: _builtins.int
@@ -347,6 +376,10 @@ class UpstreamPacket(_message.Message):
     signals_received: _builtins.int
     """The highest DownstreamPacket.sequence received for this session so far, when it has grown. The
     dispatcher may forget owed signals up to it.
+    """
+    messages_read: _builtins.int
+    """The DownstreamPacket.sequence of the last UserMessage that the agent has taken, when it has grown. What was not
+    taken when the session ends is given back to the user as unread.
     """
     @_builtins.property
     def thought(self) -> Global___ThoughtChain:
@@ -425,6 +458,7 @@ class UpstreamPacket(_message.Message):
         attempt: _builtins.int = ...,
         agent: _builtins.str = ...,
         signals_received: _builtins.int = ...,
+        messages_read: _builtins.int = ...,
         thought: Global___ThoughtChain | None = ...,
         content: Global___ContentChunk | None = ...,
         tool_call: Global___ToolCallRequest | None = ...,
@@ -445,7 +479,7 @@ class UpstreamPacket(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_event", b"agent_event", "artifact", b"artifact", "batch", b"batch", "content", b"content", "done", b"done", "embedding", b"embedding", "error", b"error", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "payload", b"payload", "progress", b"progress", "question", b"question", "refused", b"refused", "stop_ack", b"stop_ack", "thought", b"thought", "tool_call", b"tool_call", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_event", b"agent_event", "artifact", b"artifact", "attempt", b"attempt", "batch", b"batch", "content", b"content", "done", b"done", "embedding", b"embedding", "error", b"error", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "payload", b"payload", "progress", b"progress", "question", b"question", "refused", b"refused", "sequence", b"sequence", "session_id", b"session_id", "signals_received", b"signals_received", "stop_ack", b"stop_ack", "thought", b"thought", "timestamp", b"timestamp", "tool_call", b"tool_call", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_event", b"agent_event", "artifact", b"artifact", "attempt", b"attempt", "batch", b"batch", "content", b"content", "done", b"done", "embedding", b"embedding", "error", b"error", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "messages_read", b"messages_read", "payload", b"payload", "progress", b"progress", "question", b"question", "refused", b"refused", "sequence", b"sequence", "session_id", b"session_id", "signals_received", b"signals_received", "stop_ack", b"stop_ack", "thought", b"thought", "timestamp", b"timestamp", "tool_call", b"tool_call", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["thought", "content", "tool_call", "error", "hello", "batch", "refused", "progress", "question", "agent_event", "artifact", "embedding", "usage", "heartbeat", "stop_ack", "done", "goodbye"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
@@ -525,8 +559,8 @@ class ToolCallRequest(_message.Message):
     numbers the calls "call-1", "call-2" … in the order asked.
     """
     idempotency_key: _builtins.str
-    """Handed to the tool, so that the world beyond it can tell a repeat. Empty: the dispatcher makes one of
-    session and call_id, the same for every attempt.
+    """Handed to the tool, so that the world beyond it can tell a repeat. Empty: the dispatcher makes one of session,
+    call_id, tool and arguments: the same call of a later attempt has the same key, another one has not.
     """
     timeout_ms: _builtins.int
     """How long the caller is willing to wait, milliseconds. Cuts the tool's own timeout, never extends it."""
@@ -720,12 +754,15 @@ class AgentOffer(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     ACCEPTED_INPUT_FIELD_NUMBER: _builtins.int
+    ON_RESTART_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What a request names."""
     version: _builtins.str
     """Which version of it, free text, compared for equality. Empty when there is only one."""
     description: _builtins.str
     """For people and for other agents."""
+    on_restart: Global___OnRestart.ValueType
+    """What it does with a session whose earlier attempt was lost."""
     @_builtins.property
     def accepted_input(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """MIME types of the input parts it takes, e.g. "text/plain", "image/png". Empty: text alone."""
@@ -737,10 +774,11 @@ class AgentOffer(_message.Message):
         version: _builtins.str = ...,
         description: _builtins.str = ...,
         accepted_input: _abc.Iterable[_builtins.str] | None = ...,
+        on_restart: Global___OnRestart.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_input", b"accepted_input", "description", b"description", "name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_input", b"accepted_input", "description", b"description", "name", b"name", "on_restart", b"on_restart", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1804,7 +1842,7 @@ class Start(_message.Message):
 
     @_builtins.property
     def published(self) -> Global___Published:
-        """For attempt > 1: what viewers already have."""
+        """For an agent that continues: what viewers already have. Unset: it begins from nothing."""
 
     def __init__(
         self,
@@ -2029,21 +2067,27 @@ class Published(_message.Message):
 
     CONTENT_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
     content: _builtins.str
     """Its content so far."""
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishedCall]:
         """Calls already made, with their results, in order."""
 
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserMessage]:
+        """What the user has said in between and an earlier attempt has taken. What none has taken comes as UserMessage."""
+
     def __init__(
         self,
         *,
         content: _builtins.str = ...,
         calls: _abc.Iterable[Global___PublishedCall] | None = ...,
+        messages: _abc.Iterable[Global___UserMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "content", b"content"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "content", b"content", "messages", b"messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

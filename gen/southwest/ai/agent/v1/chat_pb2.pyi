@@ -60,6 +60,8 @@ class _SessionEndingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Session
     """The dispatcher went away."""
     SESSION_ENDING_JOURNAL_FULL: _SessionEnding.ValueType  # 14
     """The journal had no room for it."""
+    SESSION_ENDING_POISONED: _SessionEnding.ValueType  # 15
+    """Each commander that ran it died."""
 
 class SessionEnding(_SessionEnding, metaclass=_SessionEndingEnumTypeWrapper):
     """Every way a session ends."""
@@ -93,6 +95,8 @@ SESSION_ENDING_SHUTDOWN: SessionEnding.ValueType  # 13
 """The dispatcher went away."""
 SESSION_ENDING_JOURNAL_FULL: SessionEnding.ValueType  # 14
 """The journal had no room for it."""
+SESSION_ENDING_POISONED: SessionEnding.ValueType  # 15
+"""Each commander that ran it died."""
 Global___SessionEnding: _TypeAlias = SessionEnding  # noqa: Y015
 
 @_typing.final
@@ -103,14 +107,19 @@ class ClientPacket(_message.Message):
 
     CLIENT_REF_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
     ASK_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     client_ref: _builtins.str
-    """The client's own name for the session, unique within the stream, 1 to 128 characters."""
+    """The client's own name for the session, unique within the stream, 1 to 128 characters. May be empty where
+    session_id is set.
+    """
     request_id: _builtins.str
     """Repeated in the Receipt, so that a client can match the two. Optional."""
+    session_id: _builtins.str
+    """Instead of client_ref, for all but `ask`: a session that was opened on another stream."""
     @_builtins.property
     def ask(self) -> Global___Ask:
         """Opens a session under client_ref."""
@@ -132,6 +141,7 @@ class ClientPacket(_message.Message):
         *,
         client_ref: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
         ask: Global___Ask | None = ...,
         answer: Global___AnswerQuestion | None = ...,
         message: Global___AddMessage | None = ...,
@@ -139,7 +149,7 @@ class ClientPacket(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "ask", b"ask", "message", b"message", "request", b"request", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "ask", b"ask", "client_ref", b"client_ref", "message", b"message", "request", b"request", "request_id", b"request_id", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "ask", b"ask", "client_ref", b"client_ref", "message", b"message", "request", b"request", "request_id", b"request_id", "session_id", b"session_id", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["ask", "answer", "message", "stop"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
@@ -446,23 +456,66 @@ class SessionEvents(_message.Message):
 
     EVENTS_FIELD_NUMBER: _builtins.int
     RECEIPTS_FIELD_NUMBER: _builtins.int
+    GOAWAYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEvent]: ...
     @_builtins.property
     def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Receipt]: ...
+    @_builtins.property
+    def goaways(self) -> _containers.RepeatedCompositeFieldContainer[Global___GoAway]:
+        """The dispatcher goes away, and these sessions go on: the stream ends behind this with UNAVAILABLE."""
+
     def __init__(
         self,
         *,
         events: _abc.Iterable[Global___SessionEvent] | None = ...,
         receipts: _abc.Iterable[Global___Receipt] | None = ...,
+        goaways: _abc.Iterable[Global___GoAway] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "receipts", b"receipts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "goaways", b"goaways", "receipts", b"receipts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionEvents: _TypeAlias = SessionEvents  # noqa: Y015
+
+@_typing.final
+class GoAway(_message.Message):
+    """A session outlives the dispatcher that shows it. Come back with the cursor, to this address or another replica's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    reason: _builtins.str
+    """For people."""
+    retry_after_ms: _builtins.int
+    """How long to wait before coming back, milliseconds."""
+    @_builtins.property
+    def cursor(self) -> Global___Cursor:
+        """The last event that this stream was given, or was to skip; come back with it."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        cursor: Global___Cursor | None = ...,
+        reason: _builtins.str = ...,
+        retry_after_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "cursor", b"cursor", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "cursor", b"cursor", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retry_after_ms: _TypeAlias = _typing.Literal["retry_after_ms"]  # noqa: Y015
+    _WhichOneofArgType__retry_after_ms: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_after_ms) -> _WhichOneofReturnType__retry_after_ms | None: ...
+
+Global___GoAway: _TypeAlias = GoAway  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
@@ -474,10 +527,13 @@ class Receipt(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
     client_ref: _builtins.str
     request_id: _builtins.str
     session_id: _builtins.str
     """The session that client_ref stands for, when there is one."""
+    message_id: _builtins.str
+    """For a message that was accepted: its id, by which SessionEnded tells whether the agent has read it."""
     @_builtins.property
     def error(self) -> _agent_pb2.ErrorSignal:
         """Set when the packet was not accepted: which field, what was wrong, what would be right."""
@@ -489,10 +545,11 @@ class Receipt(_message.Message):
         request_id: _builtins.str = ...,
         session_id: _builtins.str = ...,
         error: _agent_pb2.ErrorSignal | None = ...,
+        message_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ref", b"client_ref", "error", b"error", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ref", b"client_ref", "error", b"error", "message_id", b"message_id", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -693,7 +750,9 @@ Global___SessionStarted: _TypeAlias = SessionStarted  # noqa: Y015
 
 @_typing.final
 class Reset(_message.Message):
-    """Discard what came after this cursor and before this event."""
+    """An attempt was lost and the session begins anew. Discard what came after this cursor and before this event, but for
+    messages of the user: the new attempt is given them again.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -726,7 +785,7 @@ class Gap(_message.Message):
     AVAILABLE_FROM_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """As a stable name: "trimmed", "other_epoch", "ahead"."""
+    """As a stable name: "trimmed", "other_epoch", "ahead", "forgotten"."""
     @_builtins.property
     def requested(self) -> Global___Cursor:
         """What was asked for."""
@@ -766,6 +825,7 @@ class SessionEnded(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    UNREAD_MESSAGE_IDS_FIELD_NUMBER: _builtins.int
     ending: Global___SessionEnding.ValueType
     name: _builtins.str
     """Its name, as in logs, metrics and other edges: "completed"."""
@@ -788,6 +848,10 @@ class SessionEnded(_message.Message):
     def error(self) -> _agent_pb2.ErrorSignal:
         """For a failure: what went wrong."""
 
+    @_builtins.property
+    def unread_message_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Messages of the user that no agent has taken, oldest first: given back."""
+
     def __init__(
         self,
         *,
@@ -801,10 +865,11 @@ class SessionEnded(_message.Message):
         usage: _agent_pb2.Usage | None = ...,
         stop: _agent_pb2.StopSignal | None = ...,
         error: _agent_pb2.ErrorSignal | None = ...,
+        unread_message_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "error", b"error", "retry_after_ms", b"retry_after_ms", "stop", b"stop", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "content_chars", b"content_chars", "content_crc32", b"content_crc32", "ending", b"ending", "error", b"error", "message", b"message", "name", b"name", "retry_after_ms", b"retry_after_ms", "retryable", b"retryable", "stop", b"stop", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "content_chars", b"content_chars", "content_crc32", b"content_crc32", "ending", b"ending", "error", b"error", "message", b"message", "name", b"name", "retry_after_ms", b"retry_after_ms", "retryable", b"retryable", "stop", b"stop", "unread_message_ids", b"unread_message_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__retry_after_ms: _TypeAlias = _typing.Literal["retry_after_ms"]  # noqa: Y015
     _WhichOneofArgType__retry_after_ms: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms"]  # noqa: Y015
