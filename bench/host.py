@@ -5,13 +5,14 @@ import asyncio
 import gc
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import uvloop
 
 from bench.keeping import Arrivals
 from bench.orders import memory_bytes, obey
 from dispatcher import logs, settings
+from dispatcher.core.mark import Mark
 from dispatcher.core.packets import Ended, SessionEvent
 from dispatcher.journal.memory import MemoryJournal
 from dispatcher.serve import serve
@@ -28,8 +29,8 @@ class StampingJournal(MemoryJournal):
         self._is_stamping = True
         self.arrivals = Arrivals()
 
-    def append(self, session_id: str, events: Sequence[SessionEvent]) -> None:
-        super().append(session_id, events)
+    def append(self, session_id: str, events: Sequence[SessionEvent], mark: Callable[[], Mark]) -> None:
+        super().append(session_id, events, mark)
         if session_id in self._over:
             self._after_ending += 1
         for event in events:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from dispatcher.core import events
-from dispatcher.core.events import Event, Reply
+from dispatcher.core.events import Effect, Event, Reply
+from dispatcher.core.mark import Mark
 from dispatcher.core.packets import PART, Signal, ToolFailure, ToolOutcome
 from dispatcher.core.router import Router
 from dispatcher.journal import Journal
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 _TIMER_STEP_S = 0.001
 # A tool may say anything; on the wire it is a number of milliseconds.
 _RETRY_AFTER_S_MAX = 604_800.0
+# What tells somebody outside, or begins what can't be undone.
+_WHEN_KEPT = frozenset({events.Send, events.RunTool, events.CancelTools, events.CloseLink, events.Leave})
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -68,7 +71,9 @@ class Hub:
         self._waiting: deque[Event] = deque()
         self._reply: Reply | None = None
         self._perform: dict[type[Any], Callable[[Any], None]] = {
+            events.Open: self._open,
             events.Append: self._append,
+            events.Remember: self._remember,
             events.Send: self._send,
             events.RunTool: self._run_tool,
             events.CancelTools: self._cancel_tools,
@@ -101,13 +106,23 @@ class Hub:
         try:
             self._step(event)
             reply, self._reply = self._reply, None
-            while self._waiting:
-                self._step(self._waiting.popleft())
-            self._reply = None
+            self._step_waiting()
         finally:
             self._stepping = False
         self._arm()
         return reply
+
+    async def kept(self) -> None:
+        """Waits until all that was decided so far is kept: before anybody outside is told of it."""
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def kept() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        self.journal.when_kept(kept)
+        if not future.done():
+            await future
 
     def attach(self, link_id: str, stream: LinkStream) -> None:
         self._links[link_id] = stream
@@ -124,8 +139,34 @@ class Hub:
                 task.cancel()
 
     def _step(self, event: Event) -> None:
+        late = []
         for effect in self.router.step(event, time.monotonic()):
-            self._perform[type(effect)](effect)
+            if type(effect) in _WHEN_KEPT and not (type(effect) is events.Send and effect.urgent):
+                late.append(effect)
+            else:
+                self._perform[type(effect)](effect)
+        if late:
+            self.journal.when_kept(lambda: self._perform_late(late))
+
+    def _perform_late(self, effects: list[Effect]) -> None:
+        """What had to wait until a step was kept, perhaps for nothing."""
+        if self._stepping:
+            for effect in effects:
+                self._perform[type(effect)](effect)
+            return
+        self._stepping = True
+        try:
+            for effect in effects:
+                self._perform[type(effect)](effect)
+            self._step_waiting()
+        finally:
+            self._stepping = False
+        self._arm()
+
+    def _step_waiting(self) -> None:
+        while self._waiting:
+            self._step(self._waiting.popleft())
+        self._reply = None
 
     def _arm(self) -> None:
         """Sees to it that the router hears when its next deadline is due. An early timer is left: it re-arms."""
@@ -146,8 +187,16 @@ class Hub:
 
     # --- effects -----------------------------------------------------------------------------------------
 
+    def _open(self, effect: events.Open) -> None:
+        self.journal.open(effect.requested)
+
+    def _remember(self, effect: events.Remember) -> None:
+        self.journal.remember(effect.commander_id, effect.hello)
+
     def _append(self, effect: events.Append) -> None:
-        self.journal.append(effect.session_id, effect.events)
+        session = self.router.sessions.get(effect.session_id)
+        # One that is forgotten in the step that ends it stands nowhere any more.
+        self.journal.append(effect.session_id, effect.events, session.mark if session else Mark)
         self._metrics.kept(len(effect.events))
 
     def _send(self, effect: events.Send) -> None:

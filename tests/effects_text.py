@@ -185,6 +185,12 @@ def _stopped(stopped: events.Stopped) -> str:
 
 
 _LINES: Final[dict[type[Any], Callable[[Any], str]]] = {
+    # Told by the event that goes with it.
+    events.Open: lambda effect: "",
+    events.Remember: lambda effect: _words("remember", effect.commander_id, "" if effect.hello else "gone"),
+    # Told by the event that goes with it.
+    events.Open: lambda effect: "",
+    events.Remember: lambda effect: _words("remember", effect.commander_id, "" if effect.hello else "gone"),
     events.RunTool: _run_tool,
     events.CancelTools: lambda cancel: f"cancel_tools {cancel.session_id}/{cancel.attempt}",
     events.CloseLink: lambda close: _words("close", close.link_id, close.status, _quoted(close.message)),

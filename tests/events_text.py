@@ -176,7 +176,7 @@ def ask(words: Words) -> Event:
     return events.SessionRequested(
         words.next(),
         words.text("agent", "echo"),
-        "<request>",
+        b"<request>",
         agent_version=words.text("version"),
         user_id=words.text("user"),
         labels=words.pairs("labels"),

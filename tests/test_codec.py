@@ -396,7 +396,7 @@ SIGNALS: dict[str, core.SignalBody] = {
     "stop": core.Stop("stop-1", "admin", "AdminStop", 5_000, "admin:bob", "deny_patterns"),
     "tool_result": core.ToolResult("call-1", "add", core.ToolOutcome('{"error": {}}', FAILURE)),
     "welcome": core.Welcome(64, 262_144, VERDICTS),
-    "start": core.Start("echo", "2", "alice", 12.5, 64, 262_144, ask()),
+    "start": core.Start("echo", "2", "alice", 12.5, 64, 262_144, ask().SerializeToString()),
     "answer": core.Answer("q1", '"yes"'),
     "user_message": core.UserMessage("m1", "faster"),
     "drain": core.Drain("AdminDrain", 30.0),

@@ -9,6 +9,7 @@ from chat_viewer import conversing
 from dispatcher_process import running_dispatcher
 from scripted_commander import linked, unique
 
+from dispatcher.core.mark import Mark
 from dispatcher.core.packets import SessionEvent
 from dispatcher.journal.memory import MemoryJournal
 from dispatcher.journal.thoughts import STEP_CHARS_MAX, ThoughtLog
@@ -21,7 +22,7 @@ def logged(caplog: pytest.LogCaptureFixture, *told: Told) -> list[str]:
     journal = ThoughtLog(MemoryJournal("epoch"))
     with caplog.at_level(logging.DEBUG, logger="dispatcher.journal.thoughts"):
         for offset, (kind, agent, text, step) in enumerate(told, start=1):
-            journal.append("s1", [SessionEvent(offset, kind, 1, agent, text, step)])
+            journal.append("s1", [SessionEvent(offset, kind, 1, agent, text, step)], Mark)
     assert all((vars(record)["session"], vars(record)["attempt"]) == ("s1", 1) for record in caplog.records)
     return [record.getMessage() for record in caplog.records]
 

@@ -71,6 +71,7 @@ COVERED_BY = {
     "dispatcher.core.links": "test_transcripts.py",
     "dispatcher.core.events": "test_transcripts.py",
     "dispatcher.core.packets": "test_codec.py",
+    "dispatcher.core.mark": "test_session.py",
     "dispatcher.core.limits": "test_router.py",
 }
 

@@ -23,7 +23,7 @@ PATHS = {
 
 @pytest.fixture
 def session() -> Session:
-    return Session(SessionRequested("s1", "echo", "hi", user_id="alice"), Guard(PolicyLimits()), 2, now=1.0)
+    return Session(SessionRequested("s1", "echo", b"hi", user_id="alice"), Guard(PolicyLimits()), 2, now=1.0)
 
 
 @pytest.fixture
@@ -140,22 +140,22 @@ def test_owed_signals_are_numbered_sent_and_kept_until_they_are_had(session: Ses
     session.begin_attempt("c1", link, now=2.0)
     out: list[Effect] = []
     for number in (1, 2, 3):
-        session.owe(UserMessage(f"m{number}", "hi"), out)
+        session.owe(UserMessage(f"m{number}", "hi"), 7, out)
     assert out == [Send("l1", Signal(UserMessage(f"m{n}", "hi"), "s1", 1, n)) for n in (1, 2, 3)]
     session.heard_signals(2)
     session.heard_signals(1)
     assert [signal.sequence for signal in session.owed] == [3]
     session.link = None
-    session.owe(Answer("q1", "1"), out)
+    session.owe(Answer("q1", "1"), 7, out)
     assert len(out) == 3
     assert [signal.sequence for signal in session.owed] == [3, 4]
 
 
 def test_a_new_attempt_owes_what_the_user_said_and_nothing_else(session: Session, link: Link) -> None:
     session.begin_attempt("c1", link, now=2.0)
-    session.owe(UserMessage("m1", "one"), [])
-    session.owe(Answer("q1", "1"), [])
-    session.owe(UserMessage("m2", "two"), [])
+    session.owe(UserMessage("m1", "one"), 7, [])
+    session.owe(Answer("q1", "1"), 7, [])
+    session.owe(UserMessage("m2", "two"), 7, [])
     session.begin_attempt("c2", link, now=3.0)
     assert list(session.owed) == [
         Signal(UserMessage("m1", "one"), "s1", 2, 1),
@@ -176,7 +176,7 @@ def test_an_attempt_is_untouched_until_it_spoke_called_or_confirmed(session: Ses
 
     for touch in (confirm, speak, call):
         session.begin_attempt("c1", link, now=2.0)
-        session.owe(UserMessage("m1", "one"), [])
+        session.owe(UserMessage("m1", "one"), 7, [])
         before = session.untouched
         touch()
         assert (before, session.untouched) == (True, False), touch
@@ -195,7 +195,7 @@ def test_one_that_is_given_back_is_nobodys(session: Session, link: Link) -> None
 def test_the_end_lets_go_of_what_is_no_longer_needed(session: Session, link: Link) -> None:
     session.advance(Step.TAKE)
     session.begin_attempt("c1", link, now=2.0)
-    session.owe(UserMessage("m1", "one"), [])
+    session.owe(UserMessage("m1", "one"), 7, [])
     session.questions["q1"] = Question("q1", None, b"")
     session.refused_by.add("c9")
     session.starved = 3.0

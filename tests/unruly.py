@@ -298,7 +298,7 @@ class Unruly(RuleBasedStateMachine):
         event = events.SessionRequested(
             session_id,
             agent,
-            "a request",
+            b"a request",
             agent_version="2" if choice % 11 == 0 else "",
             user_id=f"u{choice % 2}",
             labels={"team": "a"} if choice % 2 else {},

@@ -22,6 +22,7 @@ from dispatcher.core.events import (
     Leave,
     Log,
     Measure,
+    Open,
     RunTool,
     Send,
     SessionRequested,
@@ -111,6 +112,7 @@ class Board:
         self.live += 1
         if requested.idempotency_key:
             self.by_idempotency_key[requested.user_id, requested.idempotency_key] = session.session_id
+        self.out.append(Open(requested))
         opened = Opened(session.agent, session.user_id, session.labels)
         # Its idempotency key lies in a table for as long as the events do.
         self.emit(session, "opened", "", "", opened, utf8_bytes(requested.idempotency_key))

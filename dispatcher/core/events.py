@@ -52,11 +52,12 @@ class LinkLost:
 
 @dataclass(frozen=True, slots=True)
 class SessionRequested:
-    """Somebody asks. `request` is what goes to the agent, unopened. Answered by Accepted or Declined."""
+    """Somebody asks. `request` is what goes to the agent, unopened; None: nothing does. Answered by Accepted or
+    Declined."""
 
     session_id: str
     agent: str
-    request: object
+    request: bytes | None
     agent_version: str = ""
     user_id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -201,11 +202,25 @@ Event = (
 # --- effects ---------------------------------------------------------------------------------------------
 
 
+class Open(NamedTuple):
+    """Keep what was asked: a session begins."""
+
+    requested: SessionRequested
+
+
 class Append(NamedTuple):
-    """Keep these events of a session, then tell its viewers."""
+    """Keep these events of a session, and where it stands now; then tell its viewers. All other effects but urgent
+    ones wait until that is kept."""
 
     session_id: str
     events: list[SessionEvent]
+
+
+class Remember(NamedTuple):
+    """Keep what a commander said of itself last; None: it is gone."""
+
+    commander_id: str
+    hello: Hello | None
 
 
 class Send(NamedTuple):
@@ -310,4 +325,18 @@ class Draining(NamedTuple):
 
 Reply = Accepted | Declined | Stopped | StoppedMany | Draining
 
-Effect = Append | Send | RunTool | CancelTools | CloseLink | Forget | Leave | Count | Measure | Log | Reply
+Effect = (
+    Open
+    | Append
+    | Remember
+    | Send
+    | RunTool
+    | CancelTools
+    | CloseLink
+    | Forget
+    | Leave
+    | Count
+    | Measure
+    | Log
+    | Reply
+)

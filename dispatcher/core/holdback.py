@@ -89,6 +89,16 @@ class Hold:
         """The packet that brought the first character not released; None when all are."""
         return self._arrivals[0][0] if self._arrivals else None
 
+    @property
+    def state(self) -> tuple[str, str, int, tuple[tuple[int, int], ...]]:
+        """What another one needs to go on where this one stands; see `put_back`."""
+        return self._left, self._held, self._released, tuple(self._arrivals)
+
+    def put_back(self, left: str, held: str, released: int, arrivals: tuple[tuple[int, int], ...]) -> None:
+        """Goes on where another one stood, before anything was taken."""
+        self._left, self._held, self._released = left, held, released
+        self._arrivals = deque(arrivals)
+
     def take(self, text: str, sequence: int) -> tuple[str, Spot | None]:
         """What may go on of what was held and of `text`."""
         if not text:

@@ -435,7 +435,7 @@ class Intake:
         known = session.ledger.find(session.attempt, call.call_id)
         assert known is not None
         if asked is Asked.ANSWERED and known.outcome is not None:
-            session.owe(ToolResult(call.call_id, call.tool_name, known.outcome), board.out)
+            session.owe(ToolResult(call.call_id, call.tool_name, known.outcome), known.told_at, board.out)
             return
         if asked is Asked.REPEATED:
             return

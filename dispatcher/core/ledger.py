@@ -26,6 +26,8 @@ class Call:
     request: ToolCall
     state: CallState
     outcome: ToolOutcome | None = None
+    # The offset of the event that told viewers of the outcome.
+    told_at: int = 0
 
 
 class Asked(Enum):
@@ -63,6 +65,11 @@ class Ledger:
                 number += 1
         key = request.idempotency_key or f"{session_id}:{call_id}"
         return request._replace(call_id=call_id, idempotency_key=key)
+
+    @property
+    def waiting_calls(self) -> tuple[str, ...]:
+        """Calls that wait until fewer run, in their order."""
+        return tuple(call.request.call_id for call in self._owed)
 
     def find(self, attempt: int, call_id: str) -> Call | None:
         return self._calls.get((attempt, call_id))

@@ -1,11 +1,21 @@
 """Links: hello, resume, drain, silence and loss. Decides what becomes of a commander's sessions when its link
 comes and goes; called by `router.py` alone."""
 
+from dataclasses import replace
 from typing import Final, Literal
 
 from dispatcher.core.board import Board
 from dispatcher.core.endings import Ending, of_error
-from dispatcher.core.events import CloseLink, Count, HelloReceived, LinkLost, LinkOpened, Log, Measure
+from dispatcher.core.events import (
+    CloseLink,
+    Count,
+    HelloReceived,
+    LinkLost,
+    LinkOpened,
+    Log,
+    Measure,
+    Remember,
+)
 from dispatcher.core.fleet import Commander, CommanderState, Link, Slot, SlotState
 from dispatcher.core.packets import (
     Drain,
@@ -68,6 +78,7 @@ class Links:
         elif known is not None and known.link is not None:
             self.cut(known.link, "ABORTED", "the same commander has opened a newer link")
         commander = board.fleet.greet(link, hello)
+        board.out.append(Remember(hello.commander_id, replace(hello, resumes=())))
         board.timers.cancel(("grace", commander.commander_id))
         verdicts = tuple(self._verdict(commander, link, resume) for resume in hello.resumes)
         welcome = Welcome(board.limits.credit_packets, board.limits.credit_bytes, verdicts)
@@ -295,6 +306,7 @@ class Links:
         board = self._board
         board.timers.cancel(("grace", commander.commander_id))
         board.fleet.remove(commander)
+        board.out.append(Remember(commander.commander_id, None))
         slots = list(commander.slots.values())
         commander.slots.clear()
         for slot in slots:

@@ -300,7 +300,7 @@ class Start(NamedTuple):
     time_left_s: float | None
     credit: int
     credit_bytes: int
-    request: object
+    request: bytes | None
 
 
 class LinkHeartbeat(NamedTuple):

@@ -8,6 +8,7 @@ It fails closed: text that is possibly a match for too long is a violation, and 
 than can be looked at. Violations bear names and numbers, never text.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import Enum
 from math import inf
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 
 from dispatcher.core.endings import Ending
 from dispatcher.core.holdback import Matcher
+from dispatcher.core.mark import HeldText
 from dispatcher.core.packets import StopCode
 from dispatcher.core.windows import Finding, Kind, Outcome, Release, Windows
 
@@ -341,6 +343,16 @@ class Guard:
         out = Outcome()
         self._windows.finish(out)
         return self._verdict(out, []) if out.releases or out.findings else PASS
+
+    @property
+    def held(self) -> tuple[HeldText, ...]:
+        """What each speaker's window holds, to be put back by `hold`."""
+        return () if self._windows is None else self._windows.held
+
+    def hold(self, held: Iterable[HeldText]) -> None:
+        """Puts back what windows held in a life before, into a guard that is new."""
+        if self._windows is not None:
+            self._windows.hold(held)
 
     def safe(self, received: int) -> int:
         """The packet up to which everything was released, where all up to `received` have come: one of which

@@ -269,7 +269,7 @@ class Router:
         del session.questions[answer.question_id]
         self._board.timers.cancel(("question", session.session_id, answer.question_id))
         self._board.emit(session, "answer", "", "", answer)
-        session.owe(answer, self._board.out)
+        session.owe(answer, session.offset, self._board.out)
 
     def _question_over(self, session_id: str, question_id: str) -> None:
         session = self._board.sessions[session_id]
@@ -297,7 +297,7 @@ class Router:
             return
         given = UserMessage(event.message_id, event.text)
         board.emit(session, "user_message", "", "", given)
-        session.owe(given, board.out)
+        session.owe(given, session.offset, board.out)
         board.out.append(Accepted(session.session_id))
 
     def _declined_for(self, session: Session | None, session_id: str) -> None:
@@ -322,7 +322,8 @@ class Router:
             return
         result = ToolResult(event.call_id, call.request.tool_name, outcome)
         board.emit(session, "tool_result", call.agent, "", result)
-        session.owe(result, board.out)
+        call.told_at = session.offset
+        session.owe(result, session.offset, board.out)
         while (owed := session.ledger.next_owed()) is not None:
             board.run_tool(session, owed)
         if session.finishing and session.link is not None:

@@ -23,6 +23,7 @@ from dispatcher.core.endings import Ending
 from dispatcher.core.events import Effect, Send, SessionRequested
 from dispatcher.core.fleet import Link
 from dispatcher.core.ledger import Ledger
+from dispatcher.core.mark import Mark
 from dispatcher.core.packets import (
     Ack,
     Answer,
@@ -89,6 +90,8 @@ class Session:
     """The state of one session. Attributes are read by views; only the core calls what changes them."""
 
     __slots__ = (
+        "_instance",
+        "_owed_told_at",
         "agent",
         "allowed",
         "attempt",
@@ -155,6 +158,7 @@ class Session:
         self.attempt = 0
         self.tries = 0
         self.commander_id = ""
+        self._instance = ""
         self.link: Link | None = None
         self.refused_by: set[str] = set()
         # When it has waited for a slot long enough; None before it has had to wait.
@@ -194,6 +198,7 @@ class Session:
         self.kept_bytes = 0
         # Signals kept until the commander has them.
         self.owed: deque[Signal] = deque()
+        self._owed_told_at: deque[int] = deque()
         self.owed_sequence = 0
         self.questions: dict[str, Question] = {}
         self.guard: Guard | None = guard
@@ -271,16 +276,22 @@ class Session:
         to it; other debts were those of the try before."""
         self.attempt += 1
         self.commander_id = commander_id
+        self._instance = link.commander.instance if link is not None and link.commander is not None else ""
         self.link = link
         self.started_at = now
         self.received = self.safe = self.granted = self.allowed = self.unacked_bytes = 0
         self.unsafe.clear()
         self.sent_chars = self.sent_crc32 = 0
-        messages = [signal.body for signal in self.owed if isinstance(signal.body, UserMessage)]
+        messages = [
+            (signal.body, at)
+            for signal, at in zip(self.owed, self._owed_told_at, strict=True)
+            if isinstance(signal.body, UserMessage)
+        ]
         self.owed.clear()
+        self._owed_told_at.clear()
         self.owed_sequence = 0
-        for message in messages:
-            self._owed(message)
+        for message, at in messages:
+            self._owed(message, at)
 
     def give_back(self, step: Step) -> None:
         """Its commander won't run it: it is nobody's, and waits for a slot again."""
@@ -305,16 +316,18 @@ class Session:
         held_bytes = sum(size for _, size in self.unsafe)
         return Ack(self.safe, credit_packets + self.received - self.safe, credit_bytes + held_bytes)
 
-    def owe(self, body: ToolResult | Answer | UserMessage, out: list[Effect]) -> None:
-        """Numbers a signal, keeps it until its commander has it, and sends it where there is a link."""
-        signal = self._owed(body)
+    def owe(self, body: ToolResult | Answer | UserMessage, told_at: int, out: list[Effect]) -> None:
+        """Numbers a signal, keeps it until its commander has it, and sends it where there is a link. `told_at` is the
+        offset of the event that tells viewers of the same."""
+        signal = self._owed(body, told_at)
         if self.link is not None:
             out.append(Send(self.link.link_id, signal))
 
-    def _owed(self, body: ToolResult | Answer | UserMessage) -> Signal:
+    def _owed(self, body: ToolResult | Answer | UserMessage, told_at: int) -> Signal:
         self.owed_sequence += 1
         signal = Signal(body, self.session_id, self.attempt, self.owed_sequence)
         self.owed.append(signal)
+        self._owed_told_at.append(told_at)
         return signal
 
     def heard_signals(self, up_to: int) -> None:
@@ -322,6 +335,30 @@ class Session:
         owed = self.owed
         while owed and owed[0].sequence <= up_to:
             owed.popleft()
+            self._owed_told_at.popleft()
+
+    def mark(self) -> Mark:
+        """Where it stands now, as far as its events do not tell."""
+        return Mark(
+            attempt=self.attempt,
+            tries=self.tries,
+            commander_id=self.commander_id,
+            instance=self._instance,
+            received=self.received,
+            safe=self.safe,
+            sent_chars=self.sent_chars,
+            sent_crc32=self.sent_crc32,
+            content_chars=self.content_chars,
+            content_crc32=self.content_crc32,
+            thought_chars=self.thought_chars,
+            usage=self.usage,
+            owed=tuple(
+                (signal.sequence, at) for signal, at in zip(self.owed, self._owed_told_at, strict=True)
+            ),
+            owed_sequence=self.owed_sequence,
+            waiting_calls=self.ledger.waiting_calls,
+            held=self.guard.held if self.guard is not None else (),
+        )
 
     def close(self, ending: Ending, ended: Ended, now: float) -> None:
         """Ends it: what is no longer needed is let go, what views and late stops ask for is kept."""
@@ -335,6 +372,7 @@ class Session:
         self.starved = None
         self.unsafe.clear()
         self.owed.clear()
+        self._owed_told_at.clear()
         self.questions.clear()
         self.refused_by.clear()
         self.ledger.abandon()

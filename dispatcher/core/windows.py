@@ -8,10 +8,12 @@ Knows no limit and gives no verdict: `policy.py` owns it and is its only caller.
 `holdback.py`'s.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from dispatcher.core.holdback import Hold, Matcher, Spot, Tally, Watch
+from dispatcher.core.mark import HeldText
 
 # Matches that are only told of, in one session. After that nobody looks for more.
 OBSERVED_MAX: Final = 1_000
@@ -67,6 +69,17 @@ class _Speaker:
     @property
     def since(self) -> int | None:
         return None if self._hold is None else self._hold.since
+
+    @property
+    def held(self) -> HeldText | None:
+        """None: it holds nothing back, ever."""
+        if self._hold is None:
+            return None
+        return HeldText(self._kind, self._agent, self.step, *self._hold.state)
+
+    def put_back(self, text: HeldText) -> None:
+        if self._hold is not None:
+            self._hold.put_back(text.left, text.held, text.released, text.arrivals)
 
     def take(self, text: str, sequence: int) -> Outcome | None:
         """None: `text` goes on as it is, and that is all."""
@@ -139,6 +152,20 @@ class Windows:
         if not self._holding:
             return None
         return min(speaker.since or 0 for speaker in self._holding.values())
+
+    @property
+    def held(self) -> tuple[HeldText, ...]:
+        """What is known of each speaker's text, to be put back by `hold`."""
+        return tuple(text for speaker in self._speakers.values() if (text := speaker.held) is not None)
+
+    def hold(self, held: Iterable[HeldText]) -> None:
+        """Puts back what another one of these held, before anybody speaks. What is only told of is not put back."""
+        for text in held:
+            kind: Kind = "thought" if text.kind == "thought" else "content"
+            speaker = self._speakers[kind, text.agent] = self._speaker(kind, text.agent, text.step)
+            speaker.put_back(text)
+            if speaker.since is not None:
+                self._holding[kind, text.agent] = speaker
 
     def take(self, kind: Kind, text: str, sequence: int, agent: str, step: str) -> Outcome | None:
         """The next piece of what a speaker says. None: it goes on as it is, and that is all."""

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dispatcher.core.packets import SessionEvent
+from dispatcher.core.events import SessionRequested
+from dispatcher.core.mark import Mark
+from dispatcher.core.packets import Hello, SessionEvent
 from dispatcher.journal import Entry, Page
 
 # An entry as it lies in memory: its time, then the fields of its event. A plain tuple of plain values is let
@@ -34,7 +36,16 @@ class MemoryJournal:
     def epoch(self) -> str:
         return self._epoch
 
-    def append(self, session_id: str, events: Sequence[SessionEvent]) -> None:
+    def open(self, requested: SessionRequested) -> None:
+        """It is kept by the core, which lives as long as this."""
+
+    def remember(self, commander_id: str, hello: Hello | None) -> None:
+        """Likewise."""
+
+    def when_kept(self, act: Callable[[], None]) -> None:
+        act()
+
+    def append(self, session_id: str, events: Sequence[SessionEvent], mark: Callable[[], Mark]) -> None:
         log = self._logs.get(session_id)
         if log is None:
             log = self._logs[session_id] = _Log()

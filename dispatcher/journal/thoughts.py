@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dispatcher.core.packets import SessionEvent
+from dispatcher.core.events import SessionRequested
+from dispatcher.core.mark import Mark
+from dispatcher.core.packets import Hello, SessionEvent
 from dispatcher.journal import Journal, Page
 
 log = logging.getLogger(__name__)
@@ -42,8 +44,17 @@ class ThoughtLog:
     def epoch(self) -> str:
         return self._journal.epoch
 
-    def append(self, session_id: str, events: Sequence[SessionEvent]) -> None:
-        self._journal.append(session_id, events)
+    def open(self, requested: SessionRequested) -> None:
+        self._journal.open(requested)
+
+    def remember(self, commander_id: str, hello: Hello | None) -> None:
+        self._journal.remember(commander_id, hello)
+
+    def when_kept(self, act: Callable[[], None]) -> None:
+        self._journal.when_kept(act)
+
+    def append(self, session_id: str, events: Sequence[SessionEvent], mark: Callable[[], Mark]) -> None:
+        self._journal.append(session_id, events, mark)
         for event in events:
             self._heard(session_id, event)
 

@@ -285,7 +285,7 @@ def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
     return SessionRequested(
         session_id=session_id,
         agent=ask.agent,
-        request=ask,
+        request=ask.SerializeToString(),
         agent_version=ask.agent_version,
         user_id=ask.user_id,
         labels=dict(ask.labels),

@@ -434,8 +434,8 @@ class Downstream:
 
     def _start(self, wire: agent_pb2.DownstreamPacket, body: core.Start) -> None:
         start = wire.start
-        if isinstance(body.request, chat_pb2.Ask):
-            ask = body.request
+        if body.request is not None:
+            ask = parse(chat_pb2.Ask, body.request)
             start.messages.extend(ask.messages)
             start.metadata.update(ask.metadata)
             if ask.HasField("budgets"):

@@ -69,7 +69,7 @@ class SimulatedDispatcher:
                     self._cancelled.add((session_id, attempt))
                 case e.Count(metric, labels):
                     self._count("_".join((metric, *labels)), metric)
-                case e.Forget() | e.Leave() | e.Measure() | e.Log():
+                case e.Open() | e.Remember() | e.Forget() | e.Leave() | e.Measure() | e.Log():
                     pass
                 case _:
                     reply = effect

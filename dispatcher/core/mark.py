@@ -1,0 +1,48 @@
+"""Where a session stands, as far as its events do not tell: with them, and with what was asked, a dispatcher that was
+started anew takes it up where it stood. A journal with a file keeps one for each session, the latest."""
+
+from typing import NamedTuple
+
+from dispatcher.core.packets import Usage
+
+# A number of a signal owed to the commander, and the offset of the event that tells of the same.
+Owed = tuple[int, int]
+
+
+class HeldText(NamedTuple):
+    """What policies know of one speaker's text; see `holdback.py`. `arrivals` are pairs of a packet's number and of the
+    characters received with it."""
+
+    kind: str
+    agent: str
+    step: str
+    left: str
+    held: str
+    released: int
+    arrivals: tuple[tuple[int, int], ...]
+
+
+class Mark(NamedTuple):
+    """See `Session` for the fields. `commander_id` is empty where it is nobody's, `attempt` 0 before the first."""
+
+    attempt: int = 0
+    tries: int = 0
+    deaths: int = 0
+    touched: bool = False
+    commander_id: str = ""
+    instance: str = ""
+    received: int = 0
+    safe: int = 0
+    sent_chars: int = 0
+    sent_crc32: int = 0
+    content_chars: int = 0
+    content_crc32: int = 0
+    thought_chars: int = 0
+    usage: Usage = Usage()
+    owed: tuple[Owed, ...] = ()
+    owed_sequence: int = 0
+    # Messages of the user that the agent has not taken yet.
+    unread: tuple[Owed, ...] = ()
+    # Calls that wait for others to end: these have not begun.
+    waiting_calls: tuple[str, ...] = ()
+    held: tuple[HeldText, ...] = ()
