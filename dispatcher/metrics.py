@@ -25,6 +25,7 @@ _COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("packets_dropped", "Packets that did not count.", ("reason",)),
     ("policy_violations", "What policies found.", ("policy", "mode")),
     ("resumes", "Sessions that a returning commander asked to resume.", ("verdict",)),
+    ("attempts_lost", "Attempts whose commander was lost, and whose session another takes over.", ()),
     ("links_lost", "Links that ended without a goodbye.", ()),
     ("slots_stuck", "Slots whose agent ignored its stop.", ()),
     ("stops_unreceived", "Stops that a commander did not acknowledge in time.", ()),

@@ -246,6 +246,13 @@ class Settings(BaseModel):
         SIZES, 250, "Calls at once. Measured: up to 1000, rapid resets hurt nobody else.", 1, 1000
     )
     links_max: int = setting(SIZES, 1000, "Commanders connected at once.", 1, 100_000)
+    published_bytes_max: int = setting(
+        SIZES,
+        262_144,
+        "Up to so much, an agent that continues after a failover is told what was published; beyond, it restarts.",
+        0,
+        67_108_864,
+    )
     request_bytes_max: int = setting(
         SIZES, 524_288, "The largest request, with the conversation it carries.", 1024, 67_108_864
     )
@@ -266,6 +273,16 @@ class Settings(BaseModel):
 
     detach_grace_s: float = limit(
         ENDS, 10.0, "A session whose link is lost waits so long for its commander to come back.", 0.1, 3600
+    )
+    attempts_max: int = limit(
+        ENDS, 3, "So many commanders, one after the other, may run a session. 1: no failover.", 1, 100
+    )
+    restart_backoff_s: float = limit(
+        ENDS,
+        1.0,
+        "The third attempt waits so long, each later one twice as long; the second begins at once.",
+        0,
+        600,
     )
     stop_grace_s: float = limit(
         ENDS, 5.0, "A stopped agent has so long to end; then it is abandoned.", 0, 600

@@ -35,7 +35,13 @@ class Seen:
 
     @property
     def text(self) -> str:
-        return "".join(event.content.text for event in self.events)
+        """The content, for a viewer who does as each reset tells it."""
+        kept: list[Event] = []
+        for event in self.events:
+            if event.WhichOneof("event") == "reset":
+                kept = [each for each in kept if each.cursor.offset <= event.reset.discard_after.offset]
+            kept.append(event)
+        return "".join(event.content.text for event in kept)
 
     def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event.WhichOneof("event") == kind]

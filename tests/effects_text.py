@@ -18,6 +18,8 @@ from dispatcher.core.packets import (
     Goodbye,
     LinkHeartbeat,
     Opened,
+    Published,
+    Reset,
     SessionEvent,
     Signal,
     Start,
@@ -96,12 +98,14 @@ def _ended(ended: Ended) -> str:
         stop=ended.stop.stop_id if ended.stop else "",
         policy=ended.stop.policy if ended.stop else "",
         error=ended.error.code if ended.error else "",
+        unread=",".join(ended.unread),
     )
 
 
 _BODIES: Final[dict[type[Any], Callable[[Any], str]]] = {
     Opened: lambda opened: _words(opened.agent, user=opened.user_id, labels=_pairs(opened.labels)),
     Started: lambda started: started.commander_id,
+    Reset: lambda reset: f"discard_after={reset.discard_after}",
     ToolCall: _call,
     ToolResult: lambda result: _words(result.call_id, _outcome(result.outcome)),
     Answer: lambda answer: _words(answer.question_id, answer.value_json, why=answer.why),
@@ -130,8 +134,18 @@ def _signal(signal: Signal, limits: Limits) -> str:
             user=body.user_id,
             time_left_s=None if body.time_left_s is None else f"{body.time_left_s:g}",
             credit="" if usual else f"{body.credit}/{body.credit_bytes}",
+            published="" if body.published is None else _published(body.published),
         )
     return _words(who, _SIGNALS[type(body)](body))
+
+
+def _published(published: Published) -> str:
+    calls = (
+        f"{call.request.call_id}:{_outcome(call.outcome) if call.outcome else 'unanswered'}"
+        for call in published.calls
+    )
+    messages = (message.message_id for message in published.messages)
+    return " ".join((_quoted(published.content), *calls, *messages))
 
 
 def _stop(stop: Stop) -> str:

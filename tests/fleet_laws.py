@@ -30,7 +30,7 @@ def judge_fleet(router: Router, live: list[Session], stops: Collection[tuple[str
     for session in live:
         held = session.state is not State.QUEUED and session.commander_id != ""
         assert held == (session.session_id in busy), f"{session!r} and its slot"
-        if session.state is State.QUEUED:
+        if session.state is State.QUEUED and not router.rests(session):
             fitting = list(_fitting(router, session))
             assert not fitting, f"{session!r} waits, and {fitting} is free"
 

@@ -24,6 +24,7 @@ from dispatcher.core.packets import (
     Ack,
     Answer,
     Done,
+    Ended,
     Packet,
     Signal,
     Start,
@@ -91,8 +92,17 @@ class _Story:
     forgotten: bool = False
     crc32: int = 0
     texts_bytes: int = 0
-    # By the path of who speaks: what one says may be held back while another goes on.
-    content: dict[str, str] = field(default_factory=dict)
+    # By attempt and by the path of who speaks: what one says may be held back while another goes on.
+    content: dict[tuple[int, str], str] = field(default_factory=dict)
+    pieces: list[str] = field(default_factory=list)
+    # What the user has said, by id, and whether any commander was ever told.
+    messages: dict[str, bool] = field(default_factory=dict)
+
+    def reset(self) -> None:
+        """What viewers are told to discard."""
+        self.content.clear()
+        self.pieces.clear()
+        self.crc32 = 0
 
 
 class Witness:
@@ -215,7 +225,6 @@ class Witness:
 
     def _append(self, effect: events.Append) -> None:
         story = self._stories.setdefault(effect.session_id, _Story())
-        assert effect.events, effect
         for event in effect.events:
             assert not story.ended, f"{effect.session_id}: {event} after the ending"
             assert not story.forgotten, f"{effect.session_id}: {event} after it was forgotten"
@@ -224,12 +233,28 @@ class Witness:
             assert event.attempt >= story.attempt, f"{effect.session_id}: {event} of an older attempt"
             story.offset, story.attempt = event.offset, event.attempt
             story.ended = event.kind == "ended"
+            if isinstance(event.body, UserMessage):
+                story.messages[event.body.message_id] = False
+            elif isinstance(event.body, Ended):
+                self._judge_unread(event.body, story)
             story.texts_bytes += sum(
                 len(text.encode()) for text in _texts((event.agent, event.text, event.body))
             )
-            if event.kind == "content":
-                story.content[event.agent] = story.content.get(event.agent, "") + event.text
+            if event.kind == "reset":
+                assert event.attempt > 1, event
+                story.reset()
+            elif event.kind == "content":
+                who = (event.attempt, event.agent)
+                story.content[who] = story.content.get(who, "") + event.text
+                story.pieces.append(event.text)
                 story.crc32 = crc32(event.text.encode(), story.crc32)
+
+    def _judge_unread(self, ended: Ended, story: _Story) -> None:
+        """What the user said is given back, unless an agent took it."""
+        given = list(story.messages)
+        assert sorted(ended.unread, key=given.index) == list(ended.unread), ended
+        never_sent = {message_id for message_id, was_sent in story.messages.items() if not was_sent}
+        assert never_sent <= set(ended.unread), f"{never_sent} were not given back: {ended}"
 
     def _send(self, effect: events.Send) -> None:
         signal, link_id = effect.signal, effect.link_id
@@ -250,11 +275,16 @@ class Witness:
         elif isinstance(body, Start):
             session = self.router.sessions[signal.session_id]
             assert session.attempt == signal.attempt, signal
+            content = "".join(self._stories[signal.session_id].pieces)
+            # An agent is told all that viewers have, or they have nothing.
+            assert content == (body.published.content if body.published else ""), signal
         elif isinstance(body, _OWED):
             before = attempt.owed.get(signal.sequence)
             assert before in (None, signal), f"{signal} was {before} before"
             assert signal.sequence <= max(0, attempt.claimed, *attempt.owed) + 1, f"{signal} leaves a hole"
             attempt.owed[signal.sequence] = signal
+            if isinstance(body, UserMessage):
+                self._stories[signal.session_id].messages[body.message_id] = True
             self._sent.append(signal)
         elif isinstance(body, Welcome):
             self._welcomed.add(link_id)
@@ -266,7 +296,7 @@ class Witness:
         story = self._stories[signal.session_id]
         for number, packet in attempt.packets.items():
             if number <= ack.sequence and packet.kind == "content" and not story.ended:
-                assert packet.text in story.content.get(packet.agent, ""), (
+                assert packet.text in story.content.get((signal.attempt, packet.agent), ""), (
                     f"{signal}, and {packet} was not kept"
                 )
         session = self.router.sessions.get(signal.session_id)
@@ -375,8 +405,8 @@ class Witness:
         assert not story.forgotten, session
         assert 0 <= session.safe <= session.received, session
         assert session.viewers >= 0, session
-        said = self._attempts.get((session.session_id, session.attempt), _Attempt()).packets.values()
-        for agent, shown in story.content.items():
+        for (attempt, agent), shown in story.content.items():
+            said = self._attempts.get((session.session_id, attempt), _Attempt()).packets.values()
             # Of what was said, in order and once; what a policy cut off or holds back may be missing at its end.
             all_of_it = "".join(p.text for p in said if p.kind == "content" and p.agent == agent)
             assert all_of_it.startswith(shown), f"{session!r}: {shown!r} of {all_of_it!r}"

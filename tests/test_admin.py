@@ -258,6 +258,7 @@ async def test_watching_shows_thoughts_and_all_the_rest(dispatcher: DispatcherPr
 async def test_a_commander_as_it_is_seen(dispatcher: DispatcherProcess) -> None:
     agent = unique("agent")
     offer = agent_pb2.AgentOffer(name=agent, version="2", description="d", accepted_input=["text/plain"])
+    offer.on_restart = agent_pb2.ON_RESTART_CONTINUE
     async with (
         linked(
             dispatcher.address,

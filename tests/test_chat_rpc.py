@@ -248,17 +248,20 @@ async def test_messages_wait_for_the_agent_and_not_without_bound(dispatcher: Dis
     async with linked(dispatcher.address, agent, slots=1) as link, conversing(dispatcher.address) as talk:
         await talk.ask(agent, client_ref="1")
         turn = await link.started()
-        await talk.ask(agent, client_ref="queued")
+        queued = await talk.ask(agent, client_ref="queued")
         early = await talk.request("queued", message=message)
-        assert early.error.code == "not_started"
+        assert early.message_id == (await queued.until("user_message")).user_message.message_id
         for _ in range(2):
             assert not (await talk.request("1", message=message)).HasField("error")
         over = await talk.request("1", message=message)
         assert over.error.code == "too_many_messages"
         assert "messages_waiting_max" in over.error.message
-        # The agent has read them.
+        # Its commander has them: the agent may still not have read them.
         await turn.send(content=agent_pb2.ContentChunk(text="x"), signals_received=2)
         await turn.acknowledged(1)
+        assert (await talk.request("1", message=message)).error.code == "too_many_messages"
+        await turn.send(content=agent_pb2.ContentChunk(text="x"), messages_read=1)
+        await turn.acknowledged(2)
         assert not (await talk.request("1", message=message)).HasField("error")
 
 
@@ -340,6 +343,8 @@ async def test_the_agents_that_can_be_asked(dispatcher: DispatcherProcess) -> No
         agent_pb2.AgentOffer(name=agent, version="1", description="old", accepted_input=["text/plain"]),
         agent_pb2.AgentOffer(name=agent, version="2", description="new"),
     ]
+    offers[0].on_restart = agent_pb2.ON_RESTART_RESTART
+    offers[1].on_restart = agent_pb2.ON_RESTART_NEVER
     async with (
         linked(dispatcher.address, agents=offers, slots=3) as link,
         linked(dispatcher.address, agents=offers[:1], slots=5),

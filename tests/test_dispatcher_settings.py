@@ -34,6 +34,7 @@ from dispatcher.settings import (
 FIELDS = Settings.model_fields
 NUMBERS = [name for name, field in FIELDS.items() if field.annotation in (int, float)]
 UNITS = {
+    "ATTEMPTS",
     "FAILURES",
     "SPEAKERS",
     "TOKENS",

@@ -66,11 +66,11 @@ def test_names_are_given_where_they_are_missing() -> None:
     ledger = Ledger(running_max=9)
     bare = ToolCall("", "add", "{}")
     first = ledger.named(bare, "s1")
-    assert (first.call_id, first.idempotency_key) == ("call-1", "s1:call-1")
+    assert (first.call_id, first.idempotency_key) == ("call-1", "s1:call-1:48e36139")
     ledger.ask(1, "", first)
     assert ledger.named(bare, "s1").call_id == "call-2"
     assert ledger.named(call("mine"), "s1") == call("mine")
-    assert ledger.named(ToolCall("mine", "add", "{}"), "s1").idempotency_key == "s1:mine"
+    assert ledger.named(ToolCall("mine", "add", "{}"), "s1").idempotency_key == "s1:mine:48e36139"
 
 
 def test_nothing_waits_and_nothing_is_waited_for_when_it_is_abandoned() -> None:

@@ -432,7 +432,7 @@ async def test_two_processes_can_not_share_an_id(dispatcher: DispatcherProcess) 
 
 
 @asynchronous
-async def test_what_had_not_begun_begins_again_elsewhere_and_the_rest_is_lost() -> None:
+async def test_another_commander_takes_over_and_viewers_are_told_what_to_discard() -> None:
     flags = ("--heartbeat-interval-s", "0.1", "--detach-grace-s", "0.5")
     with running_dispatcher(*flags) as dispatcher:
         agent = unique("agent")
@@ -444,19 +444,78 @@ async def test_what_had_not_begun_begins_again_elsewhere_and_the_rest_is_lost() 
                 await (await lost.started()).say("half an ans")
                 await spoken.until_text("half")
             async with linked(dispatcher.address, agent) as other:
-                turn = await other.started()
-                assert (turn.session_id, turn.attempt) == (silent.events[0].session_id, 2)
-                await turn.say("whole")
-                await turn.finish()
-                assert (await silent.ended()).name == "completed"
-                assert silent.text == "whole"
-                assert (await spoken.ended()).name == "commander_lost"
+                for seen, discarded in ((silent, False), (spoken, True)):
+                    turn = await other.started()
+                    assert (turn.session_id, turn.attempt) == (seen.events[0].session_id, 2)
+                    assert not turn.start.HasField("published")
+                    await turn.say("whole")
+                    await turn.finish()
+                    ended = await seen.ended()
+                    assert (ended.name, ended.content_chars) == ("completed", len("whole"))
+                    assert seen.text == "whole"
+                    assert ("reset" in seen.kinds) == discarded
+                reset = (await spoken.until("reset")).reset
+                assert reset.discard_after == spoken.events[0].cursor
                 assert other.started_nothing()
 
 
 @asynchronous
-async def test_a_link_that_is_not_heard_is_lost_and_so_are_its_sessions() -> None:
+async def test_an_agent_that_continues_is_told_what_viewers_have() -> None:
     flags = ("--heartbeat-interval-s", "0.1", "--detach-grace-s", "0.5")
+    with running_dispatcher(*flags) as dispatcher:
+        agent = unique("agent")
+        offers = [agent_pb2.AgentOffer(name=agent, on_restart=agent_pb2.ON_RESTART_CONTINUE)]
+        async with conversing(dispatcher.address) as talk:
+            async with linked(dispatcher.address, agent, agents=offers) as lost:
+                seen = await talk.ask(agent)
+                turn = await lost.started()
+                await turn.say("half an ")
+                await turn.call("nothing", call_id="call-1")
+                await turn.result()
+                for text in ("taken", "not taken"):
+                    receipt = await talk.request("1", message=chat_pb2.AddMessage(text=text))
+                    assert receipt.message_id
+                await turn.heard("user_message")
+                await turn.say("ans", messages_read=2)
+                await seen.until_text("half an ans")
+            async with linked(dispatcher.address, agent, agents=offers) as other:
+                turn = await other.started()
+                published = turn.start.published
+                assert published.content == "half an ans"
+                (call,) = published.calls
+                assert (call.request.call_id, call.result.error.code) == (
+                    "call-1",
+                    agent_pb2.TOOL_ERROR_CODE_NOT_FOUND,
+                )
+                assert [message.text for message in published.messages] == ["taken"]
+                assert (await turn.heard("user_message")).user_message.text == "not taken"
+                await turn.say("wer")
+                await turn.finish()
+                ended = await seen.ended()
+                assert (ended.name, seen.text) == ("completed", "half an answer")
+                assert "reset" not in seen.kinds
+                assert list(ended.unread_message_ids) == [receipt.message_id]
+
+
+@asynchronous
+async def test_a_session_whose_commanders_all_vanish_is_poison() -> None:
+    flags = ("--heartbeat-interval-s", "0.1", "--detach-grace-s", "0.5", "--attempts-max", "2")
+    with running_dispatcher(*flags) as dispatcher:
+        agent = unique("agent")
+        async with conversing(dispatcher.address) as talk:
+            async with linked(dispatcher.address, agent) as first:
+                seen = await talk.ask(agent)
+                await first.started()
+            async with linked(dispatcher.address, agent) as second:
+                await second.started()
+            ended = await seen.ended()
+            assert (ended.name, ended.retryable) == ("poisoned", False)
+            assert ended.ending == chat_pb2.SESSION_ENDING_POISONED
+
+
+@asynchronous
+async def test_a_link_that_is_not_heard_is_lost_and_so_are_its_sessions() -> None:
+    flags = ("--heartbeat-interval-s", "0.1", "--detach-grace-s", "0.5", "--attempts-max", "1")
     with running_dispatcher(*flags) as dispatcher:
         agent = unique("agent")
         async with (

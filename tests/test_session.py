@@ -23,7 +23,13 @@ PATHS = {
 
 @pytest.fixture
 def session() -> Session:
-    return Session(SessionRequested("s1", "echo", b"hi", user_id="alice"), Guard(PolicyLimits()), 2, now=1.0)
+    return Session(
+        SessionRequested("s1", "echo", b"hi", user_id="alice"),
+        Guard(PolicyLimits()),
+        1.0,
+        running_tools_max=2,
+        published_bytes_max=100,
+    )
 
 
 @pytest.fixture
@@ -84,7 +90,7 @@ def test_events_are_numbered_from_1_and_accounted_for(session: Session) -> None:
 def test_length_and_checksum_of_what_was_sent_and_what_was_shown(session: Session) -> None:
     for piece in ("dé", "jà 👋"):
         session.sent(piece)
-    session.published("dé")
+    session.publish("dé")
     assert (session.sent_chars, session.sent_crc32) == (6, crc32("déjà 👋".encode()))
     assert (session.content_chars, session.content_crc32) == (2, crc32("dé".encode()))
 

@@ -149,12 +149,13 @@ class Scene:
         link_id = words.next()
         commander_id, _, instance = words.next().partition("/")
         offers = [offer.partition("@") for offer in words.text("agents", "echo").split(",")]
+        on_restart: Any = words.text("on_restart", "restart")
         resumes = [_RESUME.fullmatch(each) for each in words.text("resume").split(",") if each]
         hello = Hello(
             commander_id,
             instance,
             "test/1",
-            tuple(AgentOffer(name, version) for name, _, version in offers),
+            tuple(AgentOffer(name, version, on_restart=on_restart) for name, _, version in offers),
             words.pairs("labels"),
             words.number("slots", 1),
             words.number("stuck"),
@@ -193,13 +194,14 @@ class Scene:
         said = self._said.get((session_id, attempt), "")
         text, body, detail = payload(kind, words, said)
         size = words.number("size", len(text) if kind in ("content", "thought") else PAYLOAD_BYTES)
-        path, signals = words.text("path"), words.number("signals")
+        path, signals, reads = words.text("path"), words.number("signals"), words.number("reads")
         words.end()
         sequence, last = int(found["sequence"] or 0), self._last.get((session_id, attempt), 0)
         if kind == "content" and not 0 < sequence <= last:
             self._said[session_id, attempt] = said + text
         self._last[session_id, attempt] = max(sequence, last)
-        return Packet(kind, session_id, attempt, sequence, path, text, finish, signals, size, detail, body)
+        who = (session_id, attempt, sequence)
+        return Packet(kind, *who, path, text, finish, signals, size, detail, body, "", reads)
 
 
 # --- the text --------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from dispatcher.core.packets import (
     Goodbye,
     Heartbeat,
     Hello,
+    OnRestart,
     Origin,
     Packet,
     Question,
@@ -49,6 +50,9 @@ LIMITS = Limits(
     heartbeat_interval_s=2.0,
     heartbeats_missed=3,
     detach_grace_s=4.0,
+    attempts_max=4,
+    restart_backoff_s=0.5,
+    published_bytes_max=120,
     stop_grace_s=2.0,
     stop_received_s=1.0,
     messages_waiting_max=2,
@@ -195,7 +199,9 @@ class Unruly(RuleBasedStateMachine):
         # One that comes back has room for what it runs.
         slots = max(slots, len(known.slots) if known is not None and not new_process else 0)
         stuck = 1 if slots > 2 and self.minted % 3 == 0 else 0
-        agents = (AgentOffer("echo"),) if commander else (AgentOffer("echo"), AgentOffer("demo", "2"))
+        restarts: list[OnRestart] = ["restart", "continue", "never"]
+        on_restart = restarts[commander]
+        agents = (AgentOffer("echo", on_restart=on_restart), AgentOffer("demo", "2"))[: 1 if commander else 2]
         labels = {"region": "eu"} if commander == 1 else {}
         hello = Hello(f"c{commander}", instance, "test/1", agents, labels, slots, stuck, tuple(resumes))
         self.submit(events.HelloReceived(link_id, hello))
@@ -258,11 +264,10 @@ class Unruly(RuleBasedStateMachine):
             told = Done(choices.below(4) > 0, len(said), crc, Usage(1, 1), error)
         body = "plan" if kind == "thought" else b""
         finish = kind == "agent_event" and choices.below(2) == 0
-        path, signals = choices.of(PATHS), choices.below(4)
+        path, signals, reads = choices.of(PATHS), choices.below(4), choices.below(3)
         size = len(text) or 8
-        return Packet(
-            kind, session_id, max(0, attempt), sequence, path, text, finish, signals, size, told, body
-        )
+        who = (session_id, max(0, attempt), sequence)
+        return Packet(kind, *who, path, text, finish, signals, size, told, body, "", reads)
 
     @rule(kind=st.sampled_from(["heartbeat", "refused", "goodbye", "stop_ack"]), choice=SOME, number=MUCH)
     def control(self, kind: str, choice: int, number: int) -> None:

@@ -10,6 +10,7 @@ or told to a commander before it is kept.
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from math import inf
+from typing import Final
 
 from dispatcher.core.endings import FINISHED, STOP_OF_ENDING, Ending
 from dispatcher.core.events import (
@@ -32,19 +33,34 @@ from dispatcher.core.ledger import Call
 from dispatcher.core.limits import Limits
 from dispatcher.core.packets import (
     PART,
+    Answer,
     Ended,
     ErrorReport,
     Opened,
+    Reset,
     SessionEvent,
     Signal,
     Start,
     Started,
     Stop,
+    ToolFailure,
+    ToolOutcome,
+    ToolResult,
     utf8_bytes,
 )
 from dispatcher.core.policy import PASS, Guard, Verdict
 from dispatcher.core.session import Session, Step
 from dispatcher.core.timers import Timers
+
+
+def _unanswered(code: str, message: str) -> ToolOutcome:
+    told = f'{{"error": {{"code": "{code}", "message": "{message}"}}}}'
+    return ToolOutcome(told, ToolFailure(code, message))
+
+
+# What becomes of the calls of an attempt that is lost.
+_BEGUN: Final = _unanswered("unknown_outcome", "its caller was lost while it ran; nobody knows what it did")
+_NOT_BEGUN: Final = _unanswered("cancelled", "its caller was lost before it ran")
 
 
 class Board:
@@ -55,6 +71,8 @@ class Board:
         self.sessions: dict[str, Session] = {}
         self.fleet = Fleet()
         self.queue: OrderedDict[str, Session] = OrderedDict()
+        # Those that wait a while before they queue for another attempt.
+        self.resting: dict[str, Session] = {}
         self.timers: Timers[tuple[str, ...]] = Timers()
         self.draining = False
         # Sessions that have not ended; what the journal holds, bytes, as the core accounts it.
@@ -90,6 +108,14 @@ class Board:
             events = self._open[session.session_id] = []
             self.out.append(Append(session.session_id, events))
         events.append(event)
+        session.marked = session.received
+
+    def keep_mark(self, session: Session) -> None:
+        """Keeps where it stands, though there may be nothing to tell."""
+        session.marked = session.received
+        if session.session_id not in self._open:
+            self._open[session.session_id] = []
+            self.out.append(Append(session.session_id, self._open[session.session_id]))
 
     def send(self, link: Link, signal: Signal, *, urgent: bool = False) -> None:
         self.out.append(Send(link.link_id, signal, urgent))
@@ -99,6 +125,9 @@ class Board:
         link.ack_due.discard(session.session_id)
         if session.live:
             self.check_room(session)
+            if session.received > session.marked:
+                # Of what came, some told nobody anything, and still is not to be asked for again.
+                self.keep_mark(session)
         ack = session.ack(self.limits.credit_packets, self.limits.credit_bytes)
         self.send(link, Signal(ack, session.session_id, session.attempt))
 
@@ -107,7 +136,13 @@ class Board:
     def open_session(self, requested: SessionRequested) -> Session:
         """Enters a session and its first event. It has no slot yet and waits for none."""
         guard = Guard(self.limits.policy, requested.budgets)
-        session = Session(requested, guard, self.limits.session_tools_running_max, self.now)
+        session = Session(
+            requested,
+            guard,
+            self.now,
+            running_tools_max=self.limits.session_tools_running_max,
+            published_bytes_max=self.limits.published_bytes_max,
+        )
         self.sessions[session.session_id] = session
         self.live += 1
         if requested.idempotency_key:
@@ -135,12 +170,20 @@ class Board:
         """Ends a session: the fence falls, viewers get the ending, and where the agent still runs
         (`turn_over` False) its commander is told to stop it."""
         link, was_queued = session.link, self.queue.pop(session.session_id, None) is not None
-        for timer in ("queue", "policy", "full", "unwatched"):
+        self.resting.pop(session.session_id, None)
+        for timer in ("queue", "rest", "policy", "full", "unwatched"):
             self.timers.cancel((timer, session.session_id))
         for question_id in session.questions:
             self.timers.cancel(("question", session.session_id, question_id))
         ended = Ended(
-            ending.value, message, session.content_chars, session.content_crc32, session.usage, stop, error
+            ending.value,
+            message,
+            session.content_chars,
+            session.content_crc32,
+            session.usage,
+            stop,
+            error,
+            tuple(unread.message_id for _, unread, _ in session.unread),
         )
         self.emit(session, "ended", "", "", ended)
         if link is not None and link.minimal:
@@ -285,7 +328,66 @@ class Board:
     def waited_enough(self, session: Session) -> None:
         message = f"no commander became free within {self.limits.queue_wait_s:g} s"
         self.out.append(Measure("queue_wait_s", self.now - session.opened_at))
-        self.end(session, Ending.QUEUE_TIMEOUT, message)
+        if session.tries:
+            self.end(session, Ending.COMMANDER_LOST, f"its commander was lost, and {message}")
+        else:
+            self.end(session, Ending.QUEUE_TIMEOUT, message)
+
+    # --- failover ----------------------------------------------------------------------------------------
+
+    def attempt_lost(self, session: Session, why: str, *, died: bool) -> None:
+        """Its commander will not go on with it: another takes over, now or after a rest, or it ends. `died`: the
+        commander has vanished, perhaps because of what this session made it do."""
+        limits = self.limits
+        session.lose_attempt(died=died)
+        if session.tries >= limits.attempts_max:
+            self._end_lost(session, why)
+            return
+        if session.touched and session.on_restart == "never":
+            self.end(
+                session, Ending.COMMANDER_LOST, f"{why}, and its agent is not to be run twice", turn_over=True
+            )
+            return
+        self.out.append(Count("attempts_lost"))
+        told = f"attempt {session.attempt} of at most {limits.attempts_max} is lost: {why}"
+        self.out.append(Log("warning", told, session.session_id, session.attempt))
+        self._close_what_waits(session)
+        session.give_back(Step.REQUEUE)
+        session.refused_by.clear()
+        # It has lost its slot through no fault of its own, and may wait for one anew.
+        session.queue_due = None
+        if session.tries == 1:
+            self.wait(session, first=True)
+        else:
+            self.resting[session.session_id] = session
+            rest_s = limits.restart_backoff_s * 2.0 ** (session.tries - 2)
+            self.timers.set(("rest", session.session_id), self.now + rest_s)
+
+    def _end_lost(self, session: Session, why: str) -> None:
+        if session.tries > 1 and session.deaths == session.tries:
+            message = f"{session.tries} commanders died while they ran it, the last: {why}"
+            self.end(session, Ending.POISONED, message, turn_over=True)
+        else:
+            attempts = f"; attempts_max is {session.tries}" if session.tries > 1 else ""
+            self.end(session, Ending.COMMANDER_LOST, why + attempts, turn_over=True)
+
+    def _close_what_waits(self, session: Session) -> None:
+        """Answers, for viewers and for an agent that goes on, what the lost attempt has asked."""
+        for question_id in list(session.questions):
+            del session.questions[question_id]
+            self.timers.cancel(("question", session.session_id, question_id))
+            self.emit(session, "answer", "", "", Answer(question_id, None, "commander_lost"))
+        if session.ledger.running:
+            self.out.append(CancelTools(session.session_id, session.attempt))
+        for call, begun in session.ledger.lose():
+            call.outcome = _BEGUN if begun else _NOT_BEGUN
+            result = ToolResult(call.request.call_id, call.request.tool_name, call.outcome)
+            self.emit(session, "tool_result", call.agent, "", result)
+
+    def rested(self, session: Session) -> None:
+        """It may queue for another attempt."""
+        del self.resting[session.session_id]
+        self.place(session, first=True)
 
     def take(self, session: Session, commander: Commander) -> None:
         """Takes a slot of a commander that has a free one, and tells it to start."""
@@ -294,7 +396,11 @@ class Board:
         if self.queue.pop(session.session_id, None) is not None:
             self.timers.cancel(("queue", session.session_id))
         session.advance(Step.TAKE)
-        session.begin_attempt(commander.commander_id, commander.link, self.now)
+        on_restart = commander.on_restart(session.agent, requested.agent_version)
+        goes_on = on_restart == "continue" and session.may_continue()
+        is_reset = session.touched and not goes_on
+        session.begin_attempt(commander.commander_id, commander.link, self.now, goes_on=goes_on)
+        session.on_restart = on_restart
         key = (session.session_id, session.attempt)
         commander.slots[key] = Slot(*key)
         commander.taken += 1
@@ -303,6 +409,9 @@ class Board:
             self.affinity.move_to_end(requested.affinity_key)
             if len(self.affinity) > self.limits.sessions_max:
                 self.affinity.popitem(last=False)
+        if is_reset:
+            # All but its first event, which says what was asked.
+            self.emit(session, "reset", "", "", Reset(1, "an attempt was lost; its answer begins anew"))
         self.emit(session, "started", "", "", Started(commander.commander_id))
         self.out.append(Measure("queue_wait_s", self.now - session.opened_at))
         self.start(session)
@@ -328,6 +437,7 @@ class Board:
             self.limits.credit_packets,
             self.limits.credit_bytes,
             requested.request,
+            session.published,
         )
         self.send(link, Signal(start, session.session_id, session.attempt))
         for signal in session.owed:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from dispatcher.core.packets import Drain, Hello, Stop
+from dispatcher.core.packets import Drain, Hello, OnRestart, Stop
 
 
 class SlotState(Enum):
@@ -120,6 +120,11 @@ class Commander:
         return all(self.hello.labels.get(key) == value for key, value in labels.items()) and any(
             offer.name == agent and version in ("", offer.version) for offer in self.hello.agents
         )
+
+    def on_restart(self, agent: str, version: str) -> OnRestart:
+        """What its agent does with a session whose earlier attempt was lost."""
+        offers = (o for o in self.hello.agents if o.name == agent and version in ("", o.version))
+        return next((offer.on_restart for offer in offers), "restart")
 
     def __repr__(self) -> str:
         stuck = self.count(SlotState.STUCK) + self.stuck_elsewhere

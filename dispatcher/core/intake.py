@@ -108,6 +108,8 @@ class Intake:
                 session.advance(Step.SPEAK)
             if packet.signals_received:
                 session.heard_signals(packet.signals_received)
+            if packet.messages_read:
+                session.heard_reads(packet.messages_read)
             kinds[packet.kind](session, packet, link)
             if session.link is not link:
                 continue
@@ -180,6 +182,7 @@ class Intake:
                 session.phase = detail.phase
                 if packet.attempt == session.attempt:
                     session.heard_signals(packet.signals_received)
+                    session.heard_reads(packet.messages_read)
             else:
                 self._links.heartbeat(link, detail)
         elif isinstance(detail, StopAck):
@@ -398,7 +401,7 @@ class Intake:
         self._settle(session)
         for release in verdict.releases:
             if release.kind == "content":
-                session.published(release.text)
+                session.publish(release.text)
                 board.emit(session, "content", release.agent, release.text, None)
             else:
                 board.emit(session, "thought", release.agent, release.text, release.step)
@@ -504,7 +507,7 @@ class Intake:
         assert isinstance(done, Done)
         may_pass = self._board.may_pass(session, packet.text, packet.agent)
         if may_pass and done.usage is not None:
-            session.usage = done.usage
+            session.usage = session.usage_before.plus(done.usage)
         if not may_pass:
             pass
         elif not done.completed:

@@ -7,8 +7,9 @@ the stored outcome, a repeat with other words is a breach of contract. It doesn'
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
+from zlib import crc32
 
-from dispatcher.core.packets import ToolCall, ToolOutcome
+from dispatcher.core.packets import PublishedCall, ToolCall, ToolOutcome
 
 
 class CallState(Enum):
@@ -56,14 +57,16 @@ class Ledger:
         return f"<Ledger {len(self._calls)} calls, {self.running} running, {len(self._owed)} owed>"
 
     def named(self, request: ToolCall, session_id: str) -> ToolCall:
-        """The call with the ids it lacks. A minimal commander's calls are numbered in the order asked."""
+        """The call with the ids it lacks. A minimal commander's calls are numbered in the order asked. The key is the
+        same for the same call of another attempt, and another for another call that bears the same id there."""
         call_id = request.call_id
         if not call_id:
             taken = {used for _, used in self._calls}
             number = len(taken) + 1
             while (call_id := f"call-{number}") in taken:
                 number += 1
-        key = request.idempotency_key or f"{session_id}:{call_id}"
+        asked = f"{request.tool_name}\0{request.arguments_json}".encode(errors="surrogatepass")
+        key = request.idempotency_key or f"{session_id}:{call_id}:{crc32(asked):08x}"
         return request._replace(call_id=call_id, idempotency_key=key)
 
     @property
@@ -108,6 +111,24 @@ class Ledger:
         call.state = CallState.RUNNING
         self.running += 1
         return call
+
+    def published(self, since_attempt: int) -> tuple[PublishedCall, ...]:
+        """The calls since that attempt, in the order asked."""
+        return tuple(
+            PublishedCall(call.request, call.outcome)
+            for (attempt, _), call in self._calls.items()
+            if attempt >= since_attempt
+        )
+
+    def lose(self) -> list[tuple[Call, bool]]:
+        """The attempt is lost: its calls that have no outcome, each with whether it has begun. They are answered now,
+        by whatever outcome the caller gives them."""
+        lost = [(call, call.state is CallState.RUNNING) for call in self._calls.values()]
+        lost = [(call, begun) for call, begun in lost if call.state is not CallState.ANSWERED]
+        for call, _ in lost:
+            call.state = CallState.ANSWERED
+        self.abandon()
+        return lost
 
     def abandon(self) -> None:
         """The session is over: nothing that waits will run, nothing that runs is waited for."""

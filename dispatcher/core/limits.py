@@ -19,6 +19,9 @@ class Limits:
     heartbeat_interval_s: float = 2.0
     heartbeats_missed: int = 3
     detach_grace_s: float = 10.0
+    attempts_max: int = 3
+    restart_backoff_s: float = 1.0
+    published_bytes_max: int = 262_144
     stop_grace_s: float = 5.0
     stop_received_s: float = 2.0
     messages_waiting_max: int = 32

@@ -2,7 +2,7 @@
 comes and goes; called by `router.py` alone."""
 
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Literal
 
 from dispatcher.core.board import Board
 from dispatcher.core.endings import Ending, of_error
@@ -28,9 +28,6 @@ from dispatcher.core.packets import (
     Welcome,
 )
 from dispatcher.core.session import Session, State, Step
-
-# How often an attempt that had said nothing is begun afresh elsewhere.
-TRIES_MAX: Final = 3
 
 
 class Links:
@@ -74,7 +71,7 @@ class Links:
                     "give each process an id of its own",
                 )
                 return
-            self.gone(known, "another process took its place")
+            self.gone(known, "another process took its place", died=True)
         elif known is not None and known.link is not None:
             self.cut(known.link, "ABORTED", "the same commander has opened a newer link")
         commander = board.fleet.greet(link, hello)
@@ -105,7 +102,9 @@ class Links:
         elif session.ending is not None:
             verdict = Verdict(*who, "ended", why=session.ending.value)
         elif slot is None or slot.state is not SlotState.BUSY or session.attempt != resume.attempt:
-            verdict = Verdict(*who, "fenced", why=f"attempt {session.attempt} counts now")
+            is_nobodys = session.state is State.QUEUED
+            why = f"attempt {session.attempt} {'is lost' if is_nobodys else 'counts now'}"
+            verdict = Verdict(*who, "fenced", why=why)
         elif resume.last_sequence_sent < session.received:
             board.end(
                 session,
@@ -147,7 +146,7 @@ class Links:
                 board.start(session)
             else:
                 del commander.slots[key]
-                self._attempts_lost([session], "its commander no longer runs it")
+                self._attempts_lost([session], "its commander no longer runs it", died=False)
 
     # --- being there -------------------------------------------------------------------------------------
 
@@ -287,7 +286,7 @@ class Links:
                 session.advance(Step.DETACH)
                 session.link = None
         if link.goodbye:
-            self.gone(commander, "its commander left")
+            self.gone(commander, "its commander left", died=False)
             return
         board.out.append(Count("links_lost"))
         taken = len(commander.slots)
@@ -297,11 +296,10 @@ class Links:
     def grace_over(self, commander_id: str) -> None:
         commander = self._board.fleet.commanders.get(commander_id)
         if commander is not None and commander.link is None:
-            self.gone(
-                commander, f"its commander did not return within {self._board.limits.detach_grace_s:g} s"
-            )
+            why = f"its commander did not return within {self._board.limits.detach_grace_s:g} s"
+            self.gone(commander, why, died=True)
 
-    def gone(self, commander: Commander, why: str) -> None:
+    def gone(self, commander: Commander, why: str, *, died: bool) -> None:
         """It will not return: its attempts are lost."""
         board = self._board
         board.timers.cancel(("grace", commander.commander_id))
@@ -311,7 +309,7 @@ class Links:
         commander.slots.clear()
         for slot in slots:
             self._forget_stop(commander, slot)
-        self._attempts_lost([s for slot in slots if (s := self._whose(slot)) is not None], why)
+        self._attempts_lost([s for slot in slots if (s := self._whose(slot)) is not None], why, died=died)
         self._log("warning" if slots else "info", commander, f"is gone with {len(slots)} slots taken: {why}")
 
     def _log(
@@ -332,16 +330,8 @@ class Links:
         alive = session is not None and session.live and session.attempt == slot.attempt
         return session if alive else None
 
-    def _attempts_lost(self, sessions: list[Session], why: str) -> None:
-        """Begins afresh, elsewhere and in their order, what nobody has seen anything of; ends the rest."""
-        board = self._board
+    def _attempts_lost(self, sessions: list[Session], why: str, *, died: bool) -> None:
+        """Others take over, each in its order, or they end."""
         for session in reversed(sessions):
-            session.tries += 1
-            if session.untouched and session.state is State.DETACHED and session.tries < TRIES_MAX:
-                session.give_back(Step.REQUEUE)
-                # It has lost its slot through no fault of its own, and may wait for one anew.
-                session.queue_due = None
-                board.wait(session, first=True)
-            else:
-                board.end(session, Ending.COMMANDER_LOST, why, turn_over=True)
-        board.serve_queue_by_load()
+            self._board.attempt_lost(session, why, died=died)
+        self._board.serve_queue_by_load()

@@ -29,6 +29,7 @@ class Mark(NamedTuple):
     tries: int = 0
     deaths: int = 0
     touched: bool = False
+    since_attempt: int = 1
     commander_id: str = ""
     instance: str = ""
     received: int = 0
@@ -39,6 +40,7 @@ class Mark(NamedTuple):
     content_crc32: int = 0
     thought_chars: int = 0
     usage: Usage = Usage()
+    usage_before: Usage = Usage()
     owed: tuple[Owed, ...] = ()
     owed_sequence: int = 0
     # Messages of the user that the agent has not taken yet.

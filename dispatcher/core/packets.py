@@ -41,6 +41,7 @@ StopCode = Literal[
     "protocol",
     "fenced",
 ]
+OnRestart = Literal["restart", "continue", "never"]
 StopPhase = Literal["", "received", "applied", "killed", "abandoned"]
 
 
@@ -190,6 +191,7 @@ class Packet(NamedTuple):
     detail: Detail
     body: object
     flaw: str = ""
+    messages_read: int = 0
 
 
 # --- hello -----------------------------------------------------------------------------------------------
@@ -201,6 +203,7 @@ class AgentOffer:
     version: str = ""
     description: str = ""
     accepted_input: tuple[str, ...] = ()
+    on_restart: OnRestart = "restart"
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +294,21 @@ class Welcome(NamedTuple):
     verdicts: tuple[Verdict, ...]
 
 
+class PublishedCall(NamedTuple):
+    """A call of an earlier attempt; `outcome` None: it was never answered."""
+
+    request: ToolCall
+    outcome: ToolOutcome | None
+
+
+class Published(NamedTuple):
+    """What viewers already have, for an agent that goes on from there; `messages` are those that were taken."""
+
+    content: str
+    calls: tuple[PublishedCall, ...]
+    messages: tuple[UserMessage, ...]
+
+
 class Start(NamedTuple):
     """Run this. `request` is what was asked, unopened."""
 
@@ -301,6 +319,7 @@ class Start(NamedTuple):
     credit: int
     credit_bytes: int
     request: bytes | None
+    published: Published | None = None
 
 
 class LinkHeartbeat(NamedTuple):

@@ -344,6 +344,14 @@ class Guard:
         self._windows.finish(out)
         return self._verdict(out, []) if out.releases or out.findings else PASS
 
+    def begin_anew(self, content_chars: int, thought_chars: int) -> None:
+        """Another attempt speaks: what was held of the one before is never released, and so many characters of it
+        still count. Calls and tokens count on: they were spent."""
+        self.content_chars, self.thought_chars = content_chars, thought_chars
+        self._cut_at = None
+        if self._windows is not None:
+            self._windows.clear()
+
     @property
     def held(self) -> tuple[HeldText, ...]:
         """What each speaker's window holds, to be put back by `hold`."""

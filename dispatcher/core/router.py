@@ -88,6 +88,7 @@ class Router:
             "stop_applied": self._intake.stuck,
             "stop_received": self._stop_unreceived,
             "queue": self._queue_over,
+            "rest": self._rest_over,
             "policy": self._policy_due,
             "question": self._question_over,
             "full": self._full_over,
@@ -119,7 +120,12 @@ class Router:
 
     @property
     def queued(self) -> int:
-        return len(self._board.queue)
+        """Those that rest before another attempt included."""
+        return len(self._board.queue) + len(self._board.resting)
+
+    def rests(self, session: Session) -> bool:
+        """It has lost several attempts, and waits a while before it queues for the next."""
+        return session.session_id in self._board.resting
 
     @property
     def live(self) -> int:
@@ -203,6 +209,9 @@ class Router:
     def _queue_over(self, session_id: str) -> None:
         self._board.waited_enough(self._board.sessions[session_id])
 
+    def _rest_over(self, session_id: str) -> None:
+        self._board.rested(self._board.sessions[session_id])
+
     # --- stopping ----------------------------------------------------------------------------------------
 
     def _stop_requested(self, event: StopRequested) -> None:
@@ -281,15 +290,12 @@ class Router:
         if session is None or session.ending is not None:
             self._declined_for(session, event.session_id)
             return
-        waiting = sum(isinstance(signal.body, UserMessage) for signal in session.owed)
-        if session.commander_id == "" or waiting >= board.limits.messages_waiting_max:
-            code = "not_started" if session.commander_id == "" else "too_many_messages"
+        waiting = len(session.unread)
+        if waiting >= board.limits.messages_waiting_max:
             message = (
-                "message: the session has no agent yet that could read it; try again when it has started"
-                if session.commander_id == ""
-                else f"message: {waiting} wait already, and messages_waiting_max allows no more"
+                f"message: {waiting} wait for the agent already, and messages_waiting_max allows no more"
             )
-            board.out.append(Declined(code, message))
+            board.out.append(Declined("too_many_messages", message))
             return
         if not board.has_room(session):
             message = "message: the journal has no room for it; try again later"

@@ -29,6 +29,8 @@ from dispatcher.core.packets import (
     Answer,
     Ended,
     ErrorReport,
+    OnRestart,
+    Published,
     Question,
     SessionEvent,
     Signal,
@@ -63,7 +65,7 @@ class Step(Enum):
     DETACH = "its link was lost"
     RESUME = "its commander returned"
     RESTART = "its commander returned without having heard of it"
-    REQUEUE = "its commander is gone, and it had said nothing"
+    REQUEUE = "its attempt is lost, and there may be another"
     END = "it ended"
 
 
@@ -98,6 +100,7 @@ class Session:
         "commander_id",
         "content_chars",
         "content_crc32",
+        "deaths",
         "ended",
         "ended_at",
         "ending",
@@ -112,39 +115,58 @@ class Session:
         "labels",
         "ledger",
         "link",
+        "marked",
         "offset",
+        "on_restart",
         "opened_at",
         "owed",
         "owed_sequence",
         "paths",
         "phase",
         "progress",
+        "published",
+        "published_bytes_max",
         "questions",
         "queue_due",
         "received",
         "refused_by",
         "requested",
         "safe",
+        "said",
+        "said_bytes",
         "sent_chars",
         "sent_crc32",
         "session_id",
+        "since_attempt",
         "started_at",
         "starved",
         "starved_bytes",
         "state",
         "step",
         "stop_id",
+        "taken",
         "thought_chars",
         "tool_calls",
+        "touched",
         "tries",
         "unacked_bytes",
+        "unread",
         "unsafe",
         "usage",
+        "usage_before",
         "user_id",
         "viewers",
     )
 
-    def __init__(self, requested: SessionRequested, guard: Guard, running_tools_max: int, now: float) -> None:
+    def __init__(
+        self,
+        requested: SessionRequested,
+        guard: Guard,
+        now: float,
+        *,
+        running_tools_max: int,
+        published_bytes_max: int,
+    ) -> None:
         self.session_id = requested.session_id
         self.agent = requested.agent
         self.user_id = requested.user_id
@@ -154,9 +176,19 @@ class Session:
         self.state = State.QUEUED
         self.opened_at = now
         self.ended_at = 0.0
-        # Whose it is now. `tries` counts attempts that a commander took and lost; refusals don't count.
+        # Whose it is now. `tries` counts attempts that a commander took and lost, refusals don't count; `deaths` those
+        # of them that were lost because the commander vanished.
         self.attempt = 0
         self.tries = 0
+        self.deaths = 0
+        # Viewers may have something of attempts that were lost: since which one, and whether at all.
+        self.since_attempt = 1
+        self.touched = False
+        self.on_restart: OnRestart = "restart"
+        self.published: Published | None = None
+        # The content that viewers have, in pieces, and its bytes; None once it is too long to be told to an agent.
+        self.said: list[str] | None = []
+        self.said_bytes = 0
         self.commander_id = ""
         self._instance = ""
         self.link: Link | None = None
@@ -172,6 +204,7 @@ class Session:
         # received at the last Ack; `starved` since when the journal has had no room. `unsafe` is what lies beyond
         # `safe`, in runs: the last packet of each, and its bytes.
         self.received = 0
+        self.marked = 0
         self.safe = 0
         self.granted = 0
         self.unacked_bytes = 0
@@ -191,11 +224,17 @@ class Session:
         # Of the last thought: a step's name is judged once for all its deltas.
         self.step = ""
         self.tool_calls = 0
+        # Of all attempts, and of those before the one under way.
         self.usage = Usage()
+        self.usage_before = Usage()
         self.progress: object = None
         self.error: ErrorReport | None = None
         self.offset = 0
         self.kept_bytes = 0
+        # The user's messages that an agent has taken, and those that none has: with their number among what is owed,
+        # and the offset of their event.
+        self.taken: list[tuple[UserMessage, int]] = []
+        self.unread: deque[tuple[int, UserMessage, int]] = deque()
         # Signals kept until the commander has them.
         self.owed: deque[Signal] = deque()
         self._owed_told_at: deque[int] = deque()
@@ -203,6 +242,7 @@ class Session:
         self.questions: dict[str, Question] = {}
         self.guard: Guard | None = guard
         self.ledger = Ledger(running_tools_max)
+        self.published_bytes_max = published_bytes_max
         self.viewers = 0
         # Its minimal commander has said its last, and is owed results of tools.
         self.finishing = False
@@ -260,38 +300,89 @@ class Session:
         back, both have the same checksum."""
         encoded = text.encode(errors="surrogatepass")
         chars, crc = len(text), crc32(encoded, self.sent_crc32)
+        if self.said is not None:
+            self._say(text, len(encoded))
         is_same = self.sent_crc32 == self.content_crc32
         self.sent_chars += chars
         self.content_chars += chars
         self.sent_crc32 = crc
         self.content_crc32 = crc if is_same else crc32(encoded, self.content_crc32)
 
-    def published(self, text: str) -> None:
+    def publish(self, text: str) -> None:
         """Viewers are given content."""
+        encoded = text.encode(errors="surrogatepass")
         self.content_chars += len(text)
-        self.content_crc32 = crc32(text.encode(errors="surrogatepass"), self.content_crc32)
+        self.content_crc32 = crc32(encoded, self.content_crc32)
+        if self.said is not None:
+            self._say(text, len(encoded))
 
-    def begin_attempt(self, commander_id: str, link: Link | None, now: float) -> None:
-        """A new try: its order begins afresh, what viewers have stays. What the user has said meanwhile is owed
-        to it; other debts were those of the try before."""
+    def _say(self, text: str, size: int) -> None:
+        assert self.said is not None
+        self.said_bytes += size
+        if self.said_bytes > self.published_bytes_max:
+            self.said = None
+        else:
+            self.said.append(text)
+
+    def may_continue(self) -> bool:
+        """Whether all that was published can be told to an agent that goes on from there."""
+        if self.said is None:
+            return False
+        told = sum(map(texts_bytes, self.ledger.published(self.since_attempt)))
+        told += sum(texts_bytes(message) for message, _ in self.taken)
+        return self.said_bytes + told <= self.published_bytes_max
+
+    def begin_attempt(
+        self, commander_id: str, link: Link | None, now: float, *, goes_on: bool = False
+    ) -> None:
+        """A new try: its order begins afresh. What earlier ones published stays where it `goes_on` from there, and is
+        discarded otherwise. What the user has said is owed to it, unless one that it goes on from has taken that;
+        other debts were those of the try before."""
         self.attempt += 1
+        if self.touched and not goes_on:
+            self._discard()
+        goes_on = goes_on and self.touched
+        self.published = self._published() if goes_on else None
         self.commander_id = commander_id
         self._instance = link.commander.instance if link is not None and link.commander is not None else ""
         self.link = link
         self.started_at = now
-        self.received = self.safe = self.granted = self.allowed = self.unacked_bytes = 0
+        self.received = self.marked = self.safe = self.granted = self.allowed = self.unacked_bytes = 0
         self.unsafe.clear()
         self.sent_chars = self.sent_crc32 = 0
-        messages = [
-            (signal.body, at)
-            for signal, at in zip(self.owed, self._owed_told_at, strict=True)
-            if isinstance(signal.body, UserMessage)
-        ]
+        self.step = ""
+        self.first_token_at = self.first_content_at = None
+        self.usage_before = self.usage
+        if self.guard is not None:
+            self.guard.begin_anew(self.content_chars, self.thought_chars)
+        messages = [(message, at) for _, message, at in self.unread]
+        self.unread.clear()
         self.owed.clear()
         self._owed_told_at.clear()
         self.owed_sequence = 0
         for message, at in messages:
             self._owed(message, at)
+
+    def _discard(self) -> None:
+        """Viewers are told to forget what earlier attempts said; what the user said counts once more."""
+        self.touched = False
+        self.since_attempt = self.attempt
+        self.content_chars = self.content_crc32 = self.thought_chars = 0
+        self.said, self.said_bytes = [], 0
+        self.progress = self.error = None
+        self.unread.extendleft((0, message, at) for message, at in reversed(self.taken))
+        self.taken.clear()
+
+    def _published(self) -> Published:
+        content = "".join(self.said or ())
+        messages = tuple(message for message, _ in self.taken)
+        return Published(content, self.ledger.published(self.since_attempt), messages)
+
+    def lose_attempt(self, *, died: bool) -> None:
+        """The attempt under way is lost; `died`: its commander has vanished with it."""
+        self.tries += 1
+        self.deaths += died
+        self.touched = self.touched or not self.untouched
 
     def give_back(self, step: Step) -> None:
         """Its commander won't run it: it is nobody's, and waits for a slot again."""
@@ -328,6 +419,8 @@ class Session:
         signal = Signal(body, self.session_id, self.attempt, self.owed_sequence)
         self.owed.append(signal)
         self._owed_told_at.append(told_at)
+        if isinstance(body, UserMessage):
+            self.unread.append((self.owed_sequence, body, told_at))
         return signal
 
     def heard_signals(self, up_to: int) -> None:
@@ -337,11 +430,21 @@ class Session:
             owed.popleft()
             self._owed_told_at.popleft()
 
+    def heard_reads(self, up_to: int) -> None:
+        """Its agent has taken the messages up to the owed signal of this number."""
+        unread = self.unread
+        while unread and unread[0][0] <= up_to:
+            _, message, at = unread.popleft()
+            self.taken.append((message, at))
+
     def mark(self) -> Mark:
         """Where it stands now, as far as its events do not tell."""
         return Mark(
             attempt=self.attempt,
             tries=self.tries,
+            deaths=self.deaths,
+            touched=self.touched,
+            since_attempt=self.since_attempt,
             commander_id=self.commander_id,
             instance=self._instance,
             received=self.received,
@@ -352,10 +455,12 @@ class Session:
             content_crc32=self.content_crc32,
             thought_chars=self.thought_chars,
             usage=self.usage,
+            usage_before=self.usage_before,
             owed=tuple(
                 (signal.sequence, at) for signal, at in zip(self.owed, self._owed_told_at, strict=True)
             ),
             owed_sequence=self.owed_sequence,
+            unread=tuple((sequence, at) for sequence, _, at in self.unread),
             waiting_calls=self.ledger.waiting_calls,
             held=self.guard.held if self.guard is not None else (),
         )
@@ -373,6 +478,9 @@ class Session:
         self.unsafe.clear()
         self.owed.clear()
         self._owed_told_at.clear()
+        self.unread.clear()
+        self.taken.clear()
+        self.said = self.published = None
         self.questions.clear()
         self.refused_by.clear()
         self.ledger.abandon()

@@ -153,6 +153,11 @@ class Windows:
             return None
         return min(speaker.since or 0 for speaker in self._holding.values())
 
+    def clear(self) -> None:
+        """All speakers are gone, with what was held of them."""
+        self._speakers.clear()
+        self._holding.clear()
+
     @property
     def held(self) -> tuple[HeldText, ...]:
         """What is known of each speaker's text, to be put back by `hold`."""

@@ -150,6 +150,7 @@ def agent_offer(offer: Any) -> agent_pb2.AgentOffer:
         version=offer.version,
         description=offer.description,
         accepted_input=offer.accepted_input,
+        on_restart=codec.ON_RESTART_NUMBERS[offer.on_restart],
     )
 
 
@@ -250,7 +251,9 @@ class _Conversation:
     def _message(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
         if not packet.message.text:
             raise _Wrong("invalid_request", "message.text: is empty")
-        self._submit(MessageGiven(receipt.session_id, self._mint("m"), packet.message.text))
+        message_id = self._mint("m")
+        self._submit(MessageGiven(receipt.session_id, message_id, packet.message.text))
+        receipt.message_id = message_id
 
     def _stop(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
         reason = packet.stop.reason or "UserCancel"

@@ -81,6 +81,12 @@ ORIGINS: Final = _enum_names(agent_pb2.ErrorOrigin, "ERROR_ORIGIN_")
 STOP_PHASES: Final = _enum_names(agent_pb2.StopPhase, "STOP_PHASE_")
 STOP_CODES: Final = _enum_names(agent_pb2.StopCode, "STOP_CODE_")
 TOOL_ERROR_CODES: Final = _enum_names(agent_pb2.ToolErrorCode, "TOOL_ERROR_CODE_")
+ON_RESTART: Final = _enum_names(agent_pb2.OnRestart, "ON_RESTART_")
+ON_RESTART_NUMBERS: Final[dict[core.OnRestart, agent_pb2.OnRestart.ValueType]] = {
+    "restart": agent_pb2.ON_RESTART_RESTART,
+    "continue": agent_pb2.ON_RESTART_CONTINUE,
+    "never": agent_pb2.ON_RESTART_NEVER,
+}
 _STOP_CODE_NUMBERS: Final = _numbers(STOP_CODES)
 _TOOL_ERROR_NUMBERS: Final = _numbers(TOOL_ERROR_CODES)
 _SCOPE_NUMBERS: Final = _numbers(SCOPES)
@@ -127,6 +133,7 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
                 None,
                 None,
                 flaw,
+                wire.messages_read,
             ),
         )
     text = ""
@@ -166,6 +173,7 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
         detail,
         body,
         flaw,
+        wire.messages_read,
     )
 
 
@@ -233,6 +241,7 @@ def _hello(wire: agent_pb2.Hello) -> core.Hello:
                 agent.version,
                 agent.description[:DESCRIPTION_CHARS_MAX],
                 tuple(agent.accepted_input),
+                _known(agent.on_restart, ON_RESTART) or "restart",
             )
             for agent in wire.agents
         ),
@@ -445,6 +454,8 @@ class Downstream:
         start.agent, start.agent_version, start.user_id = body.agent, body.agent_version, body.user_id
         start.credit, start.credit_bytes = body.credit, body.credit_bytes
         start.tools.extend(self._tools)
+        if body.published is not None:
+            start.published.CopyFrom(_published(body.published))
         if body.time_left_s is not None:
             start.time_left.CopyFrom(duration(body.time_left_s))
 
@@ -466,6 +477,31 @@ class Downstream:
 
     def _heartbeat(self, wire: agent_pb2.DownstreamPacket, body: core.LinkHeartbeat) -> None:
         wire.heartbeat.SetInParent()
+
+
+def _published(published: core.Published) -> agent_pb2.Published:
+    wire = agent_pb2.Published(content=published.content)
+    for call in published.calls:
+        row = wire.calls.add()
+        row.request.CopyFrom(_tool_call_request(call.request))
+        if call.outcome is not None:
+            result = core.ToolResult(call.request.call_id, call.request.tool_name, call.outcome)
+            row.result.CopyFrom(tool_call_result(result))
+    for message in published.messages:
+        wire.messages.add(message_id=message.message_id, text=message.text)
+    return wire
+
+
+def _tool_call_request(call: core.ToolCall) -> agent_pb2.ToolCallRequest:
+    wire = agent_pb2.ToolCallRequest(
+        tool_name=call.tool_name,
+        arguments_json=call.arguments_json,
+        call_id=call.call_id,
+        idempotency_key=call.idempotency_key,
+    )
+    if call.timeout_ms is not None:
+        wire.timeout_ms = call.timeout_ms
+    return wire
 
 
 def stop_signal(stop: core.Stop) -> agent_pb2.StopSignal:
@@ -600,10 +636,7 @@ def _thought(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
 def _call(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
     call = event.body
     assert isinstance(call, core.ToolCall)
-    wire.tool_call.call_id, wire.tool_call.tool_name = call.call_id, call.tool_name
-    wire.tool_call.arguments_json, wire.tool_call.idempotency_key = call.arguments_json, call.idempotency_key
-    if call.timeout_ms is not None:
-        wire.tool_call.timeout_ms = call.timeout_ms
+    wire.tool_call.CopyFrom(_tool_call_request(call))
 
 
 def _result(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:

@@ -22,6 +22,8 @@ class Agent:
     turn: Turn
     wake: Callable[[Turn], None]
     over: Callable[[Turn, Outcome | None], None]
+    # What it is told that viewers have of earlier attempts.
+    published: str
     steps: int = 0
     said: str = ""
     results: dict[str, str] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from random import Random
 from southwest.ai.agent.v1 import agent_pb2
 
 from commander import codec
+from commander.conversation import Request
 from commander.core import backoff
 from commander.core.batch import Rotation
 from commander.core.slots import Abandon, Begin, Cancel, Effect, GiveUp, Release, Send, Slots
@@ -22,6 +23,12 @@ from simulation.wire import Wire
 HEARTBEAT_S = 2.0
 # How often what an agent says counts as waited for: which packets overtake whom must never matter.
 HURRIED_SHARE = 0.3
+# The agents that each commander serves, and what they do with a session that another has lost.
+AGENTS = {
+    "echo": agent_pb2.ON_RESTART_RESTART,
+    "saga": agent_pb2.ON_RESTART_CONTINUE,
+    "once": agent_pb2.ON_RESTART_NEVER,
+}
 BOUNDS = Bounds(outbox_packets=32, outbox_bytes=4096, packet_bytes_max=256)
 
 
@@ -52,7 +59,13 @@ class SimulatedCommander:
 
     def _born(self) -> None:
         self._instance += 1
-        self._slots = Slots((("echo", ""),), self.slots_max, BOUNDS, stop_grace_s=5.0, unlinked_keep_s=60.0)
+        self._slots = Slots(
+            tuple((name, "") for name in AGENTS),
+            self.slots_max,
+            BOUNDS,
+            stop_grace_s=5.0,
+            unlinked_keep_s=60.0,
+        )
         self._rotation = Rotation(1 << 16)
         self._by_turn: dict[Turn, Agent] = {}
         self._wire: Wire | None = None
@@ -127,7 +140,7 @@ class SimulatedCommander:
             self.name,
             f"{self.name}-{life}",
             "simulated",
-            (agent_pb2.AgentOffer(name="echo"),),
+            tuple(agent_pb2.AgentOffer(name=name, on_restart=how) for name, how in AGENTS.items()),
             {},
             self.slots_max,
             HEARTBEAT_S,
@@ -248,8 +261,8 @@ class SimulatedCommander:
             match effect:
                 case Send(signal):
                     self._rotation.signal(signal)
-                case Begin(turn):
-                    self._begin(turn)
+                case Begin(turn, request=request):
+                    self._begin(turn, request)
                 case Cancel(turn):
                     self._by_turn[turn].cancel()
                 case Release(turn):
@@ -260,8 +273,10 @@ class SimulatedCommander:
         assert held <= self.slots_max, f"{self.name} holds {held} of {self.slots_max} slots"
         self._arm()
 
-    def _begin(self, turn: Turn) -> None:
-        agent = Agent(self._later, self._rng, turn, self._wake, self._over)
+    def _begin(self, turn: Turn, request: object) -> None:
+        assert isinstance(request, Request)
+        published = request.published.content if request.published else ""
+        agent = Agent(self._later, self._rng, turn, self._wake, self._over, published)
         self._by_turn[turn] = self.agents[turn.session_id, turn.attempt] = agent
         agent.begin()
 

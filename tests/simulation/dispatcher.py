@@ -85,7 +85,8 @@ class SimulatedDispatcher:
         """Nobody waits for a slot that is free."""
         if not self.router.queued:
             return
-        waiting = [s for s in self.router.sessions.values() if s.state is State.QUEUED]
+        sessions = self.router.sessions.values()
+        waiting = [s for s in sessions if s.state is State.QUEUED and not self.router.rests(s)]
         for commander in self.router.fleet.commanders.values():
             if commander.state is CommanderState.READY and commander.free:
                 for session in waiting:

@@ -8,10 +8,11 @@ from zlib import crc32
 from dispatcher.core import events as e
 from dispatcher.core.fleet import SlotState
 from dispatcher.core.limits import Limits
-from dispatcher.core.packets import Ended
+from dispatcher.core.packets import Ended, SessionEvent
 from dispatcher.core.policy import PolicyLimits
+from simulation.agent import Agent
 from simulation.clock import Clock
-from simulation.commander import SimulatedCommander
+from simulation.commander import AGENTS, SimulatedCommander
 from simulation.dispatcher import SimulatedDispatcher
 from simulation.literal import Literal
 from simulation.wire import Wire
@@ -24,7 +25,7 @@ STEPS_MAX = 400_000
 
 # Every agent here is honest and the network only loses, so nothing may ever look like a breach of contract,
 # like an answer that is not whole, or like a session that nobody ended in time.
-ENDINGS = {"completed", "stopped", "commander_lost", "queue_timeout"}
+ENDINGS = {"completed", "stopped", "commander_lost", "poisoned", "queue_timeout"}
 
 LIMITS = Limits(
     sessions_max=40,
@@ -33,6 +34,7 @@ LIMITS = Limits(
     credit_packets=8,
     credit_bytes=2048,
     detach_grace_s=10.0,
+    published_bytes_max=2_000,
     question_wait_s=20.0,
     session_tools_running_max=2,
     journal_keep_s=1000.0,
@@ -95,7 +97,7 @@ class World:
 
     def _ask(self) -> None:
         session_id = f"s{len(self.asked)}"
-        agent = "echo" if self.rng.random() < 0.95 else "nobody"
+        agent = self.rng.choice((*AGENTS, *AGENTS, *AGENTS, *AGENTS, "nobody"))
         reply = self.dispatcher.submit(e.SessionRequested(session_id, agent, None, user_id="u"))
         assert isinstance(reply, e.Accepted | e.Declined)
         self.asked[session_id] = isinstance(reply, e.Accepted)
@@ -177,19 +179,36 @@ class World:
             assert self.faults - {"cut"}, f"{session_id}: lost over cuts alone: {ended.message}"
         if session_id in self.stopped:
             assert len(kept) == self.stopped[session_id], f"{session_id}: something came after the stop"
-        content = [event for event in kept if event.kind == "content"]
-        text = "".join(event.text for event in content)
+        if ended.ending == "poisoned":
+            assert self.faults & {"kill", "freeze", "blackhole"}, f"{session_id}: {ended.message}"
+        self._check_content(session_id, kept, ended)
+
+    def _check_content(self, session_id: str, kept: list[SessionEvent], ended: Ended) -> None:
+        """What viewers have in the end, who did as each reset told them."""
+        shown: dict[int, str] = {}
+        for event in kept:
+            if event.kind == "reset":
+                shown.clear()
+            elif event.kind == "content":
+                shown[event.attempt] = shown.get(event.attempt, "") + event.text
+            elif event.kind == "started":
+                before = "".join(shown.values())
+                for agent in self._agents(session_id, event.attempt):
+                    assert agent.published == before, (
+                        f"{session_id}: viewers have {before!r}: {agent.published!r}"
+                    )
+        text = "".join(shown.values())
         assert (ended.content_chars, ended.content_crc32) == (len(text), crc32(text.encode()))
-        attempts = {event.attempt for event in content}
-        assert len(attempts) <= 1, f"{session_id}: answers of attempts {attempts} are spliced"
-        for attempt in attempts:
-            agents = [
-                c.agents[session_id, attempt] for c in self.commanders if (session_id, attempt) in c.agents
-            ]
+        for attempt, part in shown.items():
+            agents = self._agents(session_id, attempt)
             assert len(agents) == 1, f"{session_id}: attempt {attempt} ran on {len(agents)} commanders"
-            assert agents[0].said.startswith(text), f"{session_id}: viewers have what the agent never said"
-            if ended.ending == "completed":
-                assert agents[0].said == text, f"{session_id}: completed, and something is missing"
+            assert agents[0].said.startswith(part), f"{session_id}: viewers have what the agent never said"
+            if ended.ending == "completed" and attempt == kept[-1].attempt:
+                assert agents[0].said == part, f"{session_id}: completed, and something is missing"
+
+    def _agents(self, session_id: str, attempt: int) -> list[Agent]:
+        key = (session_id, attempt)
+        return [commander.agents[key] for commander in self.commanders if key in commander.agents]
 
 
 def run(seed: int) -> None:
