@@ -69,6 +69,7 @@ COVERED_BY = {
     "dispatcher.core.board": "test_transcripts.py",
     "dispatcher.core.intake": "test_transcripts.py",
     "dispatcher.core.links": "test_transcripts.py",
+    "dispatcher.core.restore": "test_transcripts.py",
     "dispatcher.core.events": "test_transcripts.py",
     "dispatcher.core.packets": "test_codec.py",
     "dispatcher.core.mark": "test_session.py",

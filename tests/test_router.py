@@ -109,7 +109,19 @@ def test_every_event_is_stepped_over_though_it_is_about_nobody(event_type: type[
     witness = Witness(Limits())
     event = bare(event_type)
     assert event_type.__name__.endswith(
-        ("Opened", "Received", "Lost", "Requested", "Given", "Finished", "Came", "Left", "Changed", "Passed")
+        (
+            "Opened",
+            "Received",
+            "Lost",
+            "Requested",
+            "Given",
+            "Finished",
+            "Came",
+            "Left",
+            "Changed",
+            "Restored",
+            "Passed",
+        )
     )
     witness.step(event, 0.0)
     witness.step(event if event_type is not events.LinkOpened else events.TimePassed(), 1.0)

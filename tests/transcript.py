@@ -109,9 +109,16 @@ class Scene:
             return []
         if verb == "show":
             return [f"= {view!r}" for view in self._shown(words)]
+        if verb == "restart":
+            words.end()
+            self._now = at
+            self.witness.restart()
+            return self._lines(self.witness.restored(at))
         read = self._verbs.get(verb)
         if read is None:
-            raise TranscriptError(f"no such verb: {verb}; there are {', '.join(self._verbs)}, tick and show")
+            raise TranscriptError(
+                f"no such verb: {verb}; there are {', '.join(self._verbs)}, tick, show and restart"
+            )
         event = read(words)
         words.end()
         self._now = at

@@ -377,6 +377,19 @@ class Unruly(RuleBasedStateMachine):
         elif choice == 11:
             self.submit(events.ShutdownRequested(self.mint("stop"), "gone"))
 
+    @rule(choice=st.integers(0, 5))
+    def restart(self, choice: int) -> None:
+        """The dispatcher dies, and another takes up what its journal has kept."""
+        if choice == 0:
+            self.links.clear()
+            self.calls.clear()
+            self.watching.clear()
+            self.witness.restart()
+            self.router = self.witness.router
+            for effect in self.witness.restored(self.now):
+                if isinstance(effect, events.RunTool):
+                    self.calls.append((effect.session_id, effect.attempt, effect.call.call_id))
+
     @rule(seconds=st.sampled_from([0.0, 0.1, 0.3, 1.0, 2.5, 7.0]))
     def wait(self, seconds: float) -> None:
         self.pass_time(seconds)

@@ -37,6 +37,7 @@ from dispatcher.core.packets import (
     Ended,
     ErrorReport,
     Opened,
+    Question,
     Reset,
     SessionEvent,
     Signal,
@@ -53,14 +54,15 @@ from dispatcher.core.session import Session, Step
 from dispatcher.core.timers import Timers
 
 
-def _unanswered(code: str, message: str) -> ToolOutcome:
+def unanswered(code: str, message: str) -> ToolOutcome:
+    """What becomes of a call that nobody will answer. The message holds nothing that JSON would escape."""
     told = f'{{"error": {{"code": "{code}", "message": "{message}"}}}}'
     return ToolOutcome(told, ToolFailure(code, message))
 
 
 # What becomes of the calls of an attempt that is lost.
-_BEGUN: Final = _unanswered("unknown_outcome", "its caller was lost while it ran; nobody knows what it did")
-_NOT_BEGUN: Final = _unanswered("cancelled", "its caller was lost before it ran")
+_BEGUN: Final = unanswered("unknown_outcome", "its caller was lost while it ran; nobody knows what it did")
+_NOT_BEGUN: Final = unanswered("cancelled", "its caller was lost before it ran")
 
 
 class Board:
@@ -143,10 +145,7 @@ class Board:
             running_tools_max=self.limits.session_tools_running_max,
             published_bytes_max=self.limits.published_bytes_max,
         )
-        self.sessions[session.session_id] = session
-        self.live += 1
-        if requested.idempotency_key:
-            self.by_idempotency_key[requested.user_id, requested.idempotency_key] = session.session_id
+        self.enter(session)
         self.out.append(Open(requested))
         opened = Opened(session.agent, session.user_id, session.labels)
         # Its idempotency key lies in a table for as long as the events do.
@@ -156,6 +155,12 @@ class Board:
             self.timers.set(("unwatched", session.session_id), self.now + requested.stop_when_unwatched_s)
         self.out.append(Count("sessions_opened", (session.agent,)))
         return session
+
+    def enter(self, session: Session) -> None:
+        self.sessions[session.session_id] = session
+        self.live += session.live
+        if session.idempotency_key:
+            self.by_idempotency_key[session.user_id, session.idempotency_key] = session.session_id
 
     def end(
         self,
@@ -201,7 +206,7 @@ class Board:
         level = "info" if ending in (Ending.COMPLETED, Ending.STOPPED) else "warning"
         told = message if message.startswith(ending.value) else f"{ending.value}: {message}"
         self.out.append(Log(level, f"ended: {told}", session.session_id, session.attempt))  # type: ignore[arg-type]
-        self._keep(session)
+        self.keep(session)
         if self._starved:
             # It makes room for those; but its viewers shall have read the ending.
             self.timers.set_if_absent(("room",), self.now + self.limits.ack_interval_s)
@@ -290,6 +295,14 @@ class Board:
         left = session.guard.total_time_s
         return None if left == inf else max(0.0, session.opened_at + left - self.now)
 
+    def await_answer(self, session: Session, question: Question, asked_at: float) -> None:
+        """Its question is open until it is answered or has waited long enough."""
+        session.questions[question.question_id] = question
+        wait_s = self.limits.question_wait_s
+        if question.expires_in_s is not None:
+            wait_s = max(0.0, min(question.expires_in_s, wait_s))
+        self.timers.set(("question", session.session_id, question.question_id), asked_at + wait_s)
+
     def run_tool(self, session: Session, call: Call) -> None:
         self.out.append(RunTool(session.session_id, call.attempt, call.agent, session.user_id, call.request))
 
@@ -352,7 +365,7 @@ class Board:
         told = f"attempt {session.attempt} of at most {limits.attempts_max} is lost: {why}"
         self.out.append(Log("warning", told, session.session_id, session.attempt))
         self._close_what_waits(session)
-        session.give_back(Step.REQUEUE)
+        self.give_back(session, Step.REQUEUE)
         session.refused_by.clear()
         # It has lost its slot through no fault of its own, and may wait for one anew.
         session.queue_due = None
@@ -383,6 +396,11 @@ class Board:
             call.outcome = _BEGUN if begun else _NOT_BEGUN
             result = ToolResult(call.request.call_id, call.request.tool_name, call.outcome)
             self.emit(session, "tool_result", call.agent, "", result)
+
+    def give_back(self, session: Session, step: Step) -> None:
+        """It is nobody's any more, and a life after this one is to know that."""
+        session.give_back(step)
+        self.keep_mark(session)
 
     def rested(self, session: Session) -> None:
         """It may queue for another attempt."""
@@ -523,10 +541,10 @@ class Board:
         while (kept := self._overdue or self._ended) and self.kept_bytes >= self.limits.journal_bytes:
             self.forget(next(iter(kept.values())))
 
-    def _keep(self, session: Session) -> None:
+    def keep(self, session: Session) -> None:
         """Keeps an ended session for as long as the limits say."""
         self._ended[session.session_id] = session
-        self.timers.set(("forget", session.session_id), self.now + self.limits.journal_keep_s)
+        self.timers.set(("forget", session.session_id), session.ended_at + self.limits.journal_keep_s)
         while len(self._ended) > self.limits.journal_keep_sessions:
             self.kept_enough(next(iter(self._ended.values())))
 

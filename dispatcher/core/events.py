@@ -5,12 +5,13 @@ which they are to be performed. One that is added to a union and not handled in 
 `tests/test_router.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from dispatcher.core.endings import Refusal
 from dispatcher.core.limits import Limits
+from dispatcher.core.mark import Mark
 from dispatcher.core.packets import Hello, Packet, SessionEvent, Signal, StopCode, ToolCall, ToolOutcome
 from dispatcher.core.policy import Budgets
 
@@ -172,6 +173,26 @@ class LimitsChanged:
     limits: Limits
 
 
+class Kept(NamedTuple):
+    """A session as a journal has kept it over a restart: all its events in order, each with the wall clock at which it
+    was kept, Unix milliseconds."""
+
+    requested: SessionRequested
+    mark: Mark
+    entries: Sequence[tuple[int, SessionEvent]]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The dispatcher was started anew, and nothing else has happened yet. What its journal brings from the life
+    before: sessions in the order in which they were opened, and the commanders that were there last. `unix_ms` is the
+    wall clock now."""
+
+    sessions: Sequence[Kept]
+    commanders: Sequence[Hello]
+    unix_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class TimePassed:
     """A deadline may be due. `late_s`: so much later than it was to be told, because the process stood still."""
@@ -196,6 +217,7 @@ Event = (
     | DrainRequested
     | ShutdownRequested
     | LimitsChanged
+    | Restored
     | TimePassed
 )
 

@@ -305,7 +305,7 @@ class Intake:
         board.out.append(
             Log("info", told, session.session_id, session.attempt, commander_id=commander.commander_id)
         )
-        session.give_back(Step.REFUSE)
+        board.give_back(session, Step.REFUSE)
         session.refused_by.add(commander.commander_id)
         if refused.code == "draining":
             self._links.takes_no_more(commander)
@@ -460,12 +460,8 @@ class Intake:
             return
         if not board.may_pass(session, packet.text, packet.agent):
             return
-        session.questions[question.question_id] = question
-        wait_s = board.limits.question_wait_s
-        if question.expires_in_s is not None:
-            wait_s = max(0.0, min(question.expires_in_s, wait_s))
-        board.timers.set(("question", session.session_id, question.question_id), board.now + wait_s)
         board.emit(session, "question", packet.agent, "", question.body, packet.size)
+        board.await_answer(session, question._replace(told_at=session.offset), board.now)
 
     def _error(self, session: Session, packet: Packet, link: Link) -> None:
         error = packet.detail

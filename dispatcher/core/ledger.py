@@ -5,6 +5,7 @@ the stored outcome, a repeat with other words is a breach of contract. It doesn'
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from zlib import crc32
@@ -129,6 +130,29 @@ class Ledger:
             call.state = CallState.ANSWERED
         self.abandon()
         return lost
+
+    def put_back(self, attempt: int, agent: str, request: ToolCall) -> None:
+        """Enters a call of a life before; it may have begun."""
+        self._calls[attempt, request.call_id] = Call(attempt, agent, request, CallState.RUNNING)
+
+    def put_back_outcome(self, attempt: int, call_id: str, outcome: ToolOutcome, told_at: int) -> None:
+        call = self._calls[attempt, call_id]
+        call.state, call.outcome, call.told_at = CallState.ANSWERED, outcome, told_at
+
+    def put_back_waiting(self, attempt: int, call_ids: Iterable[str]) -> None:
+        """These had not begun, and wait for their turn again."""
+        for call_id in call_ids:
+            call = self._calls[attempt, call_id]
+            call.state = CallState.OWED
+            self._owed.append(call)
+
+    def died(self) -> list[Call]:
+        """What ran died with the process that ran it; answered now, by the outcome that the caller gives it."""
+        dead = [call for call in self._calls.values() if call.state is CallState.RUNNING]
+        for call in dead:
+            call.state = CallState.ANSWERED
+        self.running = 0
+        return dead
 
     def abandon(self) -> None:
         """The session is over: nothing that waits will run, nothing that runs is waited for."""

@@ -3,7 +3,7 @@ started anew takes it up where it stood. A journal with a file keeps one for eac
 
 from typing import NamedTuple
 
-from dispatcher.core.packets import Usage
+from dispatcher.core.packets import OnRestart, Usage
 
 # A number of a signal owed to the commander, and the offset of the event that tells of the same.
 Owed = tuple[int, int]
@@ -22,6 +22,15 @@ class HeldText(NamedTuple):
     arrivals: tuple[tuple[int, int], ...]
 
 
+class GuardMark(NamedTuple):
+    """What a session has used, as policies count it, and what they hold; see `policy.Guard`."""
+
+    content_chars: int = 0
+    thought_chars: int = 0
+    tool_calls: int = 0
+    held: tuple[HeldText, ...] = ()
+
+
 class Mark(NamedTuple):
     """See `Session` for the fields. `commander_id` is empty where it is nobody's, `attempt` 0 before the first."""
 
@@ -29,6 +38,8 @@ class Mark(NamedTuple):
     tries: int = 0
     deaths: int = 0
     touched: bool = False
+    on_restart: OnRestart = "restart"
+    goes_on: bool = False
     since_attempt: int = 1
     commander_id: str = ""
     instance: str = ""
@@ -45,6 +56,8 @@ class Mark(NamedTuple):
     owed_sequence: int = 0
     # Messages of the user that the agent has not taken yet.
     unread: tuple[Owed, ...] = ()
+    # Those that wait for an answer: their ids, the offsets of their events, and how long they wait, seconds.
+    questions: tuple[tuple[str, int, float | None], ...] = ()
     # Calls that wait for others to end: these have not begun.
     waiting_calls: tuple[str, ...] = ()
-    held: tuple[HeldText, ...] = ()
+    guard: GuardMark = GuardMark()

@@ -128,11 +128,13 @@ class Usage(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question for the user; `expires_in_s` None waits as long as the session lasts."""
+    """A question for the user; `expires_in_s` None waits as long as the session lasts. `told_at` is the offset of the
+    event that tells viewers of it."""
 
     question_id: str
     expires_in_s: float | None
     body: object
+    told_at: int = 0
 
 
 class Done(NamedTuple):

@@ -8,7 +8,6 @@ It fails closed: text that is possibly a match for too long is a violation, and 
 than can be looked at. Violations bear names and numbers, never text.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import Enum
 from math import inf
@@ -16,7 +15,7 @@ from typing import Final, NamedTuple
 
 from dispatcher.core.endings import Ending
 from dispatcher.core.holdback import Matcher
-from dispatcher.core.mark import HeldText
+from dispatcher.core.mark import GuardMark
 from dispatcher.core.packets import StopCode
 from dispatcher.core.windows import Finding, Kind, Outcome, Release, Windows
 
@@ -353,14 +352,16 @@ class Guard:
             self._windows.clear()
 
     @property
-    def held(self) -> tuple[HeldText, ...]:
-        """What each speaker's window holds, to be put back by `hold`."""
-        return () if self._windows is None else self._windows.held
+    def mark(self) -> GuardMark:
+        """Where it stands, to be put back into another one of the same limits."""
+        held = () if self._windows is None else self._windows.held
+        return GuardMark(self.content_chars, self.thought_chars, self.tool_calls, held)
 
-    def hold(self, held: Iterable[HeldText]) -> None:
-        """Puts back what windows held in a life before, into a guard that is new."""
+    def put_back(self, mark: GuardMark) -> None:
+        """Stands where another one stood, before anything was judged."""
+        self.content_chars, self.thought_chars, self.tool_calls = mark[:3]
         if self._windows is not None:
-            self._windows.hold(held)
+            self._windows.put_back(mark.held)
 
     def safe(self, received: int) -> int:
         """The packet up to which everything was released, where all up to `received` have come: one of which

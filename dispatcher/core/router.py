@@ -30,6 +30,7 @@ from dispatcher.core.events import (
     Log,
     MessageGiven,
     PacketsReceived,
+    Restored,
     Selector,
     SessionRequested,
     ShutdownRequested,
@@ -47,6 +48,7 @@ from dispatcher.core.intake import Intake
 from dispatcher.core.limits import Limits
 from dispatcher.core.links import Links
 from dispatcher.core.packets import Answer, Goodbye, Signal, Stop, ToolResult, UserMessage
+from dispatcher.core.restore import Restoring
 from dispatcher.core.session import Session
 
 # Being told of time so late says that nothing was seen meanwhile.
@@ -77,6 +79,7 @@ class Router:
             DrainRequested: self._drain_requested,
             ShutdownRequested: self._shutdown_requested,
             LimitsChanged: self._limits_changed,
+            Restored: Restoring(self._board).restored,
             TimePassed: self._time_passed,
         }
         self._deadlines: dict[str, Callable[..., None]] = {

@@ -14,7 +14,7 @@ Effects are appended to the list that the caller hands in.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final
 from zlib import crc32
@@ -23,7 +23,7 @@ from dispatcher.core.endings import Ending
 from dispatcher.core.events import Effect, Send, SessionRequested
 from dispatcher.core.fleet import Link
 from dispatcher.core.ledger import Ledger
-from dispatcher.core.mark import Mark
+from dispatcher.core.mark import GuardMark, Mark
 from dispatcher.core.packets import (
     Ack,
     Answer,
@@ -34,6 +34,7 @@ from dispatcher.core.packets import (
     Question,
     SessionEvent,
     Signal,
+    ToolCall,
     ToolResult,
     Usage,
     UserMessage,
@@ -92,7 +93,6 @@ class Session:
     """The state of one session. Attributes are read by views; only the core calls what changes them."""
 
     __slots__ = (
-        "_instance",
         "_owed_told_at",
         "agent",
         "allowed",
@@ -111,6 +111,7 @@ class Session:
         "granted",
         "guard",
         "idempotency_key",
+        "instance",
         "kept_bytes",
         "labels",
         "ledger",
@@ -190,7 +191,7 @@ class Session:
         self.said: list[str] | None = []
         self.said_bytes = 0
         self.commander_id = ""
-        self._instance = ""
+        self.instance = ""
         self.link: Link | None = None
         self.refused_by: set[str] = set()
         # When it has waited for a slot long enough; None before it has had to wait.
@@ -344,7 +345,7 @@ class Session:
         goes_on = goes_on and self.touched
         self.published = self._published() if goes_on else None
         self.commander_id = commander_id
-        self._instance = link.commander.instance if link is not None and link.commander is not None else ""
+        self.instance = link.commander.instance if link is not None and link.commander is not None else ""
         self.link = link
         self.started_at = now
         self.received = self.marked = self.safe = self.granted = self.allowed = self.unacked_bytes = 0
@@ -430,6 +431,65 @@ class Session:
             owed.popleft()
             self._owed_told_at.popleft()
 
+    def put_back(self, event: SessionEvent, at: float) -> None:
+        """Takes in an event of a life before, in order; `at` is when it was kept, on today's clock. See `stand_at`."""
+        size = len(event.body) if isinstance(event.body, bytes) else 0
+        self.event(event.kind, event.agent, event.text, event.body, size)
+        if event.agent:
+            self.paths.add(event.agent)
+        match event.kind, event.body:
+            case "started", _:
+                self.started_at = at
+                self.first_token_at = self.first_content_at = None
+            case "reset", _:
+                self.said, self.said_bytes = [], 0
+            case "content", _:
+                self.first_token_at = self.first_token_at or at
+                self.first_content_at = self.first_content_at or at
+                if self.said is not None:
+                    self._say(event.text, utf8_bytes(event.text))
+            case "thought", _:
+                self.first_token_at = self.first_token_at or at
+            case _, ToolCall() as call:
+                self.tool_calls += 1
+                self.ledger.put_back(event.attempt, event.agent, call)
+            case _, ToolResult() as result:
+                self.ledger.put_back_outcome(event.attempt, result.call_id, result.outcome, event.offset)
+            case _, UserMessage() as message:
+                self.taken.append((message, event.offset))
+            case _, Ended() as ended:
+                self.close(Ending(ended.ending), ended, at)
+                self.stop_id = ended.stop.stop_id if ended.stop is not None else ""
+
+    def stand_at(self, mark: Mark, events: Sequence[SessionEvent]) -> None:
+        """Stands where it stood in a life before, once all its events were put back: its commander may return."""
+        self.attempt, self.tries, self.deaths = mark.attempt, mark.tries, mark.deaths
+        self.since_attempt, self.touched, self.on_restart = mark.since_attempt, mark.touched, mark.on_restart
+        self.commander_id, self.instance = mark.commander_id, mark.instance
+        self.received = self.marked = mark.received
+        self.safe = mark.safe
+        self.sent_chars, self.sent_crc32 = mark.sent_chars, mark.sent_crc32
+        self.content_chars, self.content_crc32 = mark.content_chars, mark.content_crc32
+        self.thought_chars = mark.thought_chars
+        self.usage, self.usage_before = mark.usage, mark.usage_before
+        if self.ended is not None:
+            return
+        self.state = State.DETACHED if mark.commander_id else State.QUEUED
+        for sequence, at in mark.owed:
+            body = events[at - 1].body
+            assert isinstance(body, ToolResult | Answer | UserMessage), body
+            self.owed.append(Signal(body, self.session_id, self.attempt, sequence))
+            self._owed_told_at.append(at)
+        self.owed_sequence = mark.owed_sequence
+        messages = {at: message for message, at in self.taken}
+        self.unread.extend((sequence, messages.pop(at), at) for sequence, at in mark.unread)
+        self.taken = [(message, at) for at, message in messages.items()]
+        self.ledger.put_back_waiting(mark.attempt, mark.waiting_calls)
+        if mark.goes_on:
+            self.published = self._published()
+        if self.guard is not None:
+            self.guard.put_back(mark.guard)
+
     def heard_reads(self, up_to: int) -> None:
         """Its agent has taken the messages up to the owed signal of this number."""
         unread = self.unread
@@ -444,9 +504,11 @@ class Session:
             tries=self.tries,
             deaths=self.deaths,
             touched=self.touched,
+            on_restart=self.on_restart,
+            goes_on=self.published is not None,
             since_attempt=self.since_attempt,
             commander_id=self.commander_id,
-            instance=self._instance,
+            instance=self.instance,
             received=self.received,
             safe=self.safe,
             sent_chars=self.sent_chars,
@@ -461,8 +523,12 @@ class Session:
             ),
             owed_sequence=self.owed_sequence,
             unread=tuple((sequence, at) for sequence, _, at in self.unread),
+            questions=tuple(
+                (question.question_id, question.told_at, question.expires_in_s)
+                for question in self.questions.values()
+            ),
             waiting_calls=self.ledger.waiting_calls,
-            held=self.guard.held if self.guard is not None else (),
+            guard=self.guard.mark if self.guard is not None else GuardMark(),
         )
 
     def close(self, ending: Ending, ended: Ended, now: float) -> None:

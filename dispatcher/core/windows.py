@@ -160,10 +160,10 @@ class Windows:
 
     @property
     def held(self) -> tuple[HeldText, ...]:
-        """What is known of each speaker's text, to be put back by `hold`."""
+        """What is known of each speaker's text, to be put back into others."""
         return tuple(text for speaker in self._speakers.values() if (text := speaker.held) is not None)
 
-    def hold(self, held: Iterable[HeldText]) -> None:
+    def put_back(self, held: Iterable[HeldText]) -> None:
         """Puts back what another one of these held, before anybody speaks. What is only told of is not put back."""
         for text in held:
             kind: Kind = "thought" if text.kind == "thought" else "content"

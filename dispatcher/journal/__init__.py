@@ -12,7 +12,7 @@ then `when_kept` acts. So nobody is ever told of anything that a restart could u
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from dispatcher.core.events import SessionRequested
+from dispatcher.core.events import Kept, SessionRequested
 from dispatcher.core.mark import Mark
 from dispatcher.core.packets import Hello, SessionEvent
 
@@ -31,14 +31,6 @@ class Page(NamedTuple):
     entries: Sequence[Entry]
     available_from: int
     head: int
-
-
-class Kept(NamedTuple):
-    """A session as a journal has kept it over a restart; all its entries, in order."""
-
-    requested: SessionRequested
-    mark: Mark
-    entries: Sequence[Entry]
 
 
 class Restored(NamedTuple):

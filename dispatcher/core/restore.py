@@ -1,0 +1,97 @@
+"""Taking up where a life before ended: sessions from their events and marks, commanders from their last Hello. Called
+by `router.py` alone, before anything else has happened.
+
+Who was there last counts as detached: commanders return and resume as after a broken link. Tools that ran died with the
+process, so nobody knows what they did; calls that waited for their turn have not begun, and run now.
+"""
+
+from typing import Final
+
+from dispatcher.core.board import Board, unanswered
+from dispatcher.core.endings import Ending
+from dispatcher.core.events import Kept, Log, Restored
+from dispatcher.core.fleet import Commander, CommanderState, Slot
+from dispatcher.core.packets import Question, ToolResult, utf8_bytes
+from dispatcher.core.policy import Guard
+from dispatcher.core.session import Session, State
+
+DIED: Final = unanswered("unknown_outcome", "the dispatcher died while it ran; nobody knows what it did")
+
+
+class Restoring:
+    """What a journal's content means for the board."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def restored(self, event: Restored) -> None:
+        board = self._board
+        for hello in event.commanders:
+            commander = Commander(hello.commander_id, hello.instance, None, hello, CommanderState.DETACHED)
+            board.fleet.commanders[hello.commander_id] = commander
+            board.timers.set(("grace", hello.commander_id), board.now + board.limits.detach_grace_s)
+        sessions = [self._put_back(kept, event.unix_ms) for kept in event.sessions]
+        live = [session for session in sessions if session.live]
+        ended = [session for session in sessions if not session.live]
+        for session in sorted(ended, key=lambda session: session.ended_at):
+            board.keep(session)
+        for session in live:
+            self._take_up(session)
+        if sessions:
+            told = f"restored {len(sessions)} sessions, {len(live)} of them live"
+            board.out.append(Log("info", f"{told}, and {len(event.commanders)} commanders"))
+
+    def _put_back(self, kept: Kept, unix_ms: int) -> Session:
+        """Enters a session as it was; nothing is done about it yet."""
+        board, requested, mark = self._board, kept.requested, kept.mark
+        # Whatever the wall clock did meanwhile, nothing was kept later than now.
+        at = [board.now - max(0.0, (unix_ms - entry[0]) / 1000) for entry in kept.entries]
+        events = [entry[1] for entry in kept.entries]
+        session = Session(
+            requested,
+            Guard(board.limits.policy, requested.budgets),
+            at[0],
+            running_tools_max=board.limits.session_tools_running_max,
+            published_bytes_max=board.limits.published_bytes_max,
+        )
+        session.kept_bytes += utf8_bytes(requested.idempotency_key)
+        for event, when in zip(events, at, strict=True):
+            session.put_back(event, when)
+        session.stand_at(mark, events)
+        board.enter(session)
+        board.kept_bytes += session.kept_bytes
+        if session.live:
+            for question_id, told_at, expires_in_s in mark.questions:
+                question = Question(question_id, expires_in_s, events[told_at - 1].body, told_at)
+                board.await_answer(session, question, at[told_at - 1])
+            if requested.affinity_key and session.commander_id:
+                board.affinity[requested.affinity_key] = session.commander_id
+        return session
+
+    def _take_up(self, session: Session) -> None:
+        """Sees to a live session: who runs it, what it waits for, what it is owed."""
+        board, requested = self._board, session.requested
+        assert requested is not None, session
+        if requested.request is None:
+            board.end(session, Ending.COMMANDER_LOST, "the dispatcher was started anew", turn_over=True)
+            return
+        if requested.stop_when_unwatched_s is not None:
+            board.timers.set(("unwatched", session.session_id), board.now + requested.stop_when_unwatched_s)
+        board.arm_policy(session)
+        for call in session.ledger.died():
+            result = ToolResult(call.request.call_id, call.request.tool_name, DIED)
+            call.outcome = DIED
+            board.emit(session, "tool_result", call.agent, "", result)
+            call.told_at = session.offset
+            session.owe(result, session.offset, board.out)
+        while (owed := session.ledger.next_owed()) is not None:
+            board.run_tool(session, owed)
+        if session.state is State.QUEUED:
+            board.wait(session)
+            return
+        commander = board.fleet.commanders.get(session.commander_id)
+        if commander is None or commander.instance != session.instance:
+            board.attempt_lost(session, "its commander was gone before the dispatcher was back", died=False)
+            return
+        key = (session.session_id, session.attempt)
+        commander.slots[key] = Slot(*key)
