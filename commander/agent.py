@@ -3,10 +3,14 @@
 import inspect
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, get_args, overload
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# What an agent does with a session whose earlier attempt was lost, when viewers already have something of it.
+OnRestart = Literal["restart", "continue", "never"]
+ON_RESTART: Final[tuple[OnRestart, ...]] = get_args(OnRestart)
 
 
 class Kind(Enum):
@@ -27,13 +31,20 @@ class Agent(Generic[P, R]):
     """A function that can be served under a name. Called, it is still that function."""
 
     def __init__(
-        self, function: Callable[P, R], name: str, description: str, version: str, accepts: Sequence[str]
+        self,
+        function: Callable[P, R],
+        name: str,
+        description: str,
+        version: str,
+        accepts: Sequence[str],
+        on_restart: OnRestart,
     ) -> None:
         self.function = function
         self.name = _checked_name(name)
         self.description = description
         self.version = version
         self.accepts = tuple(accepts)
+        self.on_restart = _checked_on_restart(on_restart)
         self.kind = _kind(function)
         self.__name__ = getattr(function, "__name__", name)
         self.__doc__ = function.__doc__
@@ -67,6 +78,7 @@ def agent(
     description: str = "",
     version: str = "",
     accepts: Sequence[str] = ("text/plain",),
+    on_restart: OnRestart = "restart",
 ) -> Callable[[Callable[P, R]], Agent[P, R]]: ...
 
 
@@ -77,12 +89,16 @@ def agent(
     description: str = "",
     version: str = "",
     accepts: Sequence[str] = ("text/plain",),
+    on_restart: OnRestart = "restart",
 ) -> Any:
     """Makes an agent: `@agent("weather", description="Answers questions about the weather")`.
 
     It decorates an async generator or a sync one, that yields what it says, or a function, async or not, that
     returns the whole answer. Sync ones run in a thread of their own. Without a name the agent is called like its
     function, with - for _. Without a description it is the first line of the docstring. `accepts` are MIME types.
+
+    `on_restart` says what becomes of a session whose commander died: the agent begins anew ("restart"), goes on from
+    `turn.published` ("continue"), or is not run a second time ("never"). ValueError for anything else.
     """
     if callable(name):
         return agent()(name)
@@ -90,7 +106,7 @@ def agent(
     def decorate(function: Callable[P, R]) -> Agent[P, R]:
         own_name = getattr(function, "__name__", "").replace("_", "-")
         told = description or (inspect.getdoc(function) or "").partition("\n")[0]
-        return Agent(function, own_name if name is None else name, told, version, accepts)
+        return Agent(function, own_name if name is None else name, told, version, accepts, on_restart)
 
     return decorate
 
@@ -115,3 +131,10 @@ def _checked_name(name: object) -> str:
             f"an agent's name should be 1 to 128 characters without spaces, e.g. 'weather', not {name!r}"
         )
     return name
+
+
+def _checked_on_restart(on_restart: object) -> OnRestart:
+    if on_restart not in ON_RESTART:
+        right = ", ".join(map(repr, ON_RESTART))
+        raise ValueError(f"an agent's on_restart should be one of {right}, not {on_restart!r}")
+    return on_restart

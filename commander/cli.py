@@ -283,12 +283,14 @@ def _agents(targets: Sequence[str], *, as_json: bool) -> int:
                 "name": agent.name,
                 "version": agent.version,
                 "kind": agent.kind.value,
+                "on_restart": agent.on_restart,
                 "description": agent.description,
             }
             print(json.dumps(row, ensure_ascii=False))
         return 0
-    rows = [(agent.label, agent.kind.value, agent.description) for agent in agents.values()]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
-    for label, kind, description in rows:
-        print(f"{label:<{widths[0]}}  {kind:<{widths[1]}}  {description}".rstrip())
+    rows = [(agent.label, agent.kind.value, agent.on_restart, agent.description) for agent in agents.values()]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1, 2)]
+    for *cells, description in rows:
+        aligned = [f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)]
+        print("  ".join([*aligned, description]).rstrip())
     return 0

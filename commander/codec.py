@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtobufMessage
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
+from commander.agent import OnRestart
 from commander.conversation import (
     Blob,
     JsonPart,
@@ -66,6 +67,11 @@ TOOL_ERROR_CODES: Final[Mapping[int, str]] = {
     pb.TOOL_ERROR_CODE_CANCELLED: "cancelled",
     pb.TOOL_ERROR_CODE_TOO_LARGE: "too_large",
     pb.TOOL_ERROR_CODE_UNKNOWN_OUTCOME: "unknown_outcome",
+}
+ON_RESTART: Final[Mapping[OnRestart, pb.OnRestart.ValueType]] = {
+    "restart": pb.ON_RESTART_RESTART,
+    "continue": pb.ON_RESTART_CONTINUE,
+    "never": pb.ON_RESTART_NEVER,
 }
 ROLES: Final[Mapping[int, Role]] = {
     pb.ROLE_SYSTEM: "system",

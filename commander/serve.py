@@ -87,6 +87,7 @@ def identity(settings: Settings, agents: Mapping[tuple[str, str], AnyAgent]) -> 
                 version=agent.version,
                 description=agent.description,
                 accepted_input=agent.accepts,
+                on_restart=codec.ON_RESTART[agent.on_restart],
             )
             for agent in agents.values()
         ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,15 @@ def test_an_agent_is_still_its_function() -> None:
 def test_a_name_that_is_none_is_refused(name: Any) -> None:
     with pytest.raises(ValueError, match="an agent's name should be"):
         agent(name)(an_async_generator.function)
+
+
+@pytest.mark.parametrize("on_restart", ["", "resume", "Restart", None, ["never"]])
+def test_what_it_does_on_a_restart_is_one_of_three(on_restart: Any) -> None:
+    right = re.escape(
+        f"an agent's on_restart should be one of 'restart', 'continue', 'never', not {on_restart!r}"
+    )
+    with pytest.raises(ValueError, match=right):
+        agent("a", on_restart=on_restart)(an_async_generator.function)
 
 
 # ---- what it is told ----

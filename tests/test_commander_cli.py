@@ -15,7 +15,7 @@ from commander.cli import main
 AGENTS = '''
 from commander import agent
 
-@agent("weather", version="2", description="Answers questions about the weather")
+@agent("weather", version="2", description="Answers questions about the weather", on_restart="continue")
 async def weather(turn):
     yield "sunny"
 
@@ -37,8 +37,8 @@ def test_agents_are_listed_with_their_kind(folder: Path, capsys: pytest.CaptureF
     assert folder
     assert main(["agents", "listed_agents.py"]) == 0
     assert capsys.readouterr().out == (
-        "weather 2  async generator  Answers questions about the weather\n"
-        "news       function         Tells the news.\n"
+        "weather 2  async generator  continue  Answers questions about the weather\n"
+        "news       function         restart   Tells the news.\n"
     )
 
 
@@ -50,6 +50,7 @@ def test_agents_are_listed_as_json_for_scripts(folder: Path, capsys: pytest.Capt
         "name": "weather",
         "version": "2",
         "kind": "async generator",
+        "on_restart": "continue",
         "description": "Answers questions about the weather",
     }
     assert (second["name"], second["version"], second["kind"]) == ("news", "", "function")

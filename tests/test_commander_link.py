@@ -18,7 +18,7 @@ from scripted_dispatcher import (
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
 from commander import Turn, agent
-from commander.agent import AnyAgent
+from commander.agent import ON_RESTART, AnyAgent, OnRestart
 
 
 @pytest.fixture
@@ -63,6 +63,13 @@ def resumed(next_sequence: int, credit: int = CREDIT) -> pb.ResumeVerdict:
     )
 
 
+def told_to(on_restart: OnRestart) -> AnyAgent:
+    @agent(on_restart, on_restart=on_restart)
+    async def told(_: Turn) -> None: ...
+
+    return told
+
+
 # ---- greeting and turns ----
 
 
@@ -79,6 +86,17 @@ def test_hello_says_who_it_is(dispatcher: ScriptedDispatcher) -> None:
     assert (hello.slots, hello.running, hello.stuck, hello.protocol_version) == (7, 0, 0, 1)
     assert dict(hello.labels) == {"region": "eu"}
     assert hello.heartbeat_interval.seconds == 2
+
+
+def test_hello_says_what_its_agents_do_on_a_restart(dispatcher: ScriptedDispatcher) -> None:
+    with serving(dispatcher.address, echo, *map(told_to, ON_RESTART)):
+        offers = dispatcher.accept().hello.agents
+    assert {offer.name: offer.on_restart for offer in offers} == {
+        "echo": pb.ON_RESTART_RESTART,
+        "restart": pb.ON_RESTART_RESTART,
+        "continue": pb.ON_RESTART_CONTINUE,
+        "never": pb.ON_RESTART_NEVER,
+    }
 
 
 def test_a_turn_from_start_to_done(dispatcher: ScriptedDispatcher) -> None:
