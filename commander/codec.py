@@ -381,15 +381,19 @@ def _tool(name: str, description: str, schema_json: str) -> ToolOffer:
 
 
 def _published(wire: pb.Published) -> Published:
-    calls = tuple(
-        PublishedCall(
-            call.request.tool_name,
-            call.request.arguments_json,
-            call.result.result_json if call.HasField("result") else None,
-        )
-        for call in wire.calls
+    calls = tuple(map(_published_call, wire.calls))
+    return Published(wire.content, calls, tuple(map(user_message, wire.messages)))
+
+
+def _published_call(wire: pb.PublishedCall) -> PublishedCall:
+    answer = tool_answer(wire.result) if wire.HasField("result") else None
+    return PublishedCall(
+        wire.request.tool_name,
+        wire.request.arguments_json,
+        None if answer is None else answer.result_json,
+        None if answer is None else answer.failure,
+        wire.request.idempotency_key,
     )
-    return Published(wire.content, calls)
 
 
 def _bare_failure(result_json: str) -> ToolFailure | None:

@@ -50,20 +50,25 @@ class ToolOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolFailure:
+    """Why a call failed; `code` is a key of `errors.TOOL_FAILURES`."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PublishedCall:
-    """A call of an earlier attempt. `result_json` is None where it was never answered."""
+    """A call of an earlier attempt. `result_json` is None where it was never answered: it may have run or not. Asked
+    again with its `idempotency_key`, where it has one, it is the same deed for the tool."""
 
     tool: str
     arguments_json: str
     result_json: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What viewers already have of a session whose earlier attempt was lost."""
-
-    content: str
-    calls: tuple[PublishedCall, ...] = ()
+    failure: ToolFailure | None = None
+    idempotency_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +83,14 @@ class UserMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolFailure:
-    """Why a call failed; `code` is a key of `errors.TOOL_FAILURES`."""
+class Published:
+    """What viewers already have of a session whose earlier attempt was lost, for an agent that continues."""
 
-    code: str
-    message: str
-    retryable: bool = False
-    retry_after_s: float | None = None
+    content: str
+    # In the order asked.
+    calls: tuple[PublishedCall, ...] = ()
+    # What the user has said that an earlier attempt has taken; what none has taken comes as it always does.
+    messages: tuple[UserMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

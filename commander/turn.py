@@ -76,7 +76,8 @@ class Asked:
 
     @property
     def published(self) -> Published | None:
-        """What viewers already have of a session whose earlier attempt was lost."""
+        """For an agent that continues: what viewers already have of a session whose earlier attempt was lost. None:
+        it begins from nothing."""
         return self._request.published
 
     @property

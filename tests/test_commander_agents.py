@@ -17,6 +17,8 @@ from commander import (
     AgentError,
     BlockingTurn,
     InvalidArguments,
+    Published,
+    PublishedCall,
     QuestionUnanswered,
     Stopped,
     ToolFailed,
@@ -24,9 +26,11 @@ from commander import (
     ToolTimeout,
     ToolTooLarge,
     Turn,
+    UserMessage,
     agent,
 )
 from commander.agent import AnyAgent
+from commander.conversation import ToolFailure
 from commander.errors import TOOL_FAILURES
 
 
@@ -136,7 +140,6 @@ def test_a_turn_knows_what_it_was_asked(dispatcher: ScriptedDispatcher) -> None:
             "tools": [[tool.name, tool.parameters["type"]] for tool in turn.tools],
             "has_time": turn.time_left_s is not None and 50 < turn.time_left_s <= 60,
             "published": turn.published.content if turn.published else None,
-            "calls": [call.result_json for call in turn.published.calls] if turn.published else None,
             "trace": turn.trace_context[0],
         }
         return json.dumps(told)
@@ -146,9 +149,7 @@ def test_a_turn_knows_what_it_was_asked(dispatcher: ScriptedDispatcher) -> None:
         tools=[pb.ToolOffer(name="add", parameters_schema_json='{"type": "object"}')],
         metadata={"tenant": "t"},
         user_id="alice",
-        published=pb.Published(
-            content="so far", calls=[pb.PublishedCall(result=pb.ToolCallResult(result_json="1"))]
-        ),
+        published=pb.Published(content="so far"),
         trace_context=pb.TraceContext(traceparent="00-1"),
     )
     start.time_left.seconds = 60
@@ -164,9 +165,80 @@ def test_a_turn_knows_what_it_was_asked(dispatcher: ScriptedDispatcher) -> None:
         "tools": [["add", "object"]],
         "has_time": True,
         "published": "so far",
-        "calls": ["1"],
         "trace": "00-1",
     }
+
+
+PUBLISHED = pb.Published(
+    content="one two ",
+    calls=[
+        pb.PublishedCall(
+            request=pb.ToolCallRequest(tool_name="add", arguments_json='{"n": 1}', call_id="call-1"),
+            result=pb.ToolCallResult(result_json="1", call_id="call-1"),
+        ),
+        pb.PublishedCall(
+            request=pb.ToolCallRequest(tool_name="add", call_id="call-2"),
+            result=pb.ToolCallResult(
+                result_json="{}",
+                call_id="call-2",
+                error=pb.ToolError(code=pb.TOOL_ERROR_CODE_DENIED, message="not today"),
+            ),
+        ),
+        pb.PublishedCall(
+            request=pb.ToolCallRequest(tool_name="pay", call_id="call-3", idempotency_key="order-7")
+        ),
+    ],
+    messages=[pb.UserMessage(text="faster", message_id="m1")],
+)
+
+
+def test_one_that_continues_is_told_all_that_was_published(dispatcher: ScriptedDispatcher) -> None:
+    told: list[Published | None] = []
+
+    @agent("continuing", on_restart="continue")
+    async def continuing(turn: Turn) -> str:
+        told.append(turn.published)
+        return "three"
+
+    assert run(dispatcher, continuing, start=pb.Start(published=PUBLISHED)).content == "three"
+    assert told == [
+        Published(
+            "one two ",
+            (
+                PublishedCall("add", '{"n": 1}', "1"),
+                PublishedCall("add", "", "{}", ToolFailure("denied", "not today")),
+                PublishedCall("pay", "", None, None, "order-7"),
+            ),
+            (UserMessage("faster", "m1"),),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("start", "prefix"), [(pb.Start(), ""), (pb.Start(published=PUBLISHED), "3.")], ids=["anew", "continued"]
+)
+def test_ids_of_one_that_continues_are_none_of_an_earlier_attempt(
+    dispatcher: ScriptedDispatcher, start: pb.Start, prefix: str
+) -> None:
+    @agent("asker")
+    async def asker(turn: Turn) -> Any:
+        yield turn.artifact("dot", b"1")
+        calls = turn.call_tool("add"), turn.call_tool("add")
+        yield str(await asyncio.gather(turn.ask("Sure?"), *calls))
+
+    with serving(dispatcher.address, asker):
+        session = ScriptedSession(dispatcher.accept(), "s", attempt=3, start=start)
+        assert session.next_of("artifact").artifact.artifact_id == f"artifact-{prefix}1"
+        question = session.next_of("question").question
+        assert question.question_id == f"question-{prefix}1"
+        for number in (1, 2):
+            call = session.next_of("tool_call")
+            assert call.tool_call.call_id == f"call-{prefix}{number}"
+            session.answer_call(call, f"{number}")
+        answer = pb.Answer(question_id=question.question_id, value_json="0")
+        session.owe(pb.DownstreamPacket(answer=answer))
+        session.done()
+    assert session.content == "[0, 1, 2]"
 
 
 # ---- what it may say ----
