@@ -139,7 +139,9 @@ class Asking:
                     self._printer.result(result, self._tool_of(result))
                     self._crossing.tell_result(result.call_id, codec.tool_answer(result))
                 elif each.HasField("user_message"):
-                    self._crossing.tell_message(codec.user_message(each.user_message))
+                    said = codec.user_message(each.user_message)
+                    if not self._crossing.tell_message(said, each.sequence):
+                        self.stop(self._crossing.too_many_messages().message)
 
     async def _write(self, stream: Stream) -> None:
         """Until the agent's end is sent, or it was stopped and has ended."""

@@ -158,10 +158,12 @@ def link_heartbeat(
 
 def turn_heartbeat(turn: Turn, phase: Phase) -> pb.UpstreamPacket:
     """A silent turn is still here, and in which phase."""
+    signals_received, messages_read = turn.news()
     return pb.UpstreamPacket(
         session_id=turn.session_id,
         attempt=turn.attempt,
-        signals_received=turn.signal_to_tell(),
+        signals_received=signals_received,
+        messages_read=messages_read,
         heartbeat=pb.Heartbeat(phase=PHASES[phase]),
     )
 
@@ -179,7 +181,9 @@ def _fill(packet: pb.UpstreamPacket, said: object, now_ms: int) -> None:
             raise
         # What can't be sent fails its own session, once; it would break the link for all, again and again.
         _LOG.exception("a packet can't be sent", extra=about(said.turn.session_id, said.turn.attempt))
+        signals_received, messages_read = packet.signals_received, packet.messages_read
         packet.Clear()
+        packet.signals_received, packet.messages_read = signals_received, messages_read
         packet.session_id, packet.attempt = said.turn.session_id, said.turn.attempt
         packet.sequence, packet.timestamp = said.packet.sequence, now_ms
         failure = AgentFailure("unsendable", "the agent said something that can't be sent")
@@ -192,15 +196,15 @@ def _fill_in(packet: pb.UpstreamPacket, said: object, now_ms: int) -> None:
         packet.session_id = turn.session_id
         packet.attempt = turn.attempt
         packet.sequence = said.packet.sequence
-        news = turn.signal_to_tell()
-        if news:
-            packet.signals_received = news
+        if turn.has_news:
+            packet.signals_received, packet.messages_read = turn.news()
         fill_payload(packet, said.packet.payload, said.packet.path)
     elif isinstance(said, pb.UpstreamPacket):
         packet.CopyFrom(said)
     elif isinstance(said, StopAck):
         packet.session_id = said.session_id
         packet.attempt = said.attempt
+        packet.messages_read = said.messages_read
         packet.stop_ack.CopyFrom(
             pb.StopAck(
                 stop_id=said.stop_id,

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Lock
 from typing import TypeVar, cast
 
 from commander import sealing
@@ -50,7 +51,11 @@ class Crossing:
         self._rotation = rotation
         self._doorbell = doorbell
         self._bounds = bounds
-        self._messages: deque[UserMessage] = deque()
+        # With the number of the signal that each came as.
+        self._messages: deque[tuple[int, UserMessage]] = deque()
+        # Messages are taken one by one, and none once it is over: an author's threads may take beside each other, and
+        # what Done says of them is the last word.
+        self._taking = Lock()
         # Who waits for room, and for a message. Appended by the agent's thread, taken by the link's.
         self._want_room: deque[Future[None]] = deque()
         self._want_message: deque[Future[None]] = deque()
@@ -148,9 +153,10 @@ class Crossing:
         return self._mint("artifact")
 
     def next_message(self) -> UserMessage | Future[None]:
-        """The oldest message of the user, or what is settled when one may have come."""
-        with suppress(IndexError):
-            return self._messages.popleft()
+        """The oldest message of the user, or what is settled when one may have come. Stopped once it is over."""
+        message = self._take_message()
+        if message is not None:
+            return message
         self._check_open()
         future: Future[None] = Future()
         self._want_message.append(future)
@@ -159,16 +165,12 @@ class Crossing:
         return future
 
     def take_messages(self) -> list[UserMessage]:
-        """All messages that wait, without waiting for one."""
-        taken: list[UserMessage] = []
-        with suppress(IndexError):
-            while True:
-                taken.append(self._messages.popleft())
-        return taken
+        """All messages that wait, without waiting for one; none once it is over."""
+        return list(iter(self._take_message, None))
 
     def finish(self, outcome: Outcome, error: AgentFailure | None = None) -> None:
         """The agent has ended by itself."""
-        self._over = True
+        self.shut()
         self.turn.finish(outcome, error, 0 if error is None else sealing.failure_bytes(error))
         self._marked(room=True, urgent=True)
         self.release()
@@ -191,17 +193,37 @@ class Crossing:
         """What the user answered. False when nobody waits for it any more."""
         return _settle(cast("Future[UserAnswer] | None", self.turn.close_question(question_id)), answer)
 
-    def tell_message(self, message: UserMessage) -> bool:
-        """What the user says in between. False when the oldest had to make room for it."""
-        self._messages.append(message)
+    def tell_message(self, message: UserMessage, sequence: int) -> bool:
+        """What the user says in between, and the number of its signal. False when there is no place for it.
+
+        A dispatcher that knows of unread messages refuses what is too much, so only a stranger comes that far. An
+        owed signal can be neither refused nor left out, and none may be lost in silence: the turn is to `fail`, so
+        that the user is told and all that was not read is given back.
+        """
+        if len(self._messages) >= self._bounds.messages_waiting_max:
+            return False
+        self._messages.append((sequence, message))
         _settle_all(self._want_message)
-        with suppress(IndexError):  # the agent may just be taking them all
-            if len(self._messages) > self._bounds.messages_waiting_max:
-                self._messages.popleft()
-                return False
         return True
 
+    def too_many_messages(self) -> AgentFailure:
+        """Why a turn fails for which there came one more."""
+        return AgentFailure(
+            "too_many_messages",
+            f"messages: {self._bounds.messages_waiting_max} wait for the agent, which does not read them, and the"
+            " commander's messages_waiting_max allows no more",
+        )
+
+    def rouse(self) -> None:
+        """The turn has something to send that the agent has not offered."""
+        self._marked(room=True, urgent=True)
+
     # -- either thread ---------------------------------------------------------------------------------------
+
+    def shut(self) -> None:
+        """Nothing more is taken of what the agent says, and it takes nothing more."""
+        with self._taking:
+            self._over = True
 
     def release(self) -> None:
         """The turn is over: whoever still waits for anything is told so."""
@@ -221,6 +243,14 @@ class Crossing:
         # The end may have come after `_check_open`, and before there was somebody to tell.
         if self.is_over:
             self.release()
+
+    def _take_message(self) -> UserMessage | None:
+        with self._taking:
+            if self.is_over or not self._messages:
+                return None
+            sequence, message = self._messages.popleft()
+            self.turn.read(sequence)
+            return message
 
     def _mint(self, kind: str) -> str:
         self._ids[kind] += 1

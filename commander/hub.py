@@ -13,7 +13,7 @@ from typing import Final, assert_never
 
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
-from commander import codec
+from commander import codec, sealing
 from commander.conversation import Request
 from commander.core.batch import Rotation
 from commander.core.slots import (
@@ -32,6 +32,7 @@ from commander.core.slots import (
 from commander.core.turn import Credit, Numbered, Outcome, Phase, Signal, Turn
 from commander.crossing import Crossing, CrossingBounds
 from commander.doorbell import Doorbell
+from commander.errors import AgentFailure
 from commander.logs import about
 from commander.metrics import Metrics
 from commander.runner import Runner
@@ -136,7 +137,7 @@ class Hub:
         self._rotation.signal(self._link_heartbeat(blocked_for_s))
         for turn in self.slots.resumable:
             phase = turn.phase
-            if self._told_phase.get(turn) is not phase or turn.has_signal_to_tell:
+            if self._told_phase.get(turn) is not phase or turn.has_news:
                 self._told_phase[turn] = phase
                 self._rotation.signal(codec.turn_heartbeat(turn, phase))
         self._doorbell.ring_here()
@@ -240,17 +241,22 @@ class Hub:
             wanted = crossing.tell_result(result.call_id, codec.tool_answer(result))
         elif packet.HasField("answer"):
             wanted = crossing.tell_answer(packet.answer.question_id, codec.user_answer(packet.answer))
+        elif crossing.tell_message(codec.user_message(packet.user_message), packet.sequence):
+            wanted = True
         else:
-            wanted = crossing.tell_message(codec.user_message(packet.user_message))
-            if not wanted:
-                _LOG.warning(
-                    "the user's oldest message was dropped: the agent does not read them",
-                    extra=about(packet.session_id, packet.attempt),
-                )
+            self._fail(crossing, crossing.too_many_messages())
+            return
         if not wanted:
             self._metrics.packet_ignored("nobody_waits")
         elif self._runner is not None:
             self._runner.hurry()
+
+    def _fail(self, crossing: Crossing, failure: AgentFailure) -> None:
+        turn = crossing.turn
+        crossing.shut()
+        failure_bytes = sealing.failure_bytes(failure)
+        self._perform(self.slots.fail(turn, failure.message, failure, failure_bytes, self._now()))
+        crossing.rouse()
 
     def _ignore(self, packet: pb.DownstreamPacket, what: str) -> None:
         self._metrics.packet_ignored("unexpected")

@@ -195,7 +195,7 @@ class AsyncRun:
     async def _listen(self, generator: AsyncGenerator[object, None]) -> None:
         error = await self._pass_on(generator)
         while error is not None:
-            if self._crossing.turn.fenced:
+            if self._crossing.is_over:
                 await self._close(generator, error)
                 return
             # To the very line that yielded it, so that the traceback names it.
@@ -287,7 +287,7 @@ class BlockingRun:
     def _listen(self, generator: Generator[object, None, None]) -> None:
         error = self._pass_on(generator)
         while error is not None:
-            if self._crossing.turn.fenced:
+            if self._crossing.is_over:
                 self._close(generator)
                 return
             try:
@@ -352,7 +352,7 @@ def _end(crossing: Crossing, outcome: Outcome | None, failure: AgentFailure | No
 
 
 def _finish(crossing: Crossing, outcome: Outcome | None, failure: AgentFailure | None) -> Outcome | None:
-    if crossing.turn.fenced or outcome is None:
+    if crossing.is_over or outcome is None:
         crossing.release()
         return None
     try:
@@ -370,7 +370,7 @@ def _failed(crossing: Crossing, error: BaseException) -> tuple[Outcome | None, A
     An exception is its author's code too: to ask for its text may raise again, SystemExit included.
     """
     try:
-        if not crossing.turn.fenced:
+        if not crossing.is_over:
             return Outcome.FAILED, _failure(error)
         if not isinstance(error, asyncio.CancelledError):
             _LOG.warning("the agent was stopped, and failed while it ended", exc_info=error)

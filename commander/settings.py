@@ -247,8 +247,8 @@ class Settings(BaseModel):
     outbox_bytes: int = setting(SIZES, 262_144, "Bytes of it; then its generator waits.", 256, 67_108_864)
     messages_waiting_max: int = setting(
         SIZES,
-        32,
-        "Messages of the user that wait for the agent; then the oldest is dropped, with a warning.",
+        1_000,
+        "Messages of the user that wait for the agent; one more fails the turn. The dispatcher refuses far fewer.",
         1,
         10_000,
     )

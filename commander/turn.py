@@ -129,7 +129,7 @@ class Asked:
         return Used(Usage(input_tokens, output_tokens, reasoning_tokens, model))
 
     def take_messages(self) -> list[UserMessage]:
-        """What the user has said meanwhile, without waiting for it."""
+        """What the user has said meanwhile, without waiting for it. What is not taken is given back as unread."""
         return self._crossing.take_messages()
 
 

@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -656,25 +657,151 @@ def test_the_user_may_talk_while_it_runs(dispatcher: ScriptedDispatcher, kind: s
     assert session.content == "listening m0=faster m1=enough "
 
 
-def test_of_messages_that_nobody_reads_the_oldest_goes_with_a_warning(
-    dispatcher: ScriptedDispatcher, caplog: pytest.LogCaptureFixture
+def say(session: ScriptedSession, *texts: str) -> None:
+    for text in texts:
+        session.owe(pb.DownstreamPacket(user_message=pb.UserMessage(text=text)))
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_what_the_agent_takes_is_told_and_no_more(dispatcher: ScriptedDispatcher, kind: str) -> None:
+    @agent("async")
+    async def choosy(turn: Turn) -> None:
+        await turn.call_tool("wait")
+        await turn.call_tool("wait")
+        async for _ in turn.messages():
+            break
+        await turn.call_tool("wait")
+        turn.take_messages()
+        await turn.call_tool("wait")
+
+    @agent("sync")
+    def choosy_too(turn: BlockingTurn) -> None:
+        turn.call_tool("wait")
+        turn.call_tool("wait")
+        for _ in turn.messages():
+            break
+        turn.call_tool("wait")
+        turn.take_messages()
+        turn.call_tool("wait")
+
+    with serving(dispatcher.address, choosy if kind == "async" else choosy_too):
+        session = ScriptedSession(dispatcher.accept(), "s")
+
+        def next_after(*texts: str) -> tuple[int, int]:
+            """The user says these, and the agent may go on: what its next packet tells of signals and messages."""
+            say(session, *texts)
+            session.answer_call(session.other[-1], "1")
+            packet = session.next()
+            return packet.signals_received, packet.messages_read
+
+        session.next()
+        # They came, and were not taken.
+        assert next_after("one", "two") == (3, 0)
+        assert next_after() == (4, 1)
+        # The number is that of the signal, and between messages there are others.
+        assert next_after("three") == (6, 5)
+        # What comes too late for the agent is not read.
+        assert next_after("four") == (8, 0)
+        assert session.other[-1].HasField("done")
+
+
+def test_done_does_not_overtake_what_was_read(dispatcher: ScriptedDispatcher) -> None:
+    @agent("hasty")
+    async def hasty(turn: Turn) -> None:
+        async for _ in turn.messages():
+            return
+
+    with serving(dispatcher.address, hasty):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        say(session, "enough")
+        assert session.next_of("done").messages_read == 1
+
+
+def test_what_a_stopped_agent_had_read_is_told_with_its_stop(dispatcher: ScriptedDispatcher) -> None:
+    reading = threading.Event()
+    after_its_stop: list[UserMessage] = []
+
+    @agent("reader")
+    async def reader(turn: Turn) -> None:
+        async for _ in turn.messages():
+            break
+        reading.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            after_its_stop.extend(turn.take_messages())
+
+    with serving(dispatcher.address, reader):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        say(session, "one", "two")
+        assert reading.wait(PATIENCE_S)
+        session.stop()
+        assert session.stop_ack(pb.STOP_PHASE_RECEIVED).messages_read == 1
+        assert session.stop_ack(pb.STOP_PHASE_APPLIED).messages_read == 1
+    assert after_its_stop == []
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_more_messages_than_may_wait_fail_the_turn_and_none_is_lost(
+    dispatcher: ScriptedDispatcher, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told(caplog)
 
-    @agent("busy")
+    @agent("async")
     async def busy(turn: Turn) -> Any:
+        yield "first "
         await turn.call_tool("work")
-        yield " ".join(message.text for message in turn.take_messages())
+        yield "never"
 
-    with serving(dispatcher.address, busy, messages_waiting_max=2):
+    @agent("sync")
+    def busy_too(turn: BlockingTurn) -> Any:
+        yield "first "
+        turn.call_tool("work")
+        yield "never"
+
+    with serving(dispatcher.address, busy if kind == "async" else busy_too, messages_waiting_max=2, slots=1):
+        link = dispatcher.accept()
+        session = ScriptedSession(link, "s")
+        session.next_of("tool_call")
+        say(session, "one", "two", "three", "four")
+        ended = session.next_of("done")
+        assert ended.done.outcome == pb.OUTCOME_FAILED
+        assert ended.done.error.code == "too_many_messages"
+        assert "messages_waiting_max" in ended.done.error.message
+        assert session.content == "first "
+        # None of them counts as read: all are given back.
+        assert not link.seen(lambda packet: packet.messages_read > 0)
+        assert ended.messages_read == 0
+        # Its slot is free again.
+        told.wait_for("ended: failed")
+        assert ScriptedSession(link, "next").next().content.text == "first "
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_an_agent_whose_turn_failed_over_its_messages_is_closed(
+    dispatcher: ScriptedDispatcher, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(caplog)
+
+    @agent("async")
+    async def stubborn(_: Turn) -> Any:
+        while True:
+            with suppress(asyncio.CancelledError):
+                yield "on and on "
+                await asyncio.sleep(0)
+
+    @agent("sync")
+    def stubborn_too(_: BlockingTurn) -> Any:
+        while True:
+            with suppress(asyncio.CancelledError):
+                yield "on and on "
+
+    with serving(dispatcher.address, stubborn if kind == "async" else stubborn_too, messages_waiting_max=1):
         session = ScriptedSession(dispatcher.accept(), "s")
-        call = session.next()
-        for text in ("one", "two", "three"):
-            session.owe(pb.DownstreamPacket(user_message=pb.UserMessage(text=text)))
-        session.answer_call(call, "1")
-        session.done()
-    assert session.content == "two three"
-    told.wait_for("oldest message was dropped")
+        say(session, "one", "two")
+        done = session.done()
+        assert done.error.code == "too_many_messages"
+        told.wait_for("ended: failed")
 
 
 # ---- many that say something at once ----

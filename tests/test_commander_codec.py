@@ -26,6 +26,15 @@ def test_what_cannot_be_sent_ends_its_session_and_no_other(caplog: pytest.LogCap
     assert [record.message for record in caplog.records] == ["a packet can't be sent"]
 
 
+def test_what_was_read_is_told_all_the_same() -> None:
+    bad = said("b", HALF)
+    bad.turn.receive(1)
+    bad.turn.read(1)
+    packet = codec.message([bad])
+    assert packet.HasField("done")
+    assert (packet.signals_received, packet.messages_read) == (1, 1)
+
+
 def test_the_same_when_it_goes_alone() -> None:
     packet = codec.message([said("b", HALF)])
     assert packet.WhichOneof("payload") == "done"

@@ -307,6 +307,56 @@ def test_what_it_waits_for_is_in_the_hello_and_comes_but_once(dispatcher: Script
     assert session.content == "10 20 yes"
 
 
+def test_what_was_read_is_told_again_on_the_next_link(dispatcher: ScriptedDispatcher) -> None:
+    goes_on = threading.Event()
+
+    @agent("reader")
+    async def reader(turn: Turn) -> object:
+        async for message in turn.messages():
+            yield message.text
+            break
+        await asyncio.to_thread(goes_on.wait)
+        yield "end"
+
+    with serving(dispatcher.address, reader):
+        first = dispatcher.accept()
+        session = ScriptedSession(first, "s")
+        session.owe(pb.DownstreamPacket(user_message=pb.UserMessage(text="one")))
+        assert session.next().messages_read == 1
+        # The packet is kept; what it told besides may be lost with the dispatcher that took it.
+        dispatcher.welcoming.verdicts["s"] = resumed(2)
+        first.kill()
+        session.link = dispatcher.accept()
+        goes_on.set()
+        packet = session.next()
+        assert (packet.content.text, packet.messages_read) == ("end", 1)
+        assert session.next().messages_read == 0
+
+
+def test_a_silent_turn_says_what_it_has_read_on_each_link() -> None:
+    @agent("reader")
+    async def reader(turn: Turn) -> None:
+        async for _ in turn.messages():
+            break
+        await asyncio.Event().wait()
+
+    welcoming = Welcoming(heartbeat_s=0.1)
+    with (
+        ScriptedDispatcher(welcoming) as dispatcher,
+        serving(dispatcher.address, reader, heartbeats_missed=20),
+    ):
+        first = dispatcher.accept()
+        session = ScriptedSession(first, "s")
+        session.owe(pb.DownstreamPacket(user_message=pb.UserMessage(text="one")))
+        first.expect(lambda packet: packet.HasField("heartbeat") and packet.messages_read == 1)
+        welcoming.verdicts["s"] = resumed(1)
+        first.kill()
+        second = dispatcher.accept()
+        # Of its own packets the first tells it.
+        heartbeat = second.expect_payload("heartbeat", "s")
+        assert (heartbeat.signals_received, heartbeat.messages_read) == (0, 1)
+
+
 def turn_of(link: ScriptedLink, session: ScriptedSession, call: pb.UpstreamPacket) -> bool:
     """A stop of another session comes back when everything before it has been taken."""
     marker = f"after-{call.tool_call.call_id}"

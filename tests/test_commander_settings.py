@@ -98,6 +98,8 @@ def test_both_sides_agree_by_default() -> None:
     assert ours.dispatcher == theirs.grpc_address
     # A packet can't be larger than what a session may have under way.
     assert ours.packet_bytes_max <= theirs.credit_bytes
+    # The commander's bound is for strangers: what its dispatcher lets through never comes to it.
+    assert ours.messages_waiting_max > theirs.messages_waiting_max
 
 
 # Where a value comes from

@@ -402,6 +402,59 @@ def test_a_new_link_ends_the_waiting() -> None:
     assert slots.next_deadline() is None
 
 
+# ---- giving a turn up ----
+
+
+def test_a_turn_that_is_given_up_ends_when_its_agent_has_and_its_done_has_arrived() -> None:
+    slots = slots_of()
+    turn = begun(slots)
+    assert kinds(slots.fail(turn, "why", "error", 10, 1.0)) == [Cancel]
+    assert slots.fail(turn, "why", "error", 10, 1.0) == []
+    # What it said counts, so it is resumed like any other.
+    assert slots.resumable == (turn,)
+    turn.take()
+    turn.acknowledge(1, PLENTY)
+    assert slots.delivered(turn, 1.0) == []
+    assert slots.running == 1
+    (release,) = slots.ended(turn, None, 2.0)
+    assert isinstance(release, Release)
+    assert (release.turn, release.how) == (turn, "failed")
+    assert slots.is_idle
+
+
+def test_a_turn_that_is_given_up_waits_for_its_acknowledgement() -> None:
+    slots = slots_of()
+    turn = begun(slots)
+    slots.fail(turn, "why", "error", 10, 1.0)
+    assert slots.ended(turn, None, 2.0) == []
+    assert (slots.running, slots.undelivered) == (0, 1)
+    turn.take()
+    turn.acknowledge(1, PLENTY)
+    (release,) = slots.delivered(turn, 3.0)
+    assert isinstance(release, Release)
+    assert release.how == "failed"
+
+
+def test_an_agent_that_ignores_that_its_turn_is_given_up_is_stuck_until_it_ends() -> None:
+    slots = slots_of()
+    turn = begun(slots)
+    slots.fail(turn, "why", "error", 10, 1.0)
+    assert kinds(slots.expire(1.0 + GRACE_S)) == [Abandon]
+    assert slots.stuck == 1
+    turn.take()
+    turn.acknowledge(1, PLENTY)
+    assert kinds(slots.ended(turn, None, 9.0)) == [Release]
+    assert (slots.stuck, slots.is_idle) == (0, True)
+
+
+def test_a_turn_that_has_said_its_end_is_not_given_up() -> None:
+    slots = slots_of()
+    turn = begun(slots)
+    turn.finish(Outcome.COMPLETED)
+    turn.take()
+    assert slots.fail(turn, "why", "error", 10, 1.0) == []
+
+
 # ---- draining ----
 
 

@@ -2,6 +2,7 @@
 
 import zlib
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -217,11 +218,69 @@ def test_owed_signals_are_taken_once_and_in_order() -> None:
     assert agent.last_signal == 3
 
 
-def test_a_received_signal_is_told_once() -> None:
+def told(what: Turn) -> tuple[bool, tuple[int, int]]:
+    """Whether there may be news, and what they are."""
+    return what.has_news, what.news()
+
+
+def test_what_was_received_and_read_is_told_once() -> None:
     agent = turn()
+    assert told(agent) == (False, (0, 0))
     agent.receive(1)
     agent.receive(2)
-    assert [agent.signal_to_tell(), agent.signal_to_tell()] == [2, 0]
+    assert [told(agent), told(agent)] == [(True, (2, 0)), (False, (0, 0))]
+    agent.receive(3)
+    agent.read(2)
+    assert [told(agent), told(agent)] == [(True, (3, 2)), (False, (0, 0))]
+    agent.read(1)
+    agent.read(0)
+    assert told(agent) == (False, (0, 0))
+
+
+@pytest.mark.parametrize("link", [Turn.unlink, lambda agent: agent.resume(1, PLENTY)])
+def test_what_was_read_is_told_on_each_link(link: Callable[[Turn], None]) -> None:
+    agent = turn()
+    agent.offer_text("one")
+    agent.take()
+    agent.receive(1)
+    link(agent)
+    # A Hello tells of signals, and of nothing that was read.
+    assert told(agent) == (False, (0, 0))
+    agent.read(1)
+    assert told(agent) == (True, (0, 1))
+    link(agent)
+    assert told(agent) == (True, (0, 1))
+
+
+def test_a_turn_that_is_given_up_says_so_behind_what_has_gone_and_nothing_after() -> None:
+    agent = turn(Credit(2, 10_000))
+    for text in ("one one one one ", "two two two two ", "three"):
+        agent.offer_text(text)
+    gone = taken(agent)
+    assert agent.fail("why", 100)
+    agent.offer_text("four")
+    agent.finish(Outcome.COMPLETED)
+    assert not agent.fail("why again", 100)
+    # Its end waits for credit like everything, and is sent again like everything.
+    assert taken(agent) == []
+    agent.unlink()
+    assert agent.resume(2, PLENTY)
+    second, done = taken(agent)
+    assert second == gone[1]
+    assert done.sequence == 3
+    assert done.payload == Done(
+        Outcome.FAILED, 32, zlib.crc32(b"one one one one two two two two "), Usage(), "why"
+    )
+    assert agent.acknowledge(3, PLENTY)
+    assert agent.is_delivered
+    assert taken(agent) == []
+
+
+def test_what_is_fenced_can_not_be_given_up() -> None:
+    agent = turn()
+    agent.fence()
+    assert not agent.fail("why", 100)
+    assert taken(agent) == []
 
 
 def test_a_bare_result_belongs_to_the_first_call_open() -> None:

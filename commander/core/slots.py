@@ -6,11 +6,15 @@
     attempt lost, drain over  STOPPING           STOPPING              STUCK               gone
     grace over                -                  STUCK, ABANDONED      -                   -
     Done acknowledged         -                  -                     -                   gone
+    the commander gives it up STOPPING           -                     -                   -
 
 Entering STOPPING fences the turn, cancels its agent and, for a Stop, answers RECEIVED: all in one step, so
 nothing the agent says afterwards leaves. RUNNING, STOPPING and STUCK hold a slot, because an agent may still
 run; ENDED holds none and is kept only until all it said has arrived. A stuck slot is never filled again
 while its agent lives, and a commander with nothing but stuck slots gives up.
+
+A turn that the commander gives up is not fenced: what it said counts, and its Done. Whenever its agent ends, it goes
+on as ENDED.
 
 One step in, a list of effects out; the caller performs them in order. All of it belongs to the link's thread.
 """
@@ -96,6 +100,8 @@ class StopAck:
     step: StopStep
     last_sequence: int = 0
     usage: Usage = field(default_factory=Usage)
+    # The number of the last message of the user that the agent has taken.
+    messages_read: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,11 +311,22 @@ class Slots:
         held = self._held.get((turn.session_id, turn.attempt))
         if held is None or held.turn is not turn or held.state is State.ENDED:
             return []
+        if turn.fenced:
+            return self._release(held, now)
         if held.state is State.RUNNING:
             held.how = "completed" if outcome is Outcome.COMPLETED else "failed"
-            self._move(held, State.ENDED)
-            return self.delivered(turn, now)
-        return self._release(held, now)
+        self._move(held, State.ENDED)
+        return self.delivered(turn, now)
+
+    def fail(self, turn: Turn, why: str, error: object, error_bytes: int, now: float) -> list[Effect]:
+        """The commander gives the turn up: its Done tells `error`, which is opaque here, and its agent is cancelled."""
+        held = self._held.get((turn.session_id, turn.attempt))
+        if held is None or held.turn is not turn or held.state is not State.RUNNING:
+            return []
+        if not turn.fail(error, error_bytes):
+            return []
+        held.how = "failed"
+        return [self._stopping(held, why, now, self._stop_grace_s)]
 
     def delivered(self, turn: Turn, now: float) -> list[Effect]:
         """Something was acknowledged: the turn goes when that was the last of it."""
@@ -407,9 +424,12 @@ class Slots:
         if held.state is State.STUCK:
             return []
         held.how = "stopped" if held.stop_ids else "lost"
+        return [self._stopping(held, why, now, grace_s)]
+
+    def _stopping(self, held: Held, why: str, now: float, grace_s: float) -> Effect:
         held.stopped_at, held.deadline = now, now + grace_s
         self._move(held, State.STOPPING)
-        return [Cancel(held.turn, why)]
+        return Cancel(held.turn, why)
 
     def _cancel_all(self, why: str, now: float) -> list[Effect]:
         cancellable = [held for held in self._held.values() if held.state in (State.RUNNING, State.ENDED)]
@@ -440,7 +460,9 @@ class Slots:
 
 def _stop_ack(held: Held, stop_id: str, step: StopStep) -> StopAck:
     turn = held.turn
-    return StopAck(turn.session_id, turn.attempt, stop_id, step, turn.last_sequence, turn.usage)
+    return StopAck(
+        turn.session_id, turn.attempt, stop_id, step, turn.last_sequence, turn.usage, turn.last_read
+    )
 
 
 def _refuse(start: Start, code: Refusal, why: str) -> Send:

@@ -138,6 +138,9 @@ class Turn:
         self.hurried = False
         # Set by the link's thread, read by the agent's: nothing it says counts any more.
         self.fenced = False
+        # There may be `news` for the dispatcher. Set after what is new, and cleared before that is looked at, so that
+        # nothing is missed; one place to look, because every packet of content does.
+        self.has_news = False
         self.usage = Usage()
         self._outbox = Outbox(
             packets_max=bounds.outbox_packets,
@@ -164,6 +167,9 @@ class Turn:
         self._questions: dict[str, Awaited] = {}
         self._last_signal = 0
         self._told_signal = 0
+        # The last message of the user that the agent has taken: the number of its signal.
+        self._last_read = 0
+        self._told_read = 0
 
     def __repr__(self) -> str:
         return (
@@ -204,10 +210,15 @@ class Turn:
             if awaited is not None:
                 awaited.waiter = None
 
+    def read(self, sequence: int) -> None:
+        """The agent has taken the message that came as this signal; 0 is one that nobody keeps."""
+        if sequence > self._last_read:
+            self._last_read = sequence
+            self.has_news = True
+
     def finish(self, outcome: Outcome, error: object = None, error_bytes: int = 0) -> None:
         """The agent has ended. Nothing may be offered after."""
-        size_bytes = _DONE_BYTES + error_bytes + utf8_size(self.usage.model)
-        self._offer_awaited(Sealed(Finish(outcome, error), size_bytes))
+        self._offer_awaited(Sealed(Finish(outcome, error), self._done_bytes(error_bytes)))
 
     def _offer_awaited(self, item: Sealed) -> bool:
         self._spoken = True
@@ -283,7 +294,8 @@ class Turn:
         if self._under_way < len(self._unacknowledged):
             packet = self._unacknowledged[self._under_way]
         else:
-            item = self._outbox.take()
+            # Behind Done there is nothing, whatever a turn that failed has offered since.
+            item = None if self._done_taken else self._outbox.take()
             if item is None:
                 return None
             packet = self._number(item)
@@ -307,8 +319,12 @@ class Turn:
     def unlink(self) -> None:
         """The link is gone: nobody knows what of that under way has arrived."""
         self._under_way = self._under_way_bytes = 0
-        # What the next link's Hello says of it.
+        # The next link's Hello tells of the signals; of the messages, only its packets do.
         self._told_signal = self._last_signal
+        self._told_read = 0
+        self.has_news = False
+        if self._last_read:
+            self.has_news = True
 
     def resume(self, next_sequence: int, credit: Credit) -> bool:
         """A new link goes on at `next_sequence`. False when it can't: that was dropped, or never sent."""
@@ -317,6 +333,17 @@ class Turn:
         self.unlink()
         self._drop_up_to(next_sequence - 1)
         self._credit = credit
+        return True
+
+    def fail(self, error: object, error_bytes: int) -> bool:
+        """It ends here, whatever its agent still says; what was not sent is dropped. False when it has ended."""
+        if self.fenced or self._done_taken:
+            return False
+        self._outbox.clear()
+        # Like what a broken link may have lost: it goes with the next credit, and again until it has arrived.
+        self._unacknowledged.append(
+            self._number(Sealed(Finish(Outcome.FAILED, error), self._done_bytes(error_bytes)))
+        )
         return True
 
     def fence(self) -> None:
@@ -342,18 +369,21 @@ class Turn:
         if sequence > self._last_signal + 1:
             return Signal.EARLY
         self._last_signal = sequence
+        self.has_news = True
         return Signal.FRESH
 
     @property
-    def has_signal_to_tell(self) -> bool:
-        return self._told_signal != self._last_signal
+    def last_read(self) -> int:
+        """The number of the last message of the user that the agent has taken."""
+        return self._last_read
 
-    def signal_to_tell(self) -> int:
-        """The last owed signal received, once for each time it has grown; else 0."""
-        if not self.has_signal_to_tell:
-            return 0
-        self._told_signal = self._last_signal
-        return self._last_signal
+    def news(self) -> tuple[int, int]:
+        """The last owed signal received, and the last message read: each once for each time it has grown, else 0."""
+        self.has_news = False
+        signal, read = self._last_signal, self._last_read
+        told_signal, self._told_signal = self._told_signal, signal
+        told_read, self._told_read = self._told_read, read
+        return signal if signal != told_signal else 0, read if read != told_read else 0
 
     def close_call(self, call_id: str) -> object | None:
         """Who waits for this result: None when nobody does. A bare result belongs to the first call open."""
@@ -389,6 +419,9 @@ class Turn:
                 payload.outcome, self._content_chars, self._content_crc32, self.usage, payload.error
             )
         return Packet(self._last_sequence, payload, item.size_bytes, item.path)
+
+    def _done_bytes(self, error_bytes: int) -> int:
+        return _DONE_BYTES + error_bytes + utf8_size(self.usage.model)
 
     def _drop_up_to(self, sequence: int) -> None:
         while self._unacknowledged and self._unacknowledged[0].sequence <= sequence:

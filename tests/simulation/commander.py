@@ -175,7 +175,7 @@ class SimulatedCommander:
                 codec.link_heartbeat(self._slots.running, self._slots.stuck, draining=False)
             )
             for turn in self._slots.resumable:
-                if turn.has_signal_to_tell:
+                if turn.has_news:
                     self._rotation.signal(codec.turn_heartbeat(turn, turn.phase))
             self._flush()
         self._later(HEARTBEAT_S, lambda: self._listen(wire))
