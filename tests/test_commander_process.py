@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from commander_process import PATIENCE_S, running_commander
-from scripted_dispatcher import ScriptedDispatcher, ScriptedSession
+from scripted_dispatcher import ScriptedDispatcher, ScriptedLink, ScriptedSession
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
 AGENTS = """
@@ -37,6 +37,35 @@ async def deaf(turn):
             await asyncio.sleep(600)
         except asyncio.CancelledError:
             pass
+
+@agent("tidy")
+async def tidy(turn):
+    yield "begin "
+    try:
+        await asyncio.sleep(600)
+    finally:
+        await asyncio.sleep(0.05)
+
+@agent("failing")
+async def failing(turn):
+    yield "begin "
+    try:
+        await asyncio.sleep(600)
+    finally:
+        raise ValueError("while it ended")
+
+@agent("finishing")
+async def finishing(turn):
+    yield "begin "
+    try:
+        await asyncio.sleep(600)
+    except asyncio.CancelledError:
+        yield "as if nothing had been"
+
+@agent("threaded")
+def threaded(turn):
+    yield "begin "
+    turn.call_tool("slow")
 
 @agent("logging")
 async def log(turn):
@@ -105,7 +134,8 @@ def test_a_signal_lets_it_finish(
     flags = ("--dispatcher", dispatcher.address, "--slots", "3", "--event-loop", event_loop)
     with running_commander(folder, "my_agents", *flags) as commander:
         link = dispatcher.accept()
-        started = commander.wait_for("agents caller, blocker, deaf, logging, leaver, vandal")
+        names = "caller, blocker, deaf, tidy, failing, finishing, threaded, logging, leaver, vandal"
+        started = commander.wait_for(f"agents {names}")
         assert "3 slots" in started
         assert dispatcher.address in started
         commander.wait_for("linked to")
@@ -124,6 +154,52 @@ def test_a_signal_lets_it_finish(
     assert session.content == "begin end"
 
 
+def nothing_ended(link: ScriptedLink) -> bool:
+    """Of no session came an end: the dispatcher gives them to another commander."""
+    link.wait_over()
+    return not link.seen(lambda packet: packet.WhichOneof("payload") in ("done", "error"))
+
+
+ENDING = ("caller", "tidy", "failing", "finishing", "threaded")
+
+
+@pytest.mark.parametrize("event_loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("ordered_by", ["signal", "dispatcher"])
+def test_past_its_deadline_it_says_goodbye_when_its_agents_have_ended(
+    folder: Path, dispatcher: ScriptedDispatcher, event_loop: str, ordered_by: str
+) -> None:
+    # Whoever waited for the grace of a stop would wait for ever.
+    flags = ("--dispatcher", dispatcher.address, "--event-loop", event_loop, "--stop-grace-s", "600")
+    with running_commander(folder, "my_agents", *flags, "--drain-deadline-s", "0.2") as commander:
+        link = dispatcher.accept()
+        for name in ENDING:
+            ScriptedSession(link, name, agent=name).next()
+        if ordered_by == "signal":
+            commander.tell(signal.SIGTERM)
+        else:
+            link.send(pb.DownstreamPacket(drain=pb.Drain(reason="an update")))
+        link.expect_payload("goodbye")
+        assert nothing_ended(link)
+        assert commander.wait() == 0
+        commander.wait_for("the agent was stopped, and failed while it ended")
+
+
+@pytest.mark.parametrize(("agents", "slots"), [(["deaf", "tidy"], 9), (["blocker"], 9), (["deaf"], 1)])
+def test_an_agent_that_swallows_its_cancellation_holds_the_goodbye_up_for_its_grace_alone(
+    folder: Path, dispatcher: ScriptedDispatcher, agents: list[str], slots: int
+) -> None:
+    flags = ("--dispatcher", dispatcher.address, "--slots", str(slots), "--stop-grace-s", "0.2")
+    with running_commander(folder, "my_agents", *flags, "--drain-deadline-s", "0.2") as commander:
+        link = dispatcher.accept()
+        for name in agents:
+            ScriptedSession(link, name, agent=name).next()
+        commander.tell(signal.SIGTERM)
+        link.expect_payload("goodbye")
+        assert nothing_ended(link)
+        assert commander.wait() == 0
+        commander.wait_for("abandoned: the agent ignored its stop")
+
+
 @pytest.mark.parametrize("agent", ["caller", "blocker", "deaf"])
 @pytest.mark.parametrize("event_loop", ["asyncio", "uvloop"])
 def test_a_second_signal_ends_it_at_once_whatever_runs(
@@ -137,6 +213,7 @@ def test_a_second_signal_ends_it_at_once_whatever_runs(
         commander.wait_for("draining")
         commander.tell(signal.SIGTERM)
         link.expect_payload("goodbye")
+        assert nothing_ended(link)
         assert commander.wait() == 128 + signal.SIGTERM
 
 
