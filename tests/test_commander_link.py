@@ -226,6 +226,38 @@ def test_it_goes_on_generating_while_there_is_no_link(dispatcher: ScriptedDispat
     assert session.content == counting.text
 
 
+def test_without_a_link_it_waits_when_its_outbox_is_full_and_goes_on_with_the_next(
+    dispatcher: ScriptedDispatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    told, counting, loop_turns = Told(caplog), Counting(2_000), [0]
+
+    @agent("neighbour")
+    async def neighbour(_: Turn) -> object:
+        yield "begin "
+        while True:
+            loop_turns[0] += 1
+            await asyncio.sleep(0)
+
+    with serving(dispatcher.address, counting.agent, neighbour, outbox_packets=16):
+        first = dispatcher.accept()
+        session = ScriptedSession(first, "s", agent="counting")
+        session.next()
+        ScriptedSession(first, "n", agent="neighbour").next()
+        dispatcher.welcoming.refuse_with = (grpc.StatusCode.UNAVAILABLE, "not now")
+        first.kill()
+        told.wait_for("lost link")
+        counting.gate.set()
+        wait_until(lambda: counting.count == 16)
+        seen = loop_turns[0]
+        wait_until(lambda: loop_turns[0] > seen + 1_000)
+        assert counting.count == 16
+        dispatcher.welcoming.verdicts["s"] = resumed(2)
+        dispatcher.welcoming.refuse_with = None
+        session.link = dispatcher.accept()
+        session.done()
+    assert session.content == counting.text
+
+
 def test_a_done_that_is_not_acknowledged_is_resumed(dispatcher: ScriptedDispatcher) -> None:
     with serving(dispatcher.address, echo):
         first = dispatcher.accept()

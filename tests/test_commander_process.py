@@ -67,6 +67,15 @@ def threaded(turn):
     yield "begin "
     turn.call_tool("slow")
 
+@agent("talker")
+async def talker(turn):
+    try:
+        while True:
+            yield "on "
+            await asyncio.sleep(0.005)
+    finally:
+        logging.getLogger("mine").warning("the talker was cancelled")
+
 @agent("logging")
 async def log(turn):
     logging.getLogger("mine").warning("from the agent")
@@ -134,7 +143,7 @@ def test_a_signal_lets_it_finish(
     flags = ("--dispatcher", dispatcher.address, "--slots", "3", "--event-loop", event_loop)
     with running_commander(folder, "my_agents", *flags) as commander:
         link = dispatcher.accept()
-        names = "caller, blocker, deaf, tidy, failing, finishing, threaded, logging, leaver, vandal"
+        names = "caller, blocker, deaf, tidy, failing, finishing, threaded, talker, logging, leaver, vandal"
         started = commander.wait_for(f"agents {names}")
         assert "3 slots" in started
         assert dispatcher.address in started
@@ -337,6 +346,32 @@ def test_a_frozen_dispatcher_is_noticed_and_another_one_found(folder: Path) -> N
         frozen.wait(PATIENCE_S)
         if frozen.stdout is not None:
             frozen.stdout.close()
+
+
+def test_one_that_was_frozen_hears_that_its_turns_are_fenced_and_says_nothing_of_them(
+    folder: Path, dispatcher: ScriptedDispatcher
+) -> None:
+    with running_commander(
+        folder, "my_agents", "--dispatcher", dispatcher.address, "--slots", "1"
+    ) as commander:
+        first = dispatcher.accept()
+        ScriptedSession(first, "s", agent="talker").next()
+        commander.tell(signal.SIGSTOP)
+        # Frozen for longer than the dispatcher waits: its link is gone, and the session runs elsewhere.
+        dispatcher.welcoming.verdicts["s"] = pb.ResumeVerdict(fenced=pb.Fenced(why="attempt 2 runs"))
+        first.kill()
+        first.wait_over()
+        commander.tell(signal.SIGCONT)
+        second = dispatcher.accept()
+        assert [(resume.session_id, resume.attempt) for resume in second.hello.resumes] == [("s", 1)]
+        commander.wait_for("cancelled: fenced: attempt 2 runs")
+        commander.wait_for("the talker was cancelled")
+        commander.wait_for("ended: lost")
+        # Its slot is free, for this very session too.
+        newer = ScriptedSession(second, "s", agent="logging", attempt=3)
+        newer.done()
+        assert newer.content == "logged"
+        assert not second.seen(lambda packet: packet.session_id == "s" and packet.attempt == 1)
 
 
 def test_metrics_and_json_logs(folder: Path, dispatcher: ScriptedDispatcher) -> None:
