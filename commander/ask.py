@@ -13,7 +13,7 @@ from enum import IntEnum
 import grpc
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
-from commander import codec, dialing
+from commander import codec, dialing, unsealing
 from commander.agent import AnyAgent
 from commander.conversation import Message, Request, UserAnswer
 from commander.core.batch import Rotation
@@ -137,9 +137,9 @@ class Asking:
                 elif each.HasField("tool_result"):
                     result = each.tool_result
                     self._printer.result(result, self._tool_of(result))
-                    self._crossing.tell_result(result.call_id, codec.tool_answer(result))
+                    self._crossing.tell_result(result.call_id, unsealing.tool_answer(result))
                 elif each.HasField("user_message"):
-                    said = codec.user_message(each.user_message)
+                    said = unsealing.user_message(each.user_message)
                     if not self._crossing.tell_message(said, each.sequence):
                         self.stop(self._crossing.too_many_messages().message)
 

@@ -4,34 +4,17 @@ Nothing here decides anything. What comes from a peer is read leniently (what is
 enum's stranger means "not said"); what goes out is complete.
 """
 
-import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, cast
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtobufMessage
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
+from commander import unsealing
 from commander.agent import OnRestart
-from commander.conversation import (
-    Blob,
-    JsonPart,
-    Message,
-    Part,
-    Published,
-    PublishedCall,
-    Request,
-    Role,
-    ToolAnswer,
-    ToolFailure,
-    ToolOffer,
-    UserAnswer,
-    UserMessage,
-)
 from commander.core.outbox import Text
 from commander.core.slots import Lost, Refused, Resumed, Start, StopAck, StopStep, Verdict
 from commander.core.turn import Credit, Done, Numbered, Outcome, Phase, Turn
@@ -58,26 +41,10 @@ OUTCOMES: Final = {
     Outcome.COMPLETED: pb.OUTCOME_COMPLETED,
     Outcome.FAILED: pb.OUTCOME_FAILED,
 }
-TOOL_ERROR_CODES: Final[Mapping[int, str]] = {
-    pb.TOOL_ERROR_CODE_NOT_FOUND: "not_found",
-    pb.TOOL_ERROR_CODE_INVALID_ARGUMENTS: "invalid_arguments",
-    pb.TOOL_ERROR_CODE_DENIED: "denied",
-    pb.TOOL_ERROR_CODE_TIMEOUT: "timeout",
-    pb.TOOL_ERROR_CODE_FAILED: "failed",
-    pb.TOOL_ERROR_CODE_CANCELLED: "cancelled",
-    pb.TOOL_ERROR_CODE_TOO_LARGE: "too_large",
-    pb.TOOL_ERROR_CODE_UNKNOWN_OUTCOME: "unknown_outcome",
-}
 ON_RESTART: Final[Mapping[OnRestart, pb.OnRestart.ValueType]] = {
     "restart": pb.ON_RESTART_RESTART,
     "continue": pb.ON_RESTART_CONTINUE,
     "never": pb.ON_RESTART_NEVER,
-}
-ROLES: Final[Mapping[int, Role]] = {
-    pb.ROLE_SYSTEM: "system",
-    pb.ROLE_USER: "user",
-    pb.ROLE_ASSISTANT: "assistant",
-    pb.ROLE_TOOL: "tool",
 }
 # By type of payload, the name of its field in UpstreamPacket.
 _FIELDS: Final[Mapping[type[ProtobufMessage], str]] = {
@@ -278,18 +245,6 @@ def _resume(turn: Turn) -> pb.Resume:
 def start(packet: pb.DownstreamPacket, link_credit: Credit, now: float) -> Start:
     """What to run. `link_credit` is Welcome's, for a Start that names none. `now` is monotonic seconds."""
     wire = packet.start
-    request = Request(
-        session_id=packet.session_id,
-        attempt=packet.attempt,
-        messages=tuple(_message(each) for each in wire.messages),
-        tools=tuple(_tool(each.name, each.description, each.parameters_schema_json) for each in wire.tools),
-        metadata=dict(wire.metadata),
-        user_id=wire.user_id,
-        deadline=now + seconds(wire.time_left) if wire.HasField("time_left") else None,
-        published=_published(wire.published) if wire.HasField("published") else None,
-        traceparent=wire.trace_context.traceparent,
-        tracestate=wire.trace_context.tracestate,
-    )
     named = wire.credit or wire.credit_bytes
     return Start(
         session_id=packet.session_id,
@@ -297,36 +252,8 @@ def start(packet: pb.DownstreamPacket, link_credit: Credit, now: float) -> Start
         agent=wire.agent,
         agent_version=wire.agent_version,
         credit=Credit(wire.credit, wire.credit_bytes) if named else link_credit,
-        request=request,
+        request=unsealing.request(packet, now),
     )
-
-
-def tool_answer(result: pb.ToolCallResult) -> ToolAnswer:
-    """What a tool answered. Of a bare result only its JSON can say that the call failed."""
-    if result.HasField("error"):
-        error = result.error
-        return ToolAnswer(
-            result.result_json,
-            ToolFailure(
-                TOOL_ERROR_CODES.get(error.code, "failed"),
-                error.message or "it says no more",
-                error.retryable,
-                error.retry_after_ms / 1000 if error.HasField("retry_after_ms") else None,
-            ),
-        )
-    return ToolAnswer(result.result_json, None if result.call_id else _bare_failure(result.result_json))
-
-
-def user_answer(answer: pb.Answer) -> UserAnswer:
-    """What the user answered."""
-    if answer.HasField("cancelled"):
-        return UserAnswer("", answer.cancelled.why or "cancelled")
-    return UserAnswer(answer.value_json)
-
-
-def user_message(said: pb.UserMessage) -> UserMessage:
-    """What the user says in between."""
-    return UserMessage(said.text, said.message_id)
 
 
 def verdicts(welcome: pb.Welcome) -> list[Verdict]:
@@ -337,11 +264,6 @@ def verdicts(welcome: pb.Welcome) -> list[Verdict]:
 def credit(ack: pb.Ack | pb.Resumed | pb.LinkLimits) -> Credit:
     """How much may be under way."""
     return Credit(ack.credit, ack.credit_bytes)
-
-
-def seconds(duration: Duration) -> float:
-    """A duration in seconds; what is negative or absurd is bounded."""
-    return min(max(duration.seconds + duration.nanos / 1e9, 0.0), 1e9)
 
 
 def _verdict(verdict: pb.ResumeVerdict) -> Verdict:
@@ -355,59 +277,3 @@ def _verdict(verdict: pb.ResumeVerdict) -> Verdict:
             return Lost(session_id, attempt, f"it has ended: {verdict.ended.ending or 'in a way not told'}")
         case _:
             return Lost(session_id, attempt, "the dispatcher does not know it")
-
-
-def _message(wire: pb.Message) -> Message:
-    parts = tuple(part for part in map(_part, wire.parts) if part is not None)
-    return Message(ROLES.get(wire.role, "user"), parts)
-
-
-def _part(wire: pb.ContentPart) -> Part | None:
-    match wire.WhichOneof("part"):
-        case "text":
-            return wire.text
-        case "blob":
-            return Blob(wire.blob.mime_type, wire.blob.data, wire.blob.uri, wire.blob.name)
-        case "json":
-            return JsonPart(wire.json)
-        case _:
-            return None
-
-
-# The same few tools come with every Start.
-@lru_cache(maxsize=256)
-def _tool(name: str, description: str, schema_json: str) -> ToolOffer:
-    try:
-        schema = json.loads(schema_json or "{}")
-    except ValueError:
-        schema = {}
-    return ToolOffer(name, description, schema if isinstance(schema, dict) else {})
-
-
-def _published(wire: pb.Published) -> Published:
-    calls = tuple(map(_published_call, wire.calls))
-    return Published(wire.content, calls, tuple(map(user_message, wire.messages)))
-
-
-def _published_call(wire: pb.PublishedCall) -> PublishedCall:
-    answer = tool_answer(wire.result) if wire.HasField("result") else None
-    return PublishedCall(
-        wire.request.tool_name,
-        wire.request.arguments_json,
-        None if answer is None else answer.result_json,
-        None if answer is None else answer.failure,
-        wire.request.idempotency_key,
-    )
-
-
-def _bare_failure(result_json: str) -> ToolFailure | None:
-    if '"error"' not in result_json:
-        return None
-    try:
-        result = json.loads(result_json)
-    except ValueError:
-        return None
-    match result:
-        case {"error": {"code": str(code), "message": str(told)}} if len(result) == 1:
-            return ToolFailure(code if code in TOOL_ERROR_CODES.values() else "failed", told)
-    return None

@@ -13,7 +13,7 @@ from typing import Final, assert_never
 
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
-from commander import codec, sealing
+from commander import codec, sealing, unsealing
 from commander.conversation import Request
 from commander.core.batch import Rotation
 from commander.core.slots import (
@@ -238,10 +238,10 @@ class Hub:
                 )
         if packet.HasField("tool_result"):
             result = packet.tool_result
-            wanted = crossing.tell_result(result.call_id, codec.tool_answer(result))
+            wanted = crossing.tell_result(result.call_id, unsealing.tool_answer(result))
         elif packet.HasField("answer"):
-            wanted = crossing.tell_answer(packet.answer.question_id, codec.user_answer(packet.answer))
-        elif crossing.tell_message(codec.user_message(packet.user_message), packet.sequence):
+            wanted = crossing.tell_answer(packet.answer.question_id, unsealing.user_answer(packet.answer))
+        elif crossing.tell_message(unsealing.user_message(packet.user_message), packet.sequence):
             wanted = True
         else:
             self._fail(crossing, crossing.too_many_messages())

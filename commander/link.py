@@ -11,7 +11,7 @@ import random
 import grpc
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
-from commander import codec, dialing
+from commander import codec, dialing, unsealing
 from commander.core import backoff
 from commander.core.turn import Turn
 from commander.doorbell import Doorbell
@@ -169,8 +169,8 @@ class Link:
 
     async def _hold(self, stream: Stream, welcome: pb.Welcome, asked: tuple[Turn, ...]) -> None:
         """From Welcome to the end of the link."""
-        if welcome.HasField("heartbeat_interval") and codec.seconds(welcome.heartbeat_interval) > 0:
-            self._interval_s = codec.seconds(welcome.heartbeat_interval)
+        if welcome.HasField("heartbeat_interval") and unsealing.seconds(welcome.heartbeat_interval) > 0:
+            self._interval_s = unsealing.seconds(welcome.heartbeat_interval)
         largest = max(
             welcome.limits.max_message_bytes or self._settings.max_message_bytes, MESSAGE_BYTES_LEAST
         )
@@ -208,7 +208,7 @@ class Link:
         try:
             if packet.HasField("drain"):
                 drain = packet.drain
-                deadline_s = codec.seconds(drain.deadline) if drain.HasField("deadline") else None
+                deadline_s = unsealing.seconds(drain.deadline) if drain.HasField("deadline") else None
                 self.drain(
                     drain.reason or "the dispatcher wants it",
                     self._settings.drain_deadline_s if deadline_s is None else deadline_s,
