@@ -1,4 +1,4 @@
-"""`commander ask` against a dispatcher that knows the fixed table of the contract and nothing else."""
+"""`commander ask` against dispatchers, above all one that knows the fixed table of the contract and nothing else."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from typing import Any
 import grpc
 import pytest
 from minimal_dispatcher import MinimalDispatcher, Stop
+from scripted_dispatcher import ScriptedDispatcher
+from southwest.ai.agent.v1 import agent_pb2 as pb
 
 PATIENCE_S = 30.0
 
@@ -196,6 +198,19 @@ def test_a_stop_is_obeyed(folder: Path) -> None:
     assert "cleaned up" in err
     assert "stopped: RiskControl" in err
     assert not any(packet.content.is_finish for packet in dispatcher.packets)
+
+
+def test_more_messages_than_may_wait_end_it_and_none_is_dropped(folder: Path) -> None:
+    with ScriptedDispatcher() as dispatcher:
+        agent = ("--agent", "my_agents:forever", "--dispatcher", dispatcher.address)
+        process = start(folder, "hello", *agent, "--messages-waiting-max", "1")
+        link = dispatcher.accept()
+        link.expect_payload("content")
+        for text in ("one", "two"):
+            link.send(pb.DownstreamPacket(user_message=pb.UserMessage(text=text)))
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 3
+    assert "stopped: messages: 1 wait for the agent" in err
 
 
 def test_a_stop_is_obeyed_over_an_agent_that_ignores_it(folder: Path) -> None:
