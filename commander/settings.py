@@ -248,7 +248,7 @@ class Settings(BaseModel):
     messages_waiting_max: int = setting(
         SIZES,
         1_000,
-        "Messages of the user that wait for the agent; one more fails the turn. The dispatcher refuses far fewer.",
+        "Messages of the user that wait for the agent; one more fails the turn. No less than the dispatcher lets wait.",
         1,
         10_000,
     )
