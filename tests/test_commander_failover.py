@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def dispatching(detach_grace_s: str) -> contextlib.AbstractContextManager[DispatcherProcess]:
-    flags = ("--heartbeat-interval-s", "0.5", "--detach-grace-s", detach_grace_s)
+    flags = ("--heartbeat-interval-s", "1", "--detach-grace-s", detach_grace_s)
     return running_dispatcher("--tools", "demo", *flags)
 
 
@@ -89,7 +89,7 @@ async def goes_on(conversation: Conversation, seen: Seen) -> None:
 
 @asynchronous
 async def test_one_that_is_killed_is_followed_by_one_that_goes_on(folder: Path) -> None:
-    with dispatching("2") as dispatcher, commanding(folder, dispatcher, "first") as first:
+    with dispatching("4") as dispatcher, commanding(folder, dispatcher, "first") as first:
         async with begun(dispatcher) as (conversation, seen):
             with commanding(folder, dispatcher, "second"):
                 first.tell(signal.SIGKILL)
@@ -111,7 +111,7 @@ async def test_one_that_is_told_to_go_hands_over_at_once(folder: Path, signals: 
 
 @asynchronous
 async def test_one_that_was_frozen_is_fenced_and_nothing_it_says_counts(folder: Path) -> None:
-    with dispatching("2") as dispatcher, commanding(folder, dispatcher, "first") as first:
+    with dispatching("4") as dispatcher, commanding(folder, dispatcher, "first") as first:
         async with begun(dispatcher) as (conversation, seen):
             with commanding(folder, dispatcher, "second"):
                 first.tell(signal.SIGSTOP)
