@@ -33,7 +33,9 @@ from dispatcher.core.events import DrainRequested, LimitsChanged, ShutdownReques
 from dispatcher.core.router import Router
 from dispatcher.hub import Hub
 from dispatcher.journal import Journal
+from dispatcher.journal.file import JournalError
 from dispatcher.journal.memory import MemoryJournal
+from dispatcher.journal.sqlite import SqliteJournal
 from dispatcher.journal.thoughts import ThoughtLog
 from dispatcher.limits import LiveLimits, core_limits
 from dispatcher.metrics import Metrics, Snapshot
@@ -117,7 +119,8 @@ def _enduring(loop: asyncio.AbstractEventLoop, serving: Coroutine[Any, Any, int]
 
 
 async def _serve_and_leave(loaded: Loaded, tools: list[Tool]) -> int:
-    code = await serve(loaded, tools, _journal(loaded.settings))
+    async with _journal(loaded.settings) as journal:
+        code = await serve(loaded, tools, journal)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
@@ -129,9 +132,22 @@ async def _serve_and_leave(loaded: Loaded, tools: list[Tool]) -> int:
     return code
 
 
-def _journal(settings: Settings) -> Journal:
-    journal = MemoryJournal(secrets.token_hex(4))
-    return ThoughtLog(journal) if settings.log_level == "debug" else journal
+@contextlib.asynccontextmanager
+async def _journal(settings: Settings) -> AsyncIterator[Journal]:
+    """Raises StartError."""
+    kind, _, path = settings.journal.partition(":")
+    file: SqliteJournal | None = None
+    if kind == "sqlite":
+        try:
+            file = SqliteJournal.at(Path(path), power_safe=settings.journal_sync == "power")
+        except JournalError as error:
+            raise StartError(f"journal: {error}") from None
+    journal: Journal = file or MemoryJournal(secrets.token_hex(4))
+    try:
+        yield ThoughtLog(journal) if settings.log_level == "debug" else journal
+    finally:
+        if file is not None:
+            await file.close()
 
 
 def software_version() -> str:

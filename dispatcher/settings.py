@@ -127,6 +127,13 @@ def _tool(text: str) -> str:
     return text
 
 
+def _journal(text: str) -> str:
+    kind, _, path = text.partition(":")
+    if text != "memory" and not (kind == "sqlite" and path and path.isprintable()):
+        raise ValueError("should be memory, or sqlite:PATH, e.g. sqlite:/var/lib/chat/journal.db")
+    return text
+
+
 def _pattern(text: str) -> str:
     options = re2.Options()
     options.log_errors = False
@@ -145,6 +152,7 @@ def _pattern(text: str) -> str:
 
 ListenAddress = Annotated[str, AfterValidator(_address)]
 MetricsAddress = Annotated[str, AfterValidator(_metrics_address)]
+JournalPlace = Annotated[str, AfterValidator(_journal)]
 File = Annotated[Path | None, BeforeValidator(_file)]
 Tools = Annotated[list[Annotated[str, AfterValidator(_tool)]], Field(max_length=1000)]
 Patterns = Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(max_length=1000)]
@@ -349,6 +357,17 @@ class Settings(BaseModel):
         100_000,
     )
 
+    journal: JournalPlace = setting(
+        JOURNAL,
+        "memory",
+        "Where events are kept: memory, gone with the process; or sqlite:PATH, a file that outlives it.",
+        shape="JOURNAL",
+    )
+    journal_sync: Literal["process", "power"] = setting(
+        JOURNAL,
+        "process",
+        "What a file outlives: the process's death; or a power cut too, which waits for the disk each time.",
+    )
     journal_session_bytes: int = limit(
         JOURNAL, 67_108_864, "Events kept of one session; then its agent waits.", 16_384, 1 << 40
     )

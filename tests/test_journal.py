@@ -1,10 +1,15 @@
 """What every journal keeps to, whichever it is: one suite over all of them."""
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from journal_scenes import settled
 
 from dispatcher.core.mark import Mark
 from dispatcher.core.packets import SessionEvent
@@ -14,14 +19,41 @@ from dispatcher.journal.thoughts import ThoughtLog
 
 NOW_S = 1_700_000_000.25
 
-Make = Callable[[], Journal]
+Make = Callable[[], AbstractContextManager[Journal]]
+
+
+def now_s() -> float:
+    return NOW_S
 
 
 def memory() -> Journal:
-    return MemoryJournal("epoch-1", unix_s=lambda: NOW_S)
+    return MemoryJournal("epoch-1", unix_s=now_s)
 
 
-JOURNALS: dict[str, Make] = {"memory": memory, "memory, with thoughts logged": lambda: ThoughtLog(memory())}
+@contextlib.contextmanager
+def a_file() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "journal.db"
+
+
+@contextlib.contextmanager
+def sqlite() -> Iterator[Journal]:
+    with a_file() as path, settled(path, now_s) as journal:
+        yield journal
+
+
+@contextlib.contextmanager
+def sqlite_with_thoughts() -> Iterator[Journal]:
+    with a_file() as path, settled(path, now_s, ThoughtLog) as journal:
+        yield journal
+
+
+JOURNALS: dict[str, Make] = {
+    "memory": lambda: contextlib.nullcontext(memory()),
+    "memory, with thoughts logged": lambda: contextlib.nullcontext(ThoughtLog(memory())),
+    "sqlite": sqlite,
+    "sqlite, with thoughts logged": sqlite_with_thoughts,
+}
 
 
 @pytest.fixture(params=list(JOURNALS))
@@ -30,8 +62,9 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 
 @pytest.fixture
-def journal(make: Make) -> Journal:
-    return make()
+def journal(make: Make) -> Iterator[Journal]:
+    with make() as journal:
+        yield journal
 
 
 def events(first: int, last: int) -> list[SessionEvent]:
@@ -168,6 +201,7 @@ def test_a_subscription_to_nobody_does_no_harm(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("name", list(JOURNALS))
+@settings(deadline=None)
 @given(
     lots=st.lists(st.tuples(st.sampled_from(["s1", "s2"]), st.integers(0, 4)), max_size=10),
     after=st.integers(0, 30),
@@ -176,13 +210,13 @@ def test_a_subscription_to_nobody_does_no_harm(journal: Journal) -> None:
 def test_whoever_comes_back_with_a_cursor_gets_exactly_the_rest(
     name: str, lots: list[tuple[str, int]], after: int, most: int
 ) -> None:
-    journal = JOURNALS[name]()
     heads = {"s1": 0, "s2": 0}
-    for session_id, number in lots:
-        journal.append(session_id, events(heads[session_id] + 1, heads[session_id] + number), Mark)
-        heads[session_id] += number
-    for session_id, head in heads.items():
-        page = journal.read(session_id, after, most)
-        rest = list(range(after + 1, head + 1))[:most]
-        assert [entry.event.offset for entry in page.entries] == rest
-        assert page.head == head
+    with JOURNALS[name]() as journal:
+        for session_id, number in lots:
+            journal.append(session_id, events(heads[session_id] + 1, heads[session_id] + number), Mark)
+            heads[session_id] += number
+        for session_id, head in heads.items():
+            page = journal.read(session_id, after, most)
+            rest = list(range(after + 1, head + 1))[:most]
+            assert [entry.event.offset for entry in page.entries] == rest
+            assert page.head == head
