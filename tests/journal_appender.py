@@ -3,7 +3,8 @@
 It opens session after session, three at a time, appends steps of one to five events, and ends and forgets the oldest.
 It says `appended SESSION OFFSET` before each step, and `kept SESSION OFFSET` when the journal has told it that this
 was kept; `forgot SESSION` likewise. With BYTES_MAX no file may grow beyond: it appends until that is reached, says
-`stalled`, and goes on once it hears a line on standard input, then says `well` and, when all is kept, `over`.
+`stalled`, and goes on once it hears a line on standard input, then says `well` and, when all is kept, `over`. A line
+`leave` ends it at once instead.
 """
 
 import asyncio
@@ -99,7 +100,10 @@ async def main(path: Path, bytes_max: int) -> None:
             await asyncio.sleep(0)
 
     task = asyncio.create_task(append())
-    await asyncio.to_thread(sys.stdin.readline)
+    if await asyncio.to_thread(sys.stdin.readline) == "leave\n":
+        task.cancel()
+        await journal.close()
+        return
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     await task
     await kept(journal)

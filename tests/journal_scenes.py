@@ -112,14 +112,17 @@ class Appender:
     """A process that appends to a journal for ever, as `journal_appender.py` says; its lines come one by one."""
 
     def __init__(self, path: Path, *arguments: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(APPENDER), str(path), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=clean_environment(PYTHONPATH=f"{ROOT}:{ROOT / 'gen'}"),
-            cwd=ROOT,
-        )
+        self._log = path.with_name("appender.log")
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(APPENDER), str(path), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=clean_environment(PYTHONPATH=f"{ROOT}:{ROOT / 'gen'}"),
+                cwd=ROOT,
+            )
         assert self._process.stdout is not None
         assert self._process.stdin is not None
         self._stdout, self._stdin = self._process.stdout, self._process.stdin
@@ -134,6 +137,10 @@ class Appender:
     def say(self, word: str) -> None:
         self._stdin.write(f"{word}\n")
         self._stdin.flush()
+
+    def log(self) -> list[str]:
+        """What it has said on standard error."""
+        return self._log.read_text(encoding="utf-8").splitlines()
 
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)

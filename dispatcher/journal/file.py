@@ -229,7 +229,7 @@ class JournalFile:
                 raise JournalError(
                     f"{path} is no journal, or damaged; choose another path, or {_NEW_BEGINS}"
                 ) from None
-            if name.startswith("SQLITE_CORRUPT"):
+            if name.startswith("SQLITE_CORRUPT") or name == "SQLITE_ERROR":
                 raise JournalError(f"{path} is damaged ({error}); {_NEW_BEGINS}") from None
             if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
                 raise JournalError(

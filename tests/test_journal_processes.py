@@ -1,0 +1,172 @@
+"""A journal with a file and real processes: killed in the midst, two at once, no room on the disk."""
+
+import asyncio
+import signal
+import stat
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from dispatcher_process import running_dispatcher, serve_and_fail
+from journal_scenes import Appender, appending, asked, brought, texts
+
+from dispatcher.core.mark import Mark
+from dispatcher.journal import Kept, Restored
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+class Said:
+    """What an appender has said: the offset after each of its steps, and up to where it was told that all is kept."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[int]] = defaultdict(lambda: [0])
+        self.kept: dict[str, int] = {}
+        self.forgotten: set[str] = set()
+        self.lines = 0
+
+    def hear(self, line: str) -> None:
+        self.lines += 1
+        word, _, rest = line.partition(" ")
+        session_id, _, offset = rest.partition(" ")
+        if word == "appended":
+            self.steps[session_id].append(int(offset))
+        elif word == "kept":
+            self.kept[session_id] = int(offset)
+        elif word == "forgot":
+            self.forgotten.add(session_id)
+
+    def judge(self, restored: Restored) -> None:
+        """What came back is a prefix in whole steps, with all that was told as kept, and the marks that go with it."""
+        found = {session.requested.session_id: session for session in restored.sessions}
+        for session_id, session in found.items():
+            assert session_id not in self.forgotten
+            self._judge_session(session_id, session)
+        for session_id, offset in self.kept.items():
+            is_there = session_id in found and len(found[session_id].entries) >= offset
+            # Perhaps it was forgotten, and nobody was told so any more.
+            is_forgotten = session_id not in found and self.steps[session_id][-1] > 120
+            assert session_id in self.forgotten or is_there or is_forgotten, session_id
+
+    def _judge_session(self, session_id: str, session: Kept) -> None:
+        events = [entry.event for entry in session.entries]
+        assert session.requested == asked(session_id, session_id.encode())
+        assert events == texts(1, len(events), session_id)
+        assert len(events) in self.steps[session_id], "half a step"
+        assert session.mark == Mark(received=len(events))
+
+
+def listen(appender: Appender, said: Said, lines: int) -> None:
+    """Hears so many lines, then kills it in the midst, and hears what it still said."""
+    for line in appender.lines():
+        said.hear(line)
+        if said.lines == lines:
+            appender.kill()
+
+
+@pytest.mark.parametrize("lines", [1, 2, 50, 501, 2_002, 10_003])
+def test_what_was_told_as_kept_survives_a_kill(path: Path, lines: int) -> None:
+    said = Said()
+    with appending(path) as appender:
+        listen(appender, said, lines)
+        assert appender.wait() == -signal.SIGKILL
+    assert said.lines >= lines
+    restored = asyncio.run(brought(path))
+    said.judge(restored)
+    # And once more: what was read is what is there.
+    assert [each.requested for each in asyncio.run(brought(path)).sessions] == [
+        each.requested for each in restored.sessions
+    ]
+
+
+@pytest.mark.slow
+def test_kill_after_kill(tmp_path: Path) -> None:
+    for number in range(100):
+        said = Said()
+        with appending(tmp_path / f"{number}.db") as appender:
+            listen(appender, said, 1 + number * 37)
+        said.judge(asyncio.run(brought(tmp_path / f"{number}.db")))
+
+
+@pytest.mark.parametrize("bytes_max", [40_000, 300_000])
+def test_while_there_is_no_room_nothing_is_told_and_then_nothing_is_lost(path: Path, bytes_max: int) -> None:
+    said = Said()
+    order = []
+    with appending(path, str(bytes_max)) as appender:
+        for line in appender.lines():
+            said.hear(line)
+            if line in ("stalled", "well", "over"):
+                order.append(line)
+            else:
+                assert order != ["stalled"] or line.startswith("appended"), f"{line!r} while nothing is kept"
+            if line == "stalled":
+                # Some tries later there is room.
+                appender.say("there is room")
+        assert appender.wait() == 0
+    assert order == ["stalled", "well", "over"]
+    log = [line for line in appender.log() if "journal:" in line]
+    assert len(log) == 2, log
+    assert f"{path} can't be written: disk I/O error" in log[0]
+    assert "make room" in log[0]
+    assert f"{path} can be written again" in log[1]
+    restored = asyncio.run(brought(path))
+    said.judge(restored)
+    live = {session.requested.session_id: len(session.entries) for session in restored.sessions}
+    assert live == {each: said.kept[each] for each in said.kept if each not in said.forgotten}
+
+
+def test_who_leaves_while_there_is_no_room_says_what_is_lost(path: Path) -> None:
+    with appending(path, "40000") as appender:
+        for line in appender.lines():
+            if line == "stalled":
+                appender.say("leave")
+        assert appender.wait() == 0
+    assert any("what could not be kept is lost; nobody was told of it" in line for line in appender.log())
+    asyncio.run(brought(path))
+
+
+# --- a dispatcher ----------------------------------------------------------------------------------------
+
+
+def test_two_dispatchers_on_one_file(path: Path) -> None:
+    with running_dispatcher("--journal", f"sqlite:{path}") as first:
+        ended = serve_and_fail("--journal", f"sqlite:{path}")
+        assert ended.returncode == 2
+        assert ended.stderr.startswith(f"dispatcher: journal: {path} is in use by another process; ")
+        assert "Traceback" not in ended.stderr
+        first.signal(signal.SIGKILL)
+        first.wait()
+        # The lock went with it.
+        with running_dispatcher("--journal", f"sqlite:{path}"):
+            pass
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("log_level", ["info", "debug"])
+def test_a_dispatcher_with_a_file_of_its_own(tmp_path: Path, log_level: str) -> None:
+    """A relative path is from where it was started."""
+    with running_dispatcher(
+        "--journal", "sqlite:j.db", "--journal-sync", "power", "--log-level", log_level, cwd=tmp_path
+    ):
+        assert stat.S_IMODE((tmp_path / "j.db").stat().st_mode) == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["j.db"]
+
+
+def test_a_file_that_is_none(path: Path) -> None:
+    path.write_bytes(b"\x00once upon a time" * 1000)
+    ended = serve_and_fail("--journal", f"sqlite:{path}")
+    assert ended.returncode == 2
+    assert not ended.stdout
+    assert ended.stderr.startswith(f"dispatcher: journal: {path} is no journal, or damaged; ")
+    assert "move it away" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("told", ["file", "sqlite", "sqlite:", "Memory", "", "sqlite:a\nb"])
+def test_a_journal_that_there_is_not(told: str) -> None:
+    ended = serve_and_fail("--journal", told)
+    assert ended.returncode == 2
+    assert "should be memory, or sqlite:PATH, e.g. sqlite:/var/lib/chat/journal.db" in ended.stderr
