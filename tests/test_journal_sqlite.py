@@ -331,6 +331,13 @@ def test_a_newer_version(path: Path) -> None:
     assert "move it away" in said
 
 
+def test_no_version(path: Path) -> None:
+    written(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 0")
+    assert "damaged: it has no version" in refusal(path)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
 def test_a_file_that_was_cut(path: Path, share: float) -> None:
     written(path)
@@ -359,17 +366,20 @@ def test_whichever_byte_is_flipped_nothing_else_is_read(path: Path) -> None:
     whole = path.read_bytes()
     right = asyncio.run(brought(path))
     kept_before = [(each.requested, each.mark, told(each)) for each in right.sessions]
-    step = 397
+    step = 197
     refusals = 0
+    lines: set[str] = set()
     for at in range(0, len(whole), step):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         try:
             restored = asyncio.run(brought(path))
-        except JournalError:
+        except JournalError as error:
             refusals += 1
+            lines.add(str(error))
         else:
             assert [(each.requested, each.mark, told(each)) for each in restored.sessions] == kept_before, at
     assert refusals > len(whole) / step / 2
+    assert all("damaged" in line for line in lines), lines
 
 
 Damage = Callable[[sqlite3.Connection], object]

@@ -137,6 +137,8 @@ class JournalFile:
         run("COMMIT")
         if not is_new and application != APPLICATION_ID:
             raise JournalError(f"{self.path} is a database of another program; choose another path")
+        if not is_new and version < 1:
+            raise JournalError(f"{self.path} is damaged: it has no version; {_NEW_BEGINS}")
         if version > VERSION:
             raise JournalError(
                 f"{self.path} was written by a newer dispatcher (format {version}, this one knows {VERSION}); "
@@ -167,14 +169,15 @@ class JournalFile:
             (verdict,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise JournalError(f"{self.path} is damaged ({verdict}); {_NEW_BEGINS}")
+            # A statement that is left in the midst would keep the file locked.
+            everything = self._database.execute("SELECT place, crc32, content FROM records ORDER BY place")
             try:
-                return self._read()
+                with contextlib.closing(everything):
+                    return self._read(map(Record._make, everything))
             except RecordError as error:
                 raise JournalError(f"{self.path} is damaged: {error}; {_NEW_BEGINS}") from None
 
-    def _read(self) -> Contents:
-        cursor = self._database.execute("SELECT place, crc32, content FROM records ORDER BY place")
-        found = map(Record._make, cursor)
+    def _read(self, found: Iterator[Record]) -> Contents:
         first = next(found, None)
         if first is None or first.place != records.EPOCH:
             raise RecordError("its epoch is missing")
