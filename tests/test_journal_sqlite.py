@@ -214,6 +214,33 @@ async def test_one_that_fails_keeps_nobody_else_waiting(path: Path, caplog: pyte
 
 
 @asynchronous
+async def test_a_mark_that_fails_loses_nothing_and_nobody_is_told(path: Path) -> None:
+    """It is a bug, and costs everybody the commit: better than a hole in the file."""
+    journal = journal_at(path)
+    said: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+
+    def fail() -> Mark:
+        raise ValueError("no mark")
+
+    for session_id in ("s1", "s2"):
+        journal.open(asked(session_id))
+        journal.append(session_id, texts(1, 1), Mark)
+    journal.append("s2", texts(2, 2), fail)
+    told_kept: list[str] = []
+    journal.when_kept(lambda: told_kept.append("kept"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(said) == 1
+    assert told_kept == []
+    journal.append("s2", texts(3, 3), Mark)
+    await kept(journal)
+    assert told_kept == ["kept"]
+    await journal.close()
+    assert [len(each.entries) for each in (await brought(path)).sessions] == [1, 3]
+
+
+@asynchronous
 async def test_a_mark_is_asked_for_once_a_commit_and_tells_of_all_that_is_in_it(path: Path) -> None:
     journal = journal_at(path)
     asked_at: list[int] = []

@@ -44,8 +44,9 @@ class _Log:
     asked: SessionRequested | None = None
     pending: list[SessionEvent] = field(default_factory=list)
     mark: Callable[[], Mark] | None = None
-    # Where its records lie in the file.
+    # Where its records lie in the file, and the place of what is pending.
     places: list[int] = field(default_factory=list)
+    chunk: int = 0
     forgotten: bool = False
 
 
@@ -231,28 +232,16 @@ class SqliteJournal:
             return
         unix_ms = int(self._unix_s() * 1000)
         put: list[Record] = []
-        self._under_way = [self._seal(session, unix_ms, put) for session in self._changed.values()]
+        for session in self._changed.values():
+            if session.pending:
+                self._last_chunk += 1
+            put += _sealed(session, self._last_chunk, unix_ms)
+        # Only now: whatever failed above has changed nothing, and nobody is told that it is kept.
+        self._under_way = [_taken(session, unix_ms) for session in self._changed.values()]
         self._seal_commanders(put)
         self._acts_under_way.extend(self._acts)
         self._writer.write(Batch(put, self._gone))
         self._changed, self._said, self._gone, self._acts = {}, {}, [], []
-
-    def _seal(self, session: _Log, unix_ms: int, put: list[Record]) -> _Grown:
-        """Adds a session's records to what is put. Returns what it will have grown by."""
-        number = session.number
-        if session.asked is not None:
-            put.append(records.seal(records.place(records.ASKED, number), session.asked))
-            session.asked = None
-            session.places = _places(number, [])
-        events, session.pending = session.pending, []
-        if events:
-            self._last_chunk += 1
-            put.append(records.seal(self._last_chunk, (number, unix_ms, events)))
-            session.places.append(self._last_chunk)
-        if session.mark is not None:
-            put.append(records.seal(records.place(records.MARKS, number), session.mark()))
-            session.mark = None
-        return _Grown(session, [(unix_ms, *event) for event in events])
 
     def _seal_commanders(self, put: list[Record]) -> None:
         """Adds what commanders said to what is put; those that are gone leave their place."""
@@ -306,6 +295,30 @@ class SqliteJournal:
 def _places(number: int, chunks: list[int]) -> list[int]:
     """Where the records of a session lie."""
     return [records.place(records.MARKS, number), records.place(records.ASKED, number), *chunks]
+
+
+def _sealed(session: _Log, chunk: int, unix_ms: int) -> list[Record]:
+    """What is to be written of a session; its events at the place `chunk`."""
+    number = session.number
+    put = []
+    if session.asked is not None:
+        put.append(records.seal(records.place(records.ASKED, number), session.asked))
+    if session.pending:
+        put.append(records.seal(chunk, (number, unix_ms, session.pending)))
+        session.chunk = chunk
+    if session.mark is not None:
+        put.append(records.seal(records.place(records.MARKS, number), session.mark()))
+    return put
+
+
+def _taken(session: _Log, unix_ms: int) -> _Grown:
+    """What the session will have grown by; it waits no more."""
+    if session.asked is not None:
+        session.places = _places(session.number, [])
+    if session.pending:
+        session.places.append(session.chunk)
+    events, session.pending, session.asked, session.mark = session.pending, [], None, None
+    return _Grown(session, [(unix_ms, *event) for event in events])
 
 
 def _entry(row: EntryRow) -> Entry:
