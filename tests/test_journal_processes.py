@@ -10,8 +10,9 @@ import pytest
 from dispatcher_process import running_dispatcher, serve_and_fail
 from journal_scenes import Appender, appending, asked, brought, texts
 
+from dispatcher.core.events import Kept
 from dispatcher.core.mark import Mark
-from dispatcher.journal import Kept, Restored
+from dispatcher.journal import Restored
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ class Said:
             assert session_id in self.forgotten or is_there or is_forgotten, session_id
 
     def _judge_session(self, session_id: str, session: Kept) -> None:
-        events = [entry.event for entry in session.entries]
+        events = [event for _, event in session.entries]
         assert session.requested == asked(session_id, session_id.encode())
         assert events == texts(1, len(events), session_id)
         assert len(events) in self.steps[session_id], "half a step"

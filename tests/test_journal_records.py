@@ -13,7 +13,7 @@ from southwest.ai.agent.v1 import chat_pb2
 
 from dispatcher.core import packets as core
 from dispatcher.core.events import SessionRequested
-from dispatcher.core.mark import HeldText, Mark
+from dispatcher.core.mark import GuardMark, HeldText, Mark
 from dispatcher.core.packets import SessionEvent
 from dispatcher.core.policy import Budgets
 from dispatcher.journal import records
@@ -99,7 +99,9 @@ marks = st.builds(
     owed=pairs,
     unread=pairs,
     waiting_calls=strings,
-    held=st.lists(held, max_size=2).map(tuple),
+    on_restart=st.sampled_from(["restart", "continue", "never"]),
+    questions=st.lists(st.tuples(texts, numbers, st.none() | st.floats(0)), max_size=2).map(tuple),
+    guard=st.builds(GuardMark, numbers, numbers, numbers, st.lists(held, max_size=2).map(tuple)),
 )
 offers = st.lists(st.builds(core.AgentOffer, texts, texts, texts, strings), max_size=2).map(tuple)
 resumes = st.lists(st.builds(core.Resume, texts, numbers, numbers, numbers), max_size=2).map(tuple)

@@ -12,11 +12,11 @@ import pytest
 from asynchronous import asynchronous
 from journal_scenes import asked, brought, kept, texts
 
-from dispatcher.core.events import SessionRequested
+from dispatcher.core.events import Kept, SessionRequested
 from dispatcher.core.mark import Mark
 from dispatcher.core.packets import AgentOffer, Hello, SessionEvent
 from dispatcher.core.policy import Budgets
-from dispatcher.journal import Kept, Restored
+from dispatcher.journal import Restored
 from dispatcher.journal.file import WAL_PAGES, JournalError, JournalFile
 from dispatcher.journal.sqlite import SqliteJournal
 
@@ -47,7 +47,7 @@ def journal_at(path: Path) -> SqliteJournal:
 
 
 def told(session: Kept) -> list[SessionEvent]:
-    return [entry.event for entry in session.entries]
+    return [event for _, event in session.entries]
 
 
 # --- from life to life -----------------------------------------------------------------------------------
@@ -75,9 +75,9 @@ async def test_everything_comes_back(path: Path) -> None:
     assert [session.requested for session in restored.sessions] == [REQUESTED, asked("s2")]
     first, second = restored.sessions
     assert told(first) == texts(1, 4)
-    assert [entry.unix_ms for entry in first.entries] == [int(NOW_S * 1000)] * 4
-    assert [entry.event for entry in first.entries[1:3]] == texts(2, 3)
-    assert first.entries[-1].event.offset == 4
+    assert [unix_ms for unix_ms, _ in first.entries] == [int(NOW_S * 1000)] * 4
+    assert [event for _, event in first.entries[1:3]] == texts(2, 3)
+    assert first.entries[-1][1].offset == 4
     assert first.mark == Mark(attempt=2, owed=((1, 4),))
     assert told(second) == texts(1, 1)
     assert restored.commanders == [HELLO]

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, overload
 
-from dispatcher.core.events import SessionRequested
+from dispatcher.core.events import Kept, SessionRequested
 from dispatcher.core.mark import Mark
 from dispatcher.core.packets import Hello, SessionEvent
-from dispatcher.journal import Entry, Kept, Page, Restored, records
+from dispatcher.journal import Entry, Page, Restored, records
 from dispatcher.journal.file import JournalFile
 from dispatcher.journal.records import EntryRow, Record
 from dispatcher.journal.writer import Batch, Writer
