@@ -17,6 +17,7 @@ from dispatcher.core.mark import GuardMark, HeldText, Mark
 from dispatcher.core.packets import SessionEvent
 from dispatcher.core.policy import Budgets
 from dispatcher.journal import records
+from dispatcher.journal.file import VERSION
 from dispatcher.journal.records import Record, RecordError
 
 SEEN: Final = chat_pb2.SessionEvent.DESCRIPTOR.oneofs_by_name["event"]
@@ -123,6 +124,40 @@ def shape(value: object) -> object:
     if isinstance(value, tuple):
         return type(value).__name__, [shape(each) for each in value]
     return type(value).__name__, value
+
+
+# What records have in this order. A new field goes to the end, with a default; anything else needs a new VERSION, as a
+# record of the version before would be read as something that it is not.
+FIELDS: Final[dict[type, str]] = {
+    core.Opened: "agent user_id labels",
+    core.Started: "commander_id",
+    core.ToolCall: "call_id tool_name arguments_json idempotency_key timeout_ms",
+    core.ToolResult: "call_id tool_name outcome",
+    core.ToolOutcome: "result_json failure",
+    core.ToolFailure: "code message retryable retry_after_ms",
+    core.Answer: "question_id value_json why",
+    core.UserMessage: "message_id text",
+    core.Reset: "discard_after reason",
+    core.Ended: "ending message content_chars content_crc32 usage stop error unread",
+    core.Usage: "input_tokens output_tokens reasoning_tokens model",
+    core.Stop: "stop_id code reason grace_ms actor policy",
+    core.ErrorReport: "code origin scope message error_type retryable retry_after_ms upstream_status call_id",
+    Mark: (
+        "attempt tries deaths touched on_restart goes_on since_attempt commander_id instance received "
+        "safe sent_chars sent_crc32 content_chars content_crc32 thought_chars usage usage_before owed "
+        "owed_sequence unread questions waiting_calls guard"
+    ),
+    GuardMark: "content_chars thought_chars tool_calls held",
+    HeldText: "kind agent step left held released arrivals",
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_records_of_this_version_have_these_fields_first(kind: Any) -> None:
+    written = FIELDS[kind].split()
+    assert VERSION == 1
+    assert list(kind._fields[: len(written)]) == written
+    assert set(kind._fields[len(written) :]) <= set(kind._field_defaults)
 
 
 def test_every_kind_of_event_has_its_body() -> None:
