@@ -15,7 +15,7 @@ from dispatcher import logs, settings
 from dispatcher.core.mark import Mark
 from dispatcher.core.packets import Ended, SessionEvent
 from dispatcher.journal.memory import MemoryJournal
-from dispatcher.serve import serve
+from dispatcher.serve import in_memory, serve
 from dispatcher.tools.loading import as_tool
 
 
@@ -73,7 +73,7 @@ def main() -> int:
     of_journal = {"after_ending": journal.after_ending, "be_plain": journal.be_plain}
     obey({**journal.arrivals.orders, **of_journal, "memory": memory})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(loaded, [as_tool(nothing)], journal))
+        return runner.run(serve(loaded, [as_tool(nothing)], in_memory(journal)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Start: tools, core, hub, gRPC with health and reflection, metrics; then it is ready and says so on standard
 output. End, by SIGTERM, SIGINT or Admin.Drain: not ready, no new sessions, those that run may finish until the
-deadline, then all that is left ends as `shutdown`. A second signal ends it at once.
+deadline, then all that is left ends as `shutdown`; with a journal that lasts it is left as it stands, for the next
+dispatcher on that journal. A second signal ends it at once.
 """
 
 import asyncio
@@ -15,10 +16,11 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 import prometheus_client
@@ -29,10 +31,11 @@ from prometheus_client import start_http_server
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
 from dispatcher import auth, logs
-from dispatcher.core.events import DrainRequested, LimitsChanged, ShutdownRequested
+from dispatcher.core import events
+from dispatcher.core.events import DrainRequested, JournalChanged, LimitsChanged, ShutdownRequested
 from dispatcher.core.router import Router
 from dispatcher.hub import Hub
-from dispatcher.journal import Journal
+from dispatcher.journal import Journal, Restored
 from dispatcher.journal.file import JournalError
 from dispatcher.journal.memory import MemoryJournal
 from dispatcher.journal.sqlite import SqliteJournal
@@ -119,8 +122,8 @@ def _enduring(loop: asyncio.AbstractEventLoop, serving: Coroutine[Any, Any, int]
 
 
 async def _serve_and_leave(loaded: Loaded, tools: list[Tool]) -> int:
-    async with _journal(loaded.settings) as journal:
-        code = await serve(loaded, tools, journal)
+    async with _journal(loaded.settings) as keeping:
+        code = await serve(loaded, tools, keeping)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
@@ -132,22 +135,43 @@ async def _serve_and_leave(loaded: Loaded, tools: list[Tool]) -> int:
     return code
 
 
+class Keeping(NamedTuple):
+    """A journal, what it has brought from a life before, and who is told when it can't keep anything, and when it can
+    again."""
+
+    journal: Journal
+    restored: Restored
+    stalled: list[Callable[[bool], None]]
+
+
+def in_memory(journal: Journal) -> Keeping:
+    """One that brings nothing and never stalls."""
+    return Keeping(journal, Restored((), ()), [])
+
+
 @contextlib.asynccontextmanager
-async def _journal(settings: Settings) -> AsyncIterator[Journal]:
+async def _journal(settings: Settings) -> AsyncIterator[Keeping]:
     """Raises StartError."""
     kind, _, path = settings.journal.partition(":")
-    file: SqliteJournal | None = None
-    if kind == "sqlite":
-        try:
-            file = SqliteJournal.at(Path(path), power_safe=settings.journal_sync == "power")
-        except JournalError as error:
-            raise StartError(f"journal: {error}") from None
-    journal: Journal = file or MemoryJournal(secrets.token_hex(4))
+    wants_thoughts = settings.log_level == "debug"
+    if kind != "sqlite":
+        memory = MemoryJournal(secrets.token_hex(4))
+        yield in_memory(ThoughtLog(memory) if wants_thoughts else memory)
+        return
+    told: list[Callable[[bool], None]] = []
+
+    def stalled(is_stalled: bool) -> None:
+        for tell in told:
+            tell(is_stalled)
+
     try:
-        yield ThoughtLog(journal) if settings.log_level == "debug" else journal
+        file = SqliteJournal.at(Path(path), power_safe=settings.journal_sync == "power", stalled=stalled)
+    except JournalError as error:
+        raise StartError(f"journal: {error}") from None
+    try:
+        yield Keeping(ThoughtLog(file) if wants_thoughts else file, file.restored(), told)
     finally:
-        if file is not None:
-            await file.close()
+        await file.close()
 
 
 def software_version() -> str:
@@ -162,7 +186,7 @@ def mint(kind: str) -> str:
     return f"{kind}-{secrets.token_hex(12)}"
 
 
-async def serve(loaded: Loaded, tools: list[Tool], journal: Journal) -> int:
+async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     """Serves in the running loop until a signal or Admin.Drain. Raises StartError."""
     settings = loaded.settings
     deny = _deny(settings)
@@ -175,14 +199,17 @@ async def serve(loaded: Loaded, tools: list[Tool], journal: Journal) -> int:
         async with asyncio.TaskGroup() as tasks:
             hub = Hub(
                 Router(core_limits(settings, deny)),
-                journal,
+                keeping.journal,
                 runner,
                 metrics,
                 tasks,
                 leaving.idle,
             )
+            keeping.stalled.append(lambda is_stalled: _stalled(hub, is_stalled))
+            sessions, commanders = keeping.restored
+            hub.submit(events.Restored(sessions, commanders, int(time.time() * 1000)))
             limits = LiveLimits(loaded, lambda changed: _apply(changed, deny, hub, runner))
-            async with _grpc_server(settings, hub, metrics, runner, limits, leaving) as (not_serving, bound):
+            async with _grpc_server(settings, hub, metrics, runner, limits, leaving) as serving:
                 # Whoever reads that it is ready may tell it to go, and once more while it drains.
                 with (
                     _metrics_server(settings, hub, metrics) as metrics_url,
@@ -193,9 +220,9 @@ async def serve(loaded: Loaded, tools: list[Tool], journal: Journal) -> int:
                     gc.collect()
                     gc.freeze()
                     gc.set_threshold(*GC_THRESHOLDS)
-                    _announce(bound, metrics_url, runner)
+                    _announce(serving.bound, metrics_url, runner)
                     await leaving.wanted.wait()
-                    await _drain(hub, not_serving, leaving)
+                    await _drain(hub, serving, leaving)
             hub.close()
     except ExceptionGroup as group:
         # The group of tasks wraps what is raised in it; alone, it is what it was.
@@ -205,6 +232,10 @@ async def serve(loaded: Loaded, tools: list[Tool], journal: Journal) -> int:
     finally:
         await runner.close()
     return 0
+
+
+def _stalled(hub: Hub, is_stalled: bool) -> None:
+    hub.submit(JournalChanged(is_stalled))
 
 
 def _runner_limits(settings: Settings) -> RunnerLimits:
@@ -245,6 +276,15 @@ def _apply(settings: Settings, deny: Patterns | None, hub: Hub, runner: ToolRunn
     """Limits were changed by an operator."""
     hub.submit(LimitsChanged(core_limits(settings, deny)))
     runner.change_limits(_runner_limits(settings))
+
+
+class Serving(NamedTuple):
+    """What is served: `not_serving` makes health say so, `go_away` tells viewers of sessions that go on without this
+    process, `bound` is the address."""
+
+    not_serving: Callable[[], Awaitable[None]]
+    go_away: Callable[[str], None]
+    bound: str
 
 
 class Leaving:
@@ -299,11 +339,20 @@ class Leaving:
             self.ask()
 
 
-async def _drain(hub: Hub, not_serving: Callable[[], Awaitable[None]], leaving: Leaving) -> None:
-    await not_serving()
-    hub.submit(DrainRequested("the dispatcher goes away"))
+async def _drain(hub: Hub, serving: Serving, leaving: Leaving) -> None:
+    why = "the dispatcher goes away"
+    await serving.not_serving()
+    hub.submit(DrainRequested(why))
     await leaving.over()
-    hub.submit(ShutdownRequested(mint("stop"), "the dispatcher goes away"))
+    hands_over = hub.journal.is_lasting
+    hub.submit(ShutdownRequested(mint("stop"), why, hands_over=hands_over))
+    if hands_over:
+        left = hub.router.live
+        log.info(
+            "left %d sessions as they stand, to be taken up when a dispatcher is back on this journal", left
+        )
+        await hub.kept()
+        serving.go_away(why)
 
 
 @contextlib.asynccontextmanager
@@ -314,8 +363,8 @@ async def _grpc_server(
     runner: ToolRunner,
     limits: LiveLimits,
     leaving: Leaving,
-) -> AsyncIterator[tuple[Callable[[], Awaitable[None]], str]]:
-    """Serves gRPC. Gives what makes health say NOT_SERVING, and the address that was bound."""
+) -> AsyncIterator[Serving]:
+    """Serves gRPC."""
     interceptors: list[aio.ServerInterceptor] = [MetricsInterceptor(metrics.registry)]
     if settings.tokens_file is not None:
         interceptors.append(auth.AuthInterceptor(auth.load_tokens(settings.tokens_file)))
@@ -366,7 +415,7 @@ async def _grpc_server(
     for service in ("", *SERVICES):
         await health_service.set(service, health_pb2.HealthCheckResponse.SERVING)
     try:
-        yield health_service.enter_graceful_shutdown, bound
+        yield Serving(health_service.enter_graceful_shutdown, chat_service.go_away, bound)
     finally:
         # Clients that half-close in time get OK; the others are told, before gRPC cancels what is left.
         leave = asyncio.get_running_loop().call_later(FLUSH_S / 2, chat_service.leave)

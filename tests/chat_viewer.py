@@ -83,6 +83,7 @@ class Viewer:
         self.call = call
         self.messages = 0
         self.receipts: asyncio.Queue[chat_pb2.Receipt] = asyncio.Queue()
+        self.goaways: list[chat_pb2.GoAway] = []
         self.sessions: defaultdict[str, Seen] = defaultdict(Seen)
         self._reader = asyncio.ensure_future(self._read())
 
@@ -103,6 +104,7 @@ class Viewer:
                 self.messages += 1
                 for receipt in message.receipts:
                     self.receipts.put_nowait(receipt)
+                self.goaways.extend(message.goaways)
                 for event in message.events:
                     self.sessions[event.session_id].take(event)
 

@@ -42,6 +42,10 @@ class Settled:
     def epoch(self) -> str:
         return self._journal.epoch
 
+    @property
+    def is_lasting(self) -> bool:
+        return self._journal.is_lasting
+
     def open(self, requested: SessionRequested) -> None:
         self._opened.add(requested.session_id)
         self._journal.open(requested)

@@ -103,6 +103,7 @@ marks = st.builds(
     on_restart=st.sampled_from(["restart", "continue", "never"]),
     questions=st.lists(st.tuples(texts, numbers, st.none() | st.floats(0)), max_size=2).map(tuple),
     guard=st.builds(GuardMark, numbers, numbers, numbers, st.lists(held, max_size=2).map(tuple)),
+    unsafe=pairs,
 )
 offers = st.lists(st.builds(core.AgentOffer, texts, texts, texts, strings), max_size=2).map(tuple)
 resumes = st.lists(st.builds(core.Resume, texts, numbers, numbers, numbers), max_size=2).map(tuple)
@@ -145,7 +146,7 @@ FIELDS: Final[dict[type, str]] = {
     Mark: (
         "attempt tries deaths touched on_restart goes_on since_attempt commander_id instance received "
         "safe sent_chars sent_crc32 content_chars content_crc32 thought_chars usage usage_before owed "
-        "owed_sequence unread questions waiting_calls guard"
+        "owed_sequence unread questions waiting_calls guard unsafe"
     ),
     GuardMark: "content_chars thought_chars tool_calls held",
     HeldText: "kind agent step left held released arrivals",

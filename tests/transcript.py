@@ -82,7 +82,10 @@ class Scene:
                 words.next(), words.text("reason", "AdminDrain"), words.seconds("deadline_s")
             ),
             "drain": lambda words: events.DrainRequested(words.text("reason", "upgrade")),
-            "shutdown": lambda words: events.ShutdownRequested(words.next(), words.text("reason", "gone")),
+            "shutdown": lambda words: events.ShutdownRequested(
+                words.next(), words.text("reason", "gone"), words.has("hands_over")
+            ),
+            "journal": lambda words: events.JournalChanged(words.next() == "stalls"),
             "limits": self._limits_changed,
         }
 

@@ -77,6 +77,8 @@ class Board:
         self.resting: dict[str, Session] = {}
         self.timers: Timers[tuple[str, ...]] = Timers()
         self.draining = False
+        # The journal can't keep anything for now.
+        self.stalled = False
         # Sessions that have not ended; what the journal holds, bytes, as the core accounts it.
         self.live = 0
         self.kept_bytes = 0

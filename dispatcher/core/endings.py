@@ -134,6 +134,7 @@ class Refusal(Enum):
     QUEUE_FULL = "queue_full"
     SESSIONS_FULL = "sessions_full"
     DRAINING = "draining"
+    JOURNAL_STALLED = "journal_stalled"
 
     @property
     def traits(self) -> Traits:
@@ -148,4 +149,7 @@ REFUSALS: Final[dict[Refusal, Traits]] = {
     Refusal.QUEUE_FULL: Traits(3, "RESOURCE_EXHAUSTED", 429, True, "Too many wait already; try again.", 2.0),
     Refusal.SESSIONS_FULL: Traits(4, "RESOURCE_EXHAUSTED", 429, True, "Too many sessions; try again.", 2.0),
     Refusal.DRAINING: Traits(5, "UNAVAILABLE", 503, True, "This dispatcher goes away; ask another.", 2.0),
+    Refusal.JOURNAL_STALLED: Traits(
+        6, "UNAVAILABLE", 503, True, "Its journal can't be written now; its log says why.", 10.0
+    ),
 }

@@ -160,10 +160,20 @@ class DrainRequested:
 
 @dataclass(frozen=True, slots=True)
 class ShutdownRequested:
-    """End every session that is left, now. `stop_id` is the prefix of the ids of the single stops."""
+    """The dispatcher leaves, now. Sessions that are left end, or are left as they stand where it `hands_over` to a
+    life after this one. `stop_id` is the prefix of the ids of the single stops."""
 
     stop_id: str
     reason: str
+    hands_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JournalChanged:
+    """Nothing can be kept for now, e.g. because the disk is full, or it can again. Nobody is told anything meanwhile,
+    so no new sessions either."""
+
+    is_stalled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +226,7 @@ Event = (
     | CommanderDrainRequested
     | DrainRequested
     | ShutdownRequested
+    | JournalChanged
     | LimitsChanged
     | Restored
     | TimePassed

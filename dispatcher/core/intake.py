@@ -240,6 +240,9 @@ class Intake:
         if 0 < packet.sequence < due:
             board.out.append(Count("packets_dropped", ("repeat",)))
             link.ack_due.add(session.session_id)
+            # What its envelope tells is told once on each link, and may be told by this one.
+            session.heard_signals(packet.signals_received)
+            session.heard_reads(packet.messages_read)
             return
         if _unknown_control(packet):
             board.out.append(Count("packets_dropped", ("unknown",)))

@@ -229,6 +229,15 @@ class Links:
         self._board.close_link(link, status, message)
         self.detach(link, message)
 
+    def leave(self, link: Link, message: str) -> None:
+        """Ends a link because this dispatcher leaves: its commander is to come back to a life after this one, and its
+        sessions are not given up for it."""
+        self._board.close_link(link, "UNAVAILABLE", message)
+        commander = link.commander
+        self.detach(link, message)
+        if commander is not None:
+            self._board.timers.cancel(("grace", commander.commander_id))
+
     def lost(self, event: LinkLost) -> None:
         """The stream has ended. Only a Goodbye, or a minimal commander's finish, makes that a clean end."""
         board = self._board

@@ -61,3 +61,5 @@ class Mark(NamedTuple):
     # Calls that wait for others to end: these have not begun.
     waiting_calls: tuple[str, ...] = ()
     guard: GuardMark = GuardMark()
+    # Runs of packets beyond `safe`: the last of each, and its bytes.
+    unsafe: tuple[tuple[int, int], ...] = ()

@@ -72,7 +72,7 @@ class Restoring:
         """Sees to a live session: who runs it, what it waits for, what it is owed."""
         board, requested = self._board, session.requested
         assert requested is not None, session
-        if requested.request is None:
+        if not session.can_resume:
             board.end(session, Ending.COMMANDER_LOST, "the dispatcher was started anew", turn_over=True)
             return
         if requested.stop_when_unwatched_s is not None:

@@ -23,6 +23,7 @@ from dispatcher.core.events import (
     Effect,
     Event,
     HelloReceived,
+    JournalChanged,
     Leave,
     LimitsChanged,
     LinkLost,
@@ -79,6 +80,7 @@ class Router:
             DrainRequested: self._drain_requested,
             ShutdownRequested: self._shutdown_requested,
             LimitsChanged: self._limits_changed,
+            JournalChanged: self._journal_changed,
             Restored: Restoring(self._board).restored,
             TimePassed: self._time_passed,
         }
@@ -179,6 +181,8 @@ class Router:
             event = replace(event, agent=agents[0])
         if board.draining:
             self._refuse(Refusal.DRAINING, "the dispatcher is draining and takes no new sessions")
+        elif board.stalled:
+            self._refuse(Refusal.JOURNAL_STALLED, "the journal can't be written for now; try again later")
         elif board.live >= limits.sessions_max:
             self._refuse(
                 Refusal.SESSIONS_FULL, f"sessions_max is {limits.sessions_max}, and so many run or wait"
@@ -231,7 +235,9 @@ class Router:
             self._board.out.append(Stopped(session.session_id, event.stop_id, ending, already_ended=False))
 
     def _stops_requested(self, event: StopsRequested) -> None:
-        sessions = self.selected(event.selector)
+        self._stop_all(self.selected(event.selector), event)
+
+    def _stop_all(self, sessions: list[Session], event: StopsRequested) -> None:
         for number, session in enumerate(sessions, 1):
             self._stop(session, event, f"{event.stop_id}-{number}")
         self._board.out.append(StoppedMany([session.session_id for session in sessions]))
@@ -251,13 +257,18 @@ class Router:
     def _shutdown_requested(self, event: ShutdownRequested) -> None:
         board = self._board
         board.draining = True
-        everything = Selector(everything=True)
-        self._stops_requested(StopsRequested(everything, event.stop_id, "shutdown", event.reason))
+        # A minimal commander can't come back.
+        left = [s for s in board.sessions.values() if s.live and not (event.hands_over and s.can_resume)]
+        stop = StopsRequested(Selector(), event.stop_id, "shutdown", event.reason)
+        self._stop_all(left, stop)
         for link in list(board.fleet.links.values()):
             if not link.minimal:
                 board.send(link, Signal(Goodbye(event.reason)))
-            link.goodbye = True
-            self._links.cut(link, "UNAVAILABLE", event.reason)
+            if event.hands_over:
+                self._links.leave(link, event.reason)
+            else:
+                link.goodbye = True
+                self._links.cut(link, "UNAVAILABLE", event.reason)
 
     # --- while it runs -----------------------------------------------------------------------------------
 
@@ -408,6 +419,9 @@ class Router:
         self._board.out.append(Draining(self._board.live))
         if self._board.live == 0:
             self._board.out.append(Leave())
+
+    def _journal_changed(self, event: JournalChanged) -> None:
+        self._board.stalled = event.is_stalled
 
     def _limits_changed(self, event: LimitsChanged) -> None:
         self._board.limits = event.limits

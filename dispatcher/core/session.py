@@ -261,6 +261,11 @@ class Session:
         return self.state is not State.ENDED
 
     @property
+    def can_resume(self) -> bool:
+        """A life after this one can go on with it. Not with a minimal commander's: that knows no resume."""
+        return self.requested is not None and self.requested.request is not None
+
+    @property
     def silent_since(self) -> float | None:
         """When a commander took it from which no token has come yet; None where one has, or none has it."""
         is_waited_for = self.first_token_at is None and self.state is not State.QUEUED
@@ -468,6 +473,7 @@ class Session:
         self.commander_id, self.instance = mark.commander_id, mark.instance
         self.received = self.marked = mark.received
         self.safe = mark.safe
+        self.unsafe.extend(mark.unsafe)
         self.sent_chars, self.sent_crc32 = mark.sent_chars, mark.sent_crc32
         self.content_chars, self.content_crc32 = mark.content_chars, mark.content_crc32
         self.thought_chars = mark.thought_chars
@@ -529,6 +535,7 @@ class Session:
             ),
             waiting_calls=self.ledger.waiting_calls,
             guard=self.guard.mark if self.guard is not None else GuardMark(),
+            unsafe=tuple(self.unsafe),
         )
 
     def close(self, ending: Ending, ended: Ended, now: float) -> None:

@@ -48,6 +48,10 @@ class Journal(Protocol):
     def epoch(self) -> str:
         """One life of the journal; cursors of another epoch lead to a gap."""
 
+    @property
+    def is_lasting(self) -> bool:
+        """What is kept outlives the process."""
+
     def open(self, requested: SessionRequested) -> None:
         """A session begins. Before its first `append`."""
 

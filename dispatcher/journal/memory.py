@@ -36,6 +36,10 @@ class MemoryJournal:
     def epoch(self) -> str:
         return self._epoch
 
+    @property
+    def is_lasting(self) -> bool:
+        return False
+
     def open(self, requested: SessionRequested) -> None:
         """It is kept by the core, which lives as long as this."""
 

@@ -145,6 +145,10 @@ class SqliteJournal:
     def epoch(self) -> str:
         return self._epoch
 
+    @property
+    def is_lasting(self) -> bool:
+        return True
+
     def open(self, requested: SessionRequested) -> None:
         session_id = requested.session_id
         if session_id in self._logs:

@@ -44,6 +44,10 @@ class ThoughtLog:
     def epoch(self) -> str:
         return self._journal.epoch
 
+    @property
+    def is_lasting(self) -> bool:
+        return self._journal.is_lasting
+
     def open(self, requested: SessionRequested) -> None:
         self._journal.open(requested)
 

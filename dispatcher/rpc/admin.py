@@ -15,6 +15,8 @@ from dispatcher.core.events import (
     Declined,
     Draining,
     DrainRequested,
+    Event,
+    Reply,
     Selector,
     Stopped,
     StoppedMany,
@@ -70,7 +72,7 @@ class AdminService:
     ) -> admin_pb2.StopSessionResponse:
         if not request.session_id:
             raise Answered("INVALID_ARGUMENT", "session_id: is empty; name the session to stop")
-        reply = self._hub.submit(
+        reply = await self._decided(
             StopRequested(
                 request.session_id,
                 self._mint("stop"),
@@ -96,7 +98,7 @@ class AdminService:
                 "INVALID_ARGUMENT",
                 "selector: says nothing; set user_id, agent, commander_id, labels, or all for every session",
             )
-        reply = self._hub.submit(
+        reply = await self._decided(
             StopsRequested(
                 selector,
                 self._mint("stop"),
@@ -165,7 +167,7 @@ class AdminService:
         self, request: admin_pb2.DrainCommanderRequest, context: Any
     ) -> admin_pb2.DrainCommanderResponse:
         deadline_s = _deadline_s(request)
-        reply = self._hub.submit(
+        reply = await self._decided(
             CommanderDrainRequested(
                 request.commander_id, bounded("reason", request.reason) or "AdminDrain", deadline_s
             )
@@ -175,9 +177,16 @@ class AdminService:
         assert isinstance(reply, Draining)
         return admin_pb2.DrainCommanderResponse(running=reply.running)
 
+    async def _decided(self, event: Event) -> Reply | None:
+        """What came of it, once a restart can't undo that any more."""
+        reply = self._hub.submit(event)
+        if not isinstance(reply, Declined):
+            await self._hub.kept()
+        return reply
+
     async def drain(self, request: admin_pb2.DrainRequest, context: Any) -> admin_pb2.DrainResponse:
         deadline_s = _deadline_s(request)
-        reply = self._hub.submit(DrainRequested(bounded("reason", request.reason) or "AdminDrain"))
+        reply = await self._decided(DrainRequested(bounded("reason", request.reason) or "AdminDrain"))
         assert isinstance(reply, Draining)
         self._leave(deadline_s)
         return admin_pb2.DrainResponse(running=reply.running)

@@ -31,6 +31,8 @@ LABELS_MAX: Final = 64
 LABEL_CHARS_MAX: Final = 256
 # Sessions that one Converse stream may have open.
 STREAM_SESSIONS_MAX: Final = 1_000
+# When a viewer of a dispatcher that goes away should be back, seconds.
+COME_BACK_S: Final = 2.0
 # Between name and version in a page's token.
 _KEY_SEPARATOR: Final = "\0"
 
@@ -51,8 +53,9 @@ class ChatService:
         self._hub = hub
         self._mint = mint
         self._limits = limits
-        # Those of Converse: the streams that could wait for a client's half-close for ever.
         self._feeds: set[Feed] = set()
+        # Those of Converse: the streams that could wait for a client's half-close for ever.
+        self._conversing: set[Feed] = set()
 
     def feed(self, context: Any) -> Feed:
         return Feed(
@@ -64,8 +67,13 @@ class ChatService:
 
     def leave(self) -> None:
         """The dispatcher goes away: streams end when what they watch has ended, whatever their clients say."""
-        for feed in self._feeds:
+        for feed in self._conversing:
             feed.finish()
+
+    def go_away(self, reason: str) -> None:
+        """The dispatcher goes away and its sessions go on: their viewers are told where to come back."""
+        for feed in self._feeds:
+            feed.go_away(reason, COME_BACK_S)
 
     async def converse(self, context: Any) -> None:
         feed = self.feed(context)
@@ -73,6 +81,7 @@ class ChatService:
         conversation = _Conversation(self._hub, self._mint, self._limits, feed)
         reader = asyncio.ensure_future(self._read(context, conversation, feed))
         writer = asyncio.ensure_future(feed.run())
+        self._conversing.add(feed)
         self._feeds.add(feed)
         try:
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
@@ -85,6 +94,7 @@ class ChatService:
             reader.result()
         finally:
             self._feeds.discard(feed)
+            self._conversing.discard(feed)
             reader.cancel()
             writer.cancel()
             await asyncio.wait({reader, writer})
@@ -109,18 +119,36 @@ class ChatService:
         """Streams one session to `context`, from the cursor to its ending."""
         session = self._hub.router.sessions.get(session_id)
         if session is None:
-            raise Answered(
-                "NOT_FOUND", f"session_id: there is no session {session_id!r}, or it is no longer kept"
-            )
+            raise Answered("NOT_FOUND", await self._tell_missing(context, session_id, cursor))
         if session.viewers >= self._limits.viewers_per_session_max:
             raise Answered(
                 "RESOURCE_EXHAUSTED",
                 f"viewers_per_session_max is {self._limits.viewers_per_session_max}, and so many watch already",
             )
+        # Nothing is shown that a restart could undo, that there is this session included.
+        await self._hub.kept()
         feed = self.feed(context)
         feed.watch(session_id, cursor, thoughts=thoughts)
         feed.finish()
-        await feed.run()
+        self._feeds.add(feed)
+        try:
+            await feed.run()
+        finally:
+            self._feeds.discard(feed)
+
+    async def _tell_missing(self, context: Any, session_id: str, cursor: chat_pb2.Cursor | None) -> str:
+        """Tells a viewer that comes back with a cursor that there is nothing more to be had; and what the status says
+        of it."""
+        epoch = self._hub.journal.epoch
+        missing = f"session_id: there is no session {session_id!r}, or it is no longer kept"
+        if cursor is None or not cursor.epoch:
+            return missing
+        reason = "forgotten" if cursor.epoch == epoch else "other_epoch"
+        gap = codec.gap(session_id, epoch, cursor, 0, reason)
+        await context.write(chat_pb2.SessionEvents(events=[gap]).SerializeToString())
+        if reason == "forgotten":
+            return missing
+        return f"{missing}: its cursor is of epoch {cursor.epoch!r}, and the journal began anew as {epoch!r}"
 
     async def list_agents(
         self, request: chat_pb2.ListAgentsRequest, context: Any
@@ -174,7 +202,7 @@ class _Conversation:
         """One packet from the application. Whatever is wrong with it is said in its receipt."""
         packet = codec.parse(chat_pb2.ClientPacket, data)
         receipt = chat_pb2.Receipt(client_ref=packet.client_ref, request_id=packet.request_id)
-        receipt.session_id = self._sessions.get(packet.client_ref, "")
+        receipt.session_id = packet.session_id or self._sessions.get(packet.client_ref, "")
         opened = None
         try:
             if len(data) > self._limits.request_bytes_max:
@@ -182,23 +210,46 @@ class _Conversation:
                     "too_large",
                     f"the packet has {len(data)} bytes; request_bytes_max is {self._limits.request_bytes_max}",
                 )
-            if not 1 <= len(packet.client_ref) <= codec.ID_CHARS_MAX:
-                raise _Wrong("invalid_request", f"client_ref: 1 to {codec.ID_CHARS_MAX} characters are right")
             kind = packet.WhichOneof("request")
+            self._require_address(packet, kind)
             if kind is None:
                 names = ", ".join(self._requests)
                 raise _Wrong(
                     "unknown_request", f"request: is not set, or unknown here; one of {names} is right"
                 )
             if kind != "ask" and not receipt.session_id:
-                raise _Wrong("unknown_session", f"client_ref: {packet.client_ref!r} was never asked for")
+                told = f"client_ref: {packet.client_ref!r} was never asked for on this stream; name its session_id"
+                raise _Wrong("unknown_session", told)
             self._requests[kind](packet, receipt)
             opened = receipt.session_id if kind == "ask" else None
         except _Wrong as wrong:
             receipt.error.CopyFrom(wrong.signal())
-        self._feed.receipt(receipt)
-        if opened:
-            self._feed.watch(opened, None, thoughts=packet.ask.include_thoughts)
+
+        def tell() -> None:
+            self._feed.receipt(receipt)
+            if opened:
+                self._feed.watch(opened, None, thoughts=packet.ask.include_thoughts)
+
+        if receipt.HasField("error"):
+            tell()
+        else:
+            # Nobody is told of anything that a restart could undo.
+            self._hub.journal.when_kept(tell)
+
+    def _require_address(self, packet: chat_pb2.ClientPacket, kind: str | None) -> None:
+        if packet.session_id and kind == "ask":
+            raise _Wrong("invalid_request", "session_id: an ask opens a session of its own; leave it out")
+        if packet.session_id and packet.client_ref in self._sessions:
+            told = "session_id: this stream knows the session by its client_ref already; set one of the two"
+            raise _Wrong("invalid_request", told)
+        if len(packet.session_id) > codec.SESSION_ID_CHARS_MAX:
+            raise _Wrong(
+                "invalid_request", f"session_id: at most {codec.SESSION_ID_CHARS_MAX} characters are right"
+            )
+        least = 0 if packet.session_id else 1
+        if not least <= len(packet.client_ref) <= codec.ID_CHARS_MAX:
+            told = f"client_ref: {least} to {codec.ID_CHARS_MAX} characters are right"
+            raise _Wrong("invalid_request", told + ("" if least == 0 else ", or a session_id instead"))
 
     def _forget_ended(self) -> None:
         sessions = self._hub.router.sessions

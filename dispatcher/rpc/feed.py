@@ -50,6 +50,7 @@ class Feed:
         self._room = asyncio.Event()
         self._room.set()
         self._closed = False
+        self._leaving: tuple[str, int] | None = None
         self._begun = False
 
     def __repr__(self) -> str:
@@ -74,6 +75,11 @@ class Feed:
     async def room(self) -> None:
         """Waits while as many receipts wait for the viewer as may."""
         await self._room.wait()
+
+    def go_away(self, reason: str, retry_after_s: float) -> None:
+        """The dispatcher leaves and the sessions go on: the viewer is told where to go on from, and the stream ends."""
+        self._leaving = reason, int(retry_after_s * 1000)
+        self._wake.set()
 
     def finish(self) -> None:
         """No more will be watched: the stream ends with the last session."""
@@ -100,6 +106,10 @@ class Feed:
                 elif self._fresh:
                     # A page of nothing but what this viewer may not see: there is more behind it.
                     await asyncio.sleep(0)
+                elif self._leaving is not None:
+                    reason, retry_after_ms = self._leaving
+                    await self._write(self._farewell(reason, retry_after_ms))
+                    raise Answered("UNAVAILABLE", f"{reason}; come back with the cursor")
                 else:
                     self._wake.clear()
                     await self._wake.wait()
@@ -109,6 +119,15 @@ class Feed:
         finally:
             for session_id in list(self._watched):
                 self._leave(session_id)
+
+    def _farewell(self, reason: str, retry_after_ms: int) -> chat_pb2.SessionEvents:
+        message = chat_pb2.SessionEvents()
+        for watched in self._watched.values():
+            goaway = message.goaways.add(
+                session_id=watched.session_id, reason=reason, retry_after_ms=retry_after_ms
+            )
+            goaway.cursor.epoch, goaway.cursor.offset = self._hub.journal.epoch, watched.after
+        return message
 
     def _news(self, session_id: str) -> None:
         self._fresh[session_id] = None

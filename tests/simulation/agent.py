@@ -27,6 +27,9 @@ class Agent:
     steps: int = 0
     said: str = ""
     results: dict[str, str] = field(default_factory=dict)
+    # The user's messages: those that wait, with the number of their signal, and those it took.
+    inbox: list[tuple[int, str]] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
     asked: int = 0
     waiting: str = ""
     cancelled: bool = False
@@ -78,6 +81,10 @@ class Agent:
             self.over(self.turn, Outcome.COMPLETED)
             return
         self.steps -= 1
+        if self.inbox and self.rng.random() < 0.3:
+            sequence, message_id = self.inbox.pop(0)
+            self.taken.append(message_id)
+            self.turn.read(sequence)
         draw = self.rng.random()
         if draw < 0.7:
             text = f"{self.turn.attempt}.{self.steps} " * self.rng.choice((1, 1, 1, 40))

@@ -1,36 +1,50 @@
-"""The dispatcher of the simulation: the real router and codec; tools, journal and time are played."""
+"""The dispatcher of the simulation: the real router and codec; tools, journal and time are played.
 
+It can be frozen, and it can be killed: then another is started on what the journal has kept.
+"""
+
+from collections import deque
 from collections.abc import Callable
 from random import Random
 
 from dispatcher.core import events as e
-from dispatcher.core.events import Event, Reply
+from dispatcher.core.events import Effect, Event, Reply
 from dispatcher.core.fleet import CommanderState
 from dispatcher.core.limits import Limits
-from dispatcher.core.packets import Hello, SessionEvent, ToolOutcome, Welcome
+from dispatcher.core.packets import Hello, ToolOutcome, Welcome
 from dispatcher.core.router import Router
 from dispatcher.core.session import State
 from dispatcher.rpc import codec
 from simulation.clock import Clock
+from simulation.journal import SimulatedJournal
 from simulation.wire import Wire
+
+Told = Callable[[Reply | None], None]
 
 
 class SimulatedDispatcher:
     """Performs effects as the hub does. `tell` hears every step, for the transcript."""
 
     def __init__(
-        self, clock: Clock, rng: Random, limits: Limits, tell: Callable[[str, object], None]
+        self,
+        clock: Clock,
+        rng: Random,
+        limits: Limits,
+        journal: SimulatedJournal,
+        tell: Callable[[str, object], None],
     ) -> None:
         self.router = Router(limits)
-        self.journal: dict[str, list[SessionEvent]] = {}
+        self.journal = journal
         self.counted: dict[str, int] = {}
-        self.tool_runs: dict[tuple[str, int, str], int] = {}
+        self.tool_runs: dict[tuple[int, str, int, str], int] = {}
+        self.is_up = True
+        self._limits = limits
         self._clock = clock
         self._rng = rng
         self._tell = tell
-        self._wires: dict[str, Wire] = {}
-        self._cancelled: set[tuple[str, int]] = set()
-        self._armed_for: float | None = None
+        self._life = 0
+        self._frozen_at: float | None = None
+        self._missed: deque[Callable[[], None]] = deque()
         self._down = codec.Downstream(
             max_message_bytes=1 << 20,
             heartbeat_interval_s=limits.heartbeat_interval_s,
@@ -38,27 +52,116 @@ class SimulatedDispatcher:
             instance="d",
             tools=[],
         )
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        self._wires: dict[str, Wire] = {}
+        self._cancelled: set[tuple[str, int]] = set()
+        self._armed_for: float | None = None
+
+    # --- what happens to the process ---------------------------------------------------------------------
+
+    def kill(self, down_s: float) -> None:
+        """SIGKILL, and a new process after a while."""
+        if not self.is_up:
+            return
+        self._tell("!", f"the dispatcher is killed, and back in {down_s:.1f} s")
+        self.is_up = False
+        self._life += 1
+        self._missed.clear()
+        self._frozen_at = None
+        for wire in self._wires.values():
+            wire.cut()
+        self._begin_life()
+        self.journal.crash()
+        self._clock.after(down_s, self._born)
+
+    def _born(self) -> None:
+        self.router = Router(self._limits)
+        self.is_up = True
+        self.submit(self.journal.restored())
+
+    def freeze(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        if self.is_up and self._frozen_at is None:
+            self._tell("!", f"the dispatcher is frozen for {seconds:.1f} s")
+            self._frozen_at = self._clock.now
+            life = self._life
+            self._clock.after(seconds, lambda: self._thaw(life))
+
+    def _thaw(self, life: int) -> None:
+        if life != self._life or self._frozen_at is None:
+            return
+        late_s = self._clock.now - self._frozen_at
+        self._frozen_at = None
+        # Timers come first when a loop turns again.
+        self._armed_for = None
+        self.submit(e.TimePassed(late_s))
+        while self._missed and self._frozen_at is None:
+            self._missed.popleft()()
+
+    def alive(self, life: int, act: Callable[[], None]) -> None:
+        """Does it in this process's life: not when it died meanwhile, later when it is frozen."""
+        if life != self._life:
+            return
+        if self._frozen_at is not None:
+            self._missed.append(lambda: self.alive(life, act))
+        else:
+            act()
+
+    def ask(self, event: Event, told: Told) -> None:
+        """Somebody asks for something, and is told once a restart can't undo it. Nobody is told by one that is down."""
+        if self.is_up:
+            self.alive(self._life, lambda: self.submit(event, told))
+
+    # --- the hub -----------------------------------------------------------------------------------------
 
     def opened(self, wire: Wire) -> None:
         """A commander has dialled."""
+        if not self.is_up:
+            wire.cut()
+            return
+        life = self._life
         self._wires[wire.link_id] = wire
-        wire.up = lambda data: self._received(wire, data)
-        wire.up_ended = lambda orderly: self._ended(wire, orderly)
-        self.submit(e.LinkOpened(wire.link_id, "simulated", f"minimal-{wire.link_id}"))
+        wire.up = lambda data: self.alive(life, lambda: self._received(wire, data))
+        wire.up_ended = lambda orderly: self.alive(life, lambda: self._ended(wire, orderly))
+        self.alive(
+            life, lambda: self.submit(e.LinkOpened(wire.link_id, "simulated", f"minimal-{wire.link_id}"))
+        )
 
-    def submit(self, event: Event) -> Reply | None:
+    def submit(self, event: Event, told: Told = lambda reply: None) -> None:
         self._tell(">", event)
+        late: list[Effect] = []
         reply: Reply | None = None
         for effect in self.router.step(event, self._clock.now):
             self._tell("<", effect)
             match effect:
+                case e.Open(requested):
+                    self.journal.open(requested)
                 case e.Append(session_id, events):
-                    self._append(session_id, events)
-                case e.Send(link_id, signal, urgent):
-                    if link_id in self._wires:
-                        is_first = isinstance(signal.body, Welcome)
-                        data = self._down.packet(signal, 0).SerializeToString()
-                        self._wires[link_id].send("down", data, urgent=urgent, first=is_first)
+                    self.journal.append(session_id, events, self.router.sessions[session_id].mark)
+                case e.Remember(commander_id, hello):
+                    self.journal.remember(commander_id, hello)
+                case e.Send(urgent=True):
+                    self._send(effect)
+                case e.Send() | e.CloseLink() | e.RunTool() | e.CancelTools():
+                    late.append(effect)
+                case e.Count(metric, labels):
+                    self._count("_".join((metric, *labels)), metric)
+                case e.Forget() | e.Leave() | e.Measure() | e.Log():
+                    pass
+                case _:
+                    reply = effect
+        life = self._life
+        self.journal.when_kept(lambda: self.alive(life, lambda: self._perform(late, reply, told)))
+        self._check_queue()
+        self._arm()
+
+    def _perform(self, effects: list[Effect], reply: Reply | None, told: Told) -> None:
+        for effect in effects:
+            match effect:
+                case e.Send():
+                    self._send(effect)
                 case e.CloseLink(link_id):
                     wire = self._wires.pop(link_id, None)
                     if wire is not None:
@@ -67,15 +170,16 @@ class SimulatedDispatcher:
                     self._run_tool(effect)
                 case e.CancelTools(session_id, attempt):
                     self._cancelled.add((session_id, attempt))
-                case e.Count(metric, labels):
-                    self._count("_".join((metric, *labels)), metric)
-                case e.Open() | e.Remember() | e.Forget() | e.Leave() | e.Measure() | e.Log():
-                    pass
                 case _:
-                    reply = effect
-        self._check_queue()
-        self._arm()
-        return reply
+                    raise AssertionError(effect)
+        told(reply)
+
+    def _send(self, effect: e.Send) -> None:
+        wire = self._wires.get(effect.link_id)
+        if wire is not None:
+            data = self._down.packet(effect.signal, 0).SerializeToString()
+            is_first = isinstance(effect.signal.body, Welcome)
+            wire.send("down", data, urgent=effect.urgent, first=is_first)
 
     def _count(self, *names: str) -> None:
         for name in names:
@@ -92,23 +196,18 @@ class SimulatedDispatcher:
                 for session in waiting:
                     assert commander.commander_id in session.refused_by, f"{session!r} waits, {commander!r}"
 
-    def _append(self, session_id: str, events: list[SessionEvent]) -> None:
-        kept = self.journal.setdefault(session_id, [])
-        for event in events:
-            assert event.offset == len(kept) + 1, f"{session_id}: offset {event.offset} after {len(kept)}"
-            assert not kept or kept[-1].kind != "ended", f"{session_id}: {event.kind} after the ending"
-            kept.append(event)
-
     def _run_tool(self, effect: e.RunTool) -> None:
         key = (effect.session_id, effect.attempt, effect.call.call_id)
-        self.tool_runs[key] = self.tool_runs.get(key, 0) + 1
+        run = (self.journal.epoch, *key)
+        self.tool_runs[run] = self.tool_runs.get(run, 0) + 1
         outcome = ToolOutcome(effect.call.arguments_json)
+        life = self._life
 
         def finish() -> None:
             if key[:2] not in self._cancelled:
                 self.submit(e.ToolFinished(*key, outcome))
 
-        self._clock.after(self._rng.expovariate(1 / 0.2), finish)
+        self._clock.after(self._rng.expovariate(1 / 0.2), lambda: self.alive(life, finish))
 
     def _received(self, wire: Wire, data: bytes) -> None:
         if wire.link_id not in self._wires:
@@ -128,7 +227,8 @@ class SimulatedDispatcher:
         if due is None or (self._armed_for is not None and self._armed_for <= due):
             return
         self._armed_for = due
-        self._clock.after(due - self._clock.now, lambda: self._due(due))
+        life = self._life
+        self._clock.after(due - self._clock.now, lambda: self.alive(life, lambda: self._due(due)))
 
     def _due(self, at: float) -> None:
         if self._armed_for == at:

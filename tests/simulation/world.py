@@ -1,4 +1,4 @@
-"""One run: who is there, what happens to them, and what must be true of it."""
+"""One run: what happens is drawn from a seed, what must be true is checked at the end."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,26 +6,30 @@ from random import Random
 from zlib import crc32
 
 from dispatcher.core import events as e
+from dispatcher.core.events import Reply
 from dispatcher.core.fleet import SlotState
 from dispatcher.core.limits import Limits
-from dispatcher.core.packets import Ended, SessionEvent
+from dispatcher.core.packets import Ended, SessionEvent, UserMessage
 from dispatcher.core.policy import PolicyLimits
 from simulation.agent import Agent
 from simulation.clock import Clock
 from simulation.commander import AGENTS, SimulatedCommander
 from simulation.dispatcher import SimulatedDispatcher
+from simulation.journal import Log, SimulatedJournal
 from simulation.literal import Literal
+from simulation.viewer import SimulatedViewer
 from simulation.wire import Wire
 
-# Faults and requests happen up to here; afterwards everything may come to its end.
-EVENTFUL_S = 30.0
-# Long enough for every deadline there is.
-SETTLED_S = 800.0
+# Things happen for so long; then the network is well, and all is given time to come to its end.
+EVENTFUL_S = 60.0
+SETTLED_S = 900.0
 STEPS_MAX = 400_000
-
-# Every agent here is honest and the network only loses, so nothing may ever look like a breach of contract,
+# Agents do not break the contract and the network only loses, so nothing may ever look like a breach of contract,
 # like an answer that is not whole, or like a session that nobody ended in time.
 ENDINGS = {"completed", "stopped", "commander_lost", "poisoned", "queue_timeout"}
+# What may befall a run, and how often; each run has its own mood.
+COMMANDER_FAULTS = ("cut", "cut", "cut", "cut", "redial", "blackhole", "freeze", "kill")
+DISPATCHER_FAULTS = ("crash", "stall", "jump")
 
 LIMITS = Limits(
     sessions_max=40,
@@ -37,6 +41,7 @@ LIMITS = Limits(
     published_bytes_max=2_000,
     question_wait_s=20.0,
     session_tools_running_max=2,
+    messages_waiting_max=3,
     journal_keep_s=1000.0,
     # Never matches and often might: what looks like its begin is held back.
     policy=PolicyLimits(
@@ -56,16 +61,28 @@ class World:
     def __post_init__(self) -> None:
         self.rng = Random(self.seed)
         self.clock = Clock()
-        self.dispatcher = SimulatedDispatcher(self.clock, self.rng, LIMITS, self._tell)
+        self.wall_s = 1_000_000.0
+        is_lasting = self.rng.random() < 0.7
+        self.journal = SimulatedJournal(self.clock, self.rng, self._unix_s, is_lasting=is_lasting)
+        self.dispatcher = SimulatedDispatcher(self.clock, self.rng, LIMITS, self.journal, self._tell)
         self.links = 0
-        self.asked: dict[str, bool] = {}
+        self.minted = 0
+        # What the world was told: the epoch in which a session was accepted, the events it had when it was stopped,
+        # messages that were accepted.
+        self.accepted: dict[str, int] = {}
+        self.declined: set[str] = set()
         self.stopped: dict[str, int] = {}
+        self.said: dict[str, list[str]] = {}
+        self.viewers: list[SimulatedViewer] = []
         self.faults: set[str] = set()
         slots = [self.rng.randint(1, 4) for _ in range(self.rng.randint(1, 3))]
         self.commanders = [
             SimulatedCommander(self.clock, self.rng, f"c{number}", count, self._dial, self._tell)
             for number, count in enumerate(slots)
         ]
+
+    def _unix_s(self) -> float:
+        return self.wall_s + self.clock.now
 
     def _tell(self, mark: str, what: object) -> None:
         if self.keeps_transcript:
@@ -83,7 +100,9 @@ class World:
         self._often(2.0, self._stop)
         self._often(1.5, self._answer)
         self._often(1.5, self._say)
-        self._often(self.rng.choice((0.4, 1.0, 4.0, 100.0)), self._fault)
+        self._often(1.5, self._watch)
+        self._often(self.rng.choice((0.4, 1.0, 4.0, 100.0)), self._trouble_commander)
+        self._often(self.rng.choice((4.0, 15.0, 1000.0)), self._trouble_dispatcher)
         self.clock.run(SETTLED_S, STEPS_MAX)
         self._check()
 
@@ -93,50 +112,78 @@ class World:
             self.clock.after(at, act)
             at += self.rng.expovariate(1 / mean_s)
 
+    def _mint(self, kind: str) -> str:
+        self.minted += 1
+        return f"{kind}{self.minted}"
+
     # --- what happens ------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
-        session_id = f"s{len(self.asked)}"
+        session_id = self._mint("s")
         agent = self.rng.choice((*AGENTS, *AGENTS, *AGENTS, *AGENTS, "nobody"))
-        reply = self.dispatcher.submit(e.SessionRequested(session_id, agent, None, user_id="u"))
-        assert isinstance(reply, e.Accepted | e.Declined)
-        self.asked[session_id] = isinstance(reply, e.Accepted)
+
+        def told(reply: Reply | None) -> None:
+            if isinstance(reply, e.Accepted):
+                self.accepted[session_id] = self.journal.epoch
+                self._watch(session_id)
+            else:
+                assert isinstance(reply, e.Declined), reply
+                self.declined.add(session_id)
+
+        self.dispatcher.ask(e.SessionRequested(session_id, agent, b"", user_id="u"), told)
 
     def _some_session(self) -> str | None:
-        return self.rng.choice([s for s, taken in self.asked.items() if taken] or [None])
+        here = [s for s, epoch in self.accepted.items() if epoch == self.journal.epoch]
+        return self.rng.choice(here or [None])
+
+    def _watch(self, session_id: str | None = None) -> None:
+        session_id = session_id or self._some_session()
+        if session_id is not None and self.dispatcher.is_up:
+            self.viewers.append(SimulatedViewer(self.clock, self.rng, self.dispatcher, session_id))
 
     def _stop(self) -> None:
         session_id = self._some_session()
         if session_id is None:
             return
-        stop = e.StopRequested(session_id, f"stop{self.clock.now}", "admin", "simulated")
-        reply = self.dispatcher.submit(stop)
-        assert isinstance(reply, e.Stopped)
-        kept = self.dispatcher.journal[session_id]
-        assert kept[-1].kind == "ended", f"{session_id}: stopped, and its viewers don't know"
-        self.stopped.setdefault(session_id, len(kept))
-        again = self.dispatcher.submit(stop)
-        assert isinstance(again, e.Stopped)
-        assert again.already_ended
+        stop = e.StopRequested(session_id, self._mint("stop"), "admin", "simulated")
+
+        def told(reply: Reply | None) -> None:
+            assert isinstance(reply, e.Stopped), reply
+            kept = self.journal.logs[session_id].events
+            assert kept[-1].kind == "ended", f"{session_id}: stopped, and its viewers don't know"
+            self.stopped.setdefault(session_id, len(kept))
+
+        self.dispatcher.ask(stop, told)
+        # Once more: the first has it ended already.
+        self.dispatcher.ask(stop, told)
 
     def _answer(self) -> None:
         for session in list(self.dispatcher.router.sessions.values()):
             for question_id in list(session.questions):
-                reply = self.dispatcher.submit(e.AnswerGiven(session.session_id, question_id, '"yes"'))
-                assert isinstance(reply, e.Accepted)
+                answer = e.AnswerGiven(session.session_id, question_id, '"yes"')
+                self.dispatcher.ask(answer, lambda reply: None)
 
     def _say(self) -> None:
         session_id = self._some_session()
-        if session_id is not None:
-            self.dispatcher.submit(e.MessageGiven(session_id, f"m{self.clock.now}", "and now?"))
+        if session_id is None:
+            return
+        message_id = self._mint("m")
 
-    def _fault(self) -> None:
+        def told(reply: Reply | None) -> None:
+            if isinstance(reply, e.Accepted):
+                self.said.setdefault(session_id, []).append(message_id)
+
+        self.dispatcher.ask(e.MessageGiven(session_id, message_id, "and now?"), told)
+
+    def _trouble_commander(self) -> None:
         commander = self.rng.choice(self.commanders)
-        fault = self.rng.choice(("cut", "cut", "cut", "cut", "blackhole", "freeze", "kill"))
+        fault = self.rng.choice(COMMANDER_FAULTS)
         self.faults.add(fault)
         match fault:
             case "cut":
                 commander.unplug(silently=False)
+            case "redial":
+                commander.redial()
             case "blackhole":
                 commander.unplug(silently=True)
             case "freeze":
@@ -144,14 +191,27 @@ class World:
             case _:
                 commander.kill()
 
+    def _trouble_dispatcher(self) -> None:
+        fault = self.rng.choice(DISPATCHER_FAULTS)
+        self.faults.add(fault)
+        match fault:
+            case "crash":
+                self.dispatcher.kill(self.rng.choice((0.1, 1.0, 8.0)))
+            case "stall":
+                self.dispatcher.freeze(self.rng.choice((0.1, 1.0, 12.0)))
+            case _:
+                self.wall_s += self.rng.choice((-3600.0, -1.0, 0.7, 10.0))
+
     # --- what must be true -------------------------------------------------------------------------------
 
     def _check(self) -> None:
         router = self.dispatcher.router
-        for session_id, accepted in self.asked.items():
-            assert accepted == (session_id in self.dispatcher.journal), session_id
-            if accepted:
-                self._check_session(session_id)
+        for session_id, epoch in self.accepted.items():
+            if epoch == self.journal.epoch:
+                assert session_id in self.journal.logs, f"{session_id} was accepted, and is not there"
+        assert not self.declined & set(self.journal.logs)
+        for session_id, log in self.journal.logs.items():
+            self._check_session(session_id, log)
         assert router.live == 0, f"somebody hangs: {router!r}"
         assert router.queued == 0
         if not self.faults:
@@ -168,20 +228,36 @@ class World:
                 f"{known!r} says {stuck} are stuck, {commander.name} {commander.stuck}"
             )
             assert commander.running == 0, f"{commander.name} still runs {commander.running}"
+        for viewer in self.viewers:
+            self._check_viewer(viewer)
 
-    def _check_session(self, session_id: str) -> None:
-        kept = self.dispatcher.journal[session_id]
+    def _check_viewer(self, viewer: SimulatedViewer) -> None:
+        assert viewer.is_done, f"{viewer!r} never saw an end, and was not told why"
+        if viewer.epoch == self.journal.epoch:
+            assert not viewer.was_told_of_gap, f"{viewer!r} was told of a gap"
+            assert viewer.seen == self.journal.logs[viewer.session_id].events, (
+                f"{viewer!r} saw something else"
+            )
+        else:
+            kept = self.journal.lost[viewer.epoch][viewer.session_id].events
+            assert viewer.seen == kept[: len(viewer.seen)], f"{viewer!r} saw something else"
+
+    def _check_session(self, session_id: str, log: Log) -> None:
+        kept = log.events
         ended = kept[-1].body
         assert isinstance(ended, Ended), f"{session_id} never ended: {kept[-1]}"
         assert sum(event.kind == "ended" for event in kept) == 1
         assert ended.ending in ENDINGS, f"{session_id}: {ended.ending}: {ended.message}"
         if ended.ending == "commander_lost":
-            assert self.faults - {"cut"}, f"{session_id}: lost over cuts alone: {ended.message}"
+            assert self.faults - {"cut", "redial", "jump"}, (
+                f"{session_id}: lost over cuts alone: {ended.message}"
+            )
+        if ended.ending == "poisoned":
+            assert self.faults - {"cut", "redial", "jump"}, f"{session_id}: {ended.message}"
         if session_id in self.stopped:
             assert len(kept) == self.stopped[session_id], f"{session_id}: something came after the stop"
-        if ended.ending == "poisoned":
-            assert self.faults & {"kill", "freeze", "blackhole"}, f"{session_id}: {ended.message}"
         self._check_content(session_id, kept, ended)
+        self._check_messages(session_id, kept, ended)
 
     def _check_content(self, session_id: str, kept: list[SessionEvent], ended: Ended) -> None:
         """What viewers have in the end, who did as each reset told them."""
@@ -194,9 +270,8 @@ class World:
             elif event.kind == "started":
                 before = "".join(shown.values())
                 for agent in self._agents(session_id, event.attempt):
-                    assert agent.published == before, (
-                        f"{session_id}: viewers have {before!r}: {agent.published!r}"
-                    )
+                    told = agent.published
+                    assert told == before, f"{session_id}: viewers have {before!r}, and it was told {told!r}"
         text = "".join(shown.values())
         assert (ended.content_chars, ended.content_crc32) == (len(text), crc32(text.encode()))
         for attempt, part in shown.items():
@@ -205,6 +280,27 @@ class World:
             assert agents[0].said.startswith(part), f"{session_id}: viewers have what the agent never said"
             if ended.ending == "completed" and attempt == kept[-1].attempt:
                 assert agents[0].said == part, f"{session_id}: completed, and something is missing"
+
+    def _check_messages(self, session_id: str, kept: list[SessionEvent], ended: Ended) -> None:
+        """Each message of the user was taken by an agent that counts, or is given back."""
+        given = [event.body.message_id for event in kept if isinstance(event.body, UserMessage)]
+        accepted = [
+            m for m in self.said.get(session_id, []) if self.accepted.get(session_id) == self.journal.epoch
+        ]
+        assert set(accepted) <= set(given), f"{session_id}: {accepted} were accepted, and {given} kept"
+        assert set(ended.unread) <= set(given), ended
+        since = max((event.attempt for event in kept if event.kind == "reset"), default=1)
+        taken = [
+            message_id
+            for attempt in range(since, kept[-1].attempt + 1)
+            for agent in self._agents(session_id, attempt)
+            for message_id in agent.taken
+        ]
+        lost = set(given) - set(ended.unread) - set(taken)
+        assert not lost, f"{session_id}: {lost} were neither taken nor given back"
+        if ended.ending == "completed":
+            last = {m for agent in self._agents(session_id, kept[-1].attempt) for m in agent.taken}
+            assert not last & set(ended.unread), f"{session_id}: {ended.unread} were given back, and taken"
 
     def _agents(self, session_id: str, attempt: int) -> list[Agent]:
         key = (session_id, attempt)

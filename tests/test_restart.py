@@ -1,0 +1,314 @@
+"""The dispatcher's restart, with real processes: with a journal in a file all goes on where it stood, with the one in
+memory everybody is told plainly that it does not."""
+
+import asyncio
+import resource
+import signal
+import zlib
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from asynchronous import asynchronous, eventually
+from chat_viewer import Seen, conversing, viewing
+from dialling import administering, chatting
+from dispatcher_process import DispatcherProcess, running_dispatcher
+from scripted_commander import Turn, linked, unique
+from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
+
+TOOLS = '''
+import asyncio
+from pathlib import Path
+
+RUNS = Path(__file__).with_name("runs")
+
+def note(word: str) -> str:
+    """Notes that it ran."""
+    with RUNS.open("a") as file:
+        file.write(word + "\\n")
+    return word
+
+async def hang(word: str) -> str:
+    """Notes that it ran, and never ends by itself."""
+    note(word)
+    await asyncio.Event().wait()
+    return word
+
+TOOLS = [note, hang]
+'''
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "noting.py").write_text(TOOLS)
+    return tmp_path
+
+
+def dispatcher_at(place: Path, *flags: str) -> AbstractContextManager[DispatcherProcess]:
+    """One life on the journal in that folder."""
+    flags = ("--journal", f"sqlite:{place / 'journal'}", "--tools", "noting:TOOLS", *flags)
+    return running_dispatcher(*flags, environ={"PYTHONPATH": str(place)})
+
+
+def least_size(place: Path) -> int:
+    """Of the journal's files, bytes."""
+    return min(path.stat().st_size for path in place.glob("journal*"))
+
+
+def runs(place: Path) -> list[str]:
+    path = place / "runs"
+    return path.read_text().split() if path.exists() else []
+
+
+def resumed(turn: Turn, *, signals: int) -> agent_pb2.Resume:
+    return agent_pb2.Resume(
+        session_id=turn.session_id,
+        attempt=turn.attempt,
+        last_sequence_sent=turn.sequence,
+        last_signal_received=signals,
+    )
+
+
+def subscription(session_id: str, cursor: chat_pb2.Cursor | None = None) -> chat_pb2.SubscribeRequest:
+    return chat_pb2.SubscribeRequest(session_id=session_id, cursor=cursor)
+
+
+def id_of(seen: Seen) -> str:
+    return seen.events[0].session_id
+
+
+@asynchronous
+async def test_all_goes_on_where_it_stood_after_kill_9(place: Path) -> None:
+    agent = unique("agent")
+    me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
+    with dispatcher_at(place) as first:
+        async with (
+            linked(first.address, agent, slots=1, **me) as link,
+            conversing(first.address) as talk,
+            chatting(first.address) as chat,
+        ):
+            seen = await talk.ask(agent, user_id="u1", idempotency_key="k1", include_thoughts=True)
+            turn = await link.started()
+            queued = await talk.ask(agent, client_ref="2")
+            await turn.say("Noted: ")
+            await turn.call("note", '{"word": "once"}', call_id="c1")
+            assert (await turn.result()).result_json == '"once"'
+            await turn.call("hang", '{"word": "hung"}', call_id="c2")
+            await turn.ask("q1")
+            await talk.request("1", message=chat_pb2.AddMessage(text="be quick"))
+            await turn.heard("user_message")
+            await seen.until("user_message")
+            await eventually(lambda: _now(runs(place)), lambda noted: noted == ["once", "hung"])
+            async with viewing(chat.Subscribe(subscription(turn.session_id)), turn.session_id) as (_, half):
+                await half.until("user_message")
+                first.signal(signal.SIGKILL)
+                first.wait()
+    said = seen.events
+    with dispatcher_at(place) as second:
+        async with (
+            chatting(second.address) as chat,
+            viewing(
+                chat.Subscribe(subscription(turn.session_id, half.events[-1].cursor)), turn.session_id
+            ) as (
+                viewer,
+                rest,
+            ),
+            conversing(second.address) as talk,
+        ):
+            again = await talk.ask(agent, client_ref="again", user_id="u1", idempotency_key="k1")
+            # The first result was had, the message not.
+            resume = resumed(turn, signals=1)
+            async with linked(second.address, agent, slots=1, **me, resumes=[resume]) as link:
+                (verdict,) = link.welcome.resumes
+                assert verdict.resumed.next_sequence == turn.sequence + 1
+                about = link.arrived[turn.session_id]
+                assert (await link.heard("user_message", turn.session_id)).user_message.text == "be quick"
+                result = (await link.heard("tool_result", turn.session_id)).tool_result
+                assert (result.call_id, result.error.code) == (
+                    "c2",
+                    agent_pb2.TOOL_ERROR_CODE_UNKNOWN_OUTCOME,
+                )
+                # A repeat of the call that has an outcome gets that, and runs nothing.
+                call = agent_pb2.ToolCallRequest(
+                    call_id="c1", tool_name="note", arguments_json='{"word": "once"}'
+                )
+                text = "Noted: done"
+                done = agent_pb2.Done(
+                    outcome=agent_pb2.OUTCOME_COMPLETED,
+                    content_chars=len(text),
+                    content_crc32=zlib.crc32(text.encode()),
+                )
+                await link.write(turn.packet(tool_call=call))
+                assert (await link.heard("tool_result", turn.session_id)).tool_result.result_json == '"once"'
+                answer = chat_pb2.AnswerQuestion(question_id="q1", value_json='"yes"')
+                packet = chat_pb2.ClientPacket(session_id=turn.session_id, answer=answer)
+                await talk.send(packet)
+                assert not (await talk.receipt()).HasField("error")
+                assert (await link.heard("answer", turn.session_id)).answer.value_json == '"yes"'
+                await link.write(
+                    turn.packet(content=agent_pb2.ContentChunk(text="done")), turn.packet(done=done)
+                )
+                ended = await rest.ended()
+                assert (ended.name, ended.content_chars) == ("completed", len(text))
+                assert about["stop"].empty()
+                # What waited still waited.
+                assert (await link.started()).session_id == id_of(queued)
+            await again.ended()
+            assert [event.cursor for event in again.events[: len(said)]] == [event.cursor for event in said]
+            assert again.events == half.events + rest.events
+            assert await viewer.status() == (grpc.StatusCode.OK, "")
+    assert runs(place) == ["once", "hung"]
+
+
+async def _now(value: list[str]) -> list[str]:
+    return value
+
+
+@asynchronous
+async def test_an_ended_session_is_read_in_another_life(place: Path) -> None:
+    agent = unique("agent")
+    with dispatcher_at(place) as first:
+        async with linked(first.address, agent) as link, conversing(first.address) as talk:
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("whole")
+            await turn.finish()
+            await seen.ended()
+        first.signal(signal.SIGKILL)
+        first.wait()
+    with dispatcher_at(place) as second:
+        async with chatting(second.address) as chat, administering(second.address) as admin:
+            for event, left in ((seen.events[0], seen.events[1:]), (seen.events[-1], [])):
+                request = subscription(turn.session_id, event.cursor)
+                async with viewing(chat.Subscribe(request), turn.session_id) as (viewer, rest):
+                    assert (await viewer.status()).code is grpc.StatusCode.OK
+                    assert rest.events == left
+            view = await admin.GetSession(admin_pb2.GetSessionRequest(session_id=turn.session_id))
+            assert view.session.ended.name == "completed"
+
+
+@asynchronous
+async def test_a_commander_that_does_not_come_back_is_replaced(place: Path) -> None:
+    agent = unique("agent")
+    with dispatcher_at(place) as first:
+        async with linked(first.address, agent) as link, conversing(first.address) as talk:
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("half")
+            await seen.until_text("half")
+        first.signal(signal.SIGKILL)
+        first.wait()
+    flags = ("--heartbeat-interval-s", "0.1", "--detach-grace-s", "0.5")
+    with dispatcher_at(place, *flags) as second:
+        async with linked(second.address, agent) as link, chatting(second.address) as chat:
+            turn = await link.started()
+            assert turn.attempt == 2
+            request = subscription(turn.session_id, seen.events[-1].cursor)
+            async with viewing(chat.Subscribe(request), turn.session_id) as (_, rest):
+                await turn.say("whole")
+                await turn.finish()
+                await rest.ended()
+                assert rest.text == "whole"
+                assert rest.kinds[0] == "reset"
+
+
+@asynchronous
+async def test_sigterm_leaves_sessions_as_they_stand_and_tells_viewers_where_to_go_on(place: Path) -> None:
+    agent = unique("agent")
+    me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
+    with dispatcher_at(place) as first:
+        async with (
+            linked(first.address, agent, **me) as link,
+            conversing(first.address) as talk,
+            chatting(first.address) as chat,
+        ):
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("half ")
+            await turn.acknowledged(1)
+            session_id = turn.session_id
+            async with viewing(chat.Subscribe(subscription(session_id)), session_id) as (viewer, half):
+                await half.until_text("half")
+                await seen.until_text("half")
+                first.signal(signal.SIGTERM)
+                for each in (viewer, talk):
+                    status = await each.status()
+                    assert status.code is grpc.StatusCode.UNAVAILABLE
+                    assert "come back with the cursor" in status.details
+                    (goaway,) = each.goaways
+                    assert (goaway.session_id, goaway.cursor) == (session_id, half.events[-1].cursor)
+                    assert goaway.retry_after_ms > 0
+                    assert goaway.reason
+            await link.heard("goodbye")
+            assert (await link.status()).code is grpc.StatusCode.UNAVAILABLE
+        assert await asyncio.to_thread(first.wait) == 0
+    with dispatcher_at(place) as second:
+        async with linked(second.address, agent, **me, resumes=[resumed(turn, signals=0)]) as link:
+            assert link.welcome.resumes[0].resumed.next_sequence == 2
+            await link.write(turn.packet(content=agent_pb2.ContentChunk(text="done")), turn.finished())
+            async with chatting(second.address) as chat:
+                request = subscription(session_id, goaway.cursor)
+                async with viewing(chat.Subscribe(request), session_id) as (_, rest):
+                    assert (await rest.ended()).content_chars == len("half done")
+                    assert rest.text == "done"
+
+
+@asynchronous
+async def test_with_the_journal_in_memory_everybody_is_told_that_it_began_anew() -> None:
+    agent = unique("agent")
+    me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
+    with running_dispatcher() as first:
+        async with linked(first.address, agent, **me) as link, conversing(first.address) as talk:
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("half")
+            await seen.until_text("half")
+        first.signal(signal.SIGKILL)
+        first.wait()
+    with running_dispatcher() as second:
+        async with linked(second.address, agent, **me, resumes=[resumed(turn, signals=0)]) as link:
+            assert link.welcome.resumes[0].WhichOneof("verdict") == "unknown"
+        async with chatting(second.address) as chat:
+            cursor = seen.events[-1].cursor
+            request = subscription(turn.session_id, cursor)
+            async with viewing(chat.Subscribe(request), turn.session_id) as (viewer, rest):
+                status = await viewer.status()
+                assert status.code is grpc.StatusCode.NOT_FOUND
+                assert "began anew" in status.details
+                (told,) = rest.events
+                assert (told.gap.reason, told.gap.requested) == ("other_epoch", cursor)
+                assert told.gap.available_from.epoch not in ("", cursor.epoch)
+
+
+@asynchronous
+async def test_while_the_disk_is_full_nobody_is_told_anything_and_nothing_is_lost(place: Path) -> None:
+    agent = unique("agent")
+    with dispatcher_at(place) as dispatcher:
+        async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("before ")
+            await turn.acknowledged(1)
+            unlimited = resource.prlimit(dispatcher.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(dispatcher.pid, resource.RLIMIT_FSIZE, (least_size(place), unlimited[1]))
+            await turn.say("meanwhile ")
+            await asyncio.to_thread(dispatcher.wait_for_log, "can't be written")
+            refused = await talk.request("2", ask=chat_pb2.Ask(agent=agent, messages=_hello()))
+            assert refused.error.code == "journal_stalled"
+            assert refused.error.retryable
+            assert refused.error.retry_after_ms > 0
+            assert turn.heard_nothing("ack")
+            assert seen.text == "before "
+            resource.prlimit(dispatcher.pid, resource.RLIMIT_FSIZE, unlimited)
+            await turn.acknowledged(2)
+            await turn.say("after")
+            await turn.finish()
+            await seen.ended()
+            assert seen.text == "before meanwhile after"
+
+
+def _hello() -> list[agent_pb2.Message]:
+    part = agent_pb2.ContentPart(text="Hi")
+    return [agent_pb2.Message(role=agent_pb2.ROLE_USER, parts=[part])]
