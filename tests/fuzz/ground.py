@@ -36,7 +36,7 @@ _SAMPLE: Final = re.compile(r"^(\w+)(?:\{(.*?)\})? (\S+)$", re.MULTILINE)
 _OURS_TO_BLAME: Final = ("UNKNOWN", "INTERNAL", "UNIMPLEMENTED", "DATA_LOSS")
 # What a case may leave behind in memory for good: grpc's own leak for a stream that is cancelled, many times over.
 _CASE_BYTES: Final = 2_000
-_GROWTH_BYTES: Final = 48_000_000
+_GROWTH_BYTES: Final = 24_000_000
 _WARM_CASES: Final = 200
 
 # The one error that a peer can bring about: operators are to look at that commander.
@@ -163,6 +163,7 @@ class _Scene:
             for name, here in (("dispatcher_links", 1), ("dispatcher_queue_length", 0))
             if samples[name, ""] != here
         }
+        left |= await self._watched()
         started = sum(value for (name, _), value in samples.items() if name == "grpc_server_started_total")
         handled = sum(value for (name, _), value in samples.items() if name == "grpc_server_handled_total")
         if started - handled != 1:
@@ -172,6 +173,12 @@ class _Scene:
             if code is not None and code[1] in _OURS_TO_BLAME:
                 assert value == self._blamed.get(labels, 0), f"a call was handled with {labels}"
         return left
+
+    async def _watched(self) -> dict[str, float]:
+        """Sessions that count viewers, who have all left."""
+        request = admin_pb2.ListSessionsRequest(include_ended=True)
+        listed = await soon(self._admin.ListSessions(request))
+        return {f"viewers of {view.session_id}": view.viewers for view in listed.sessions if view.viewers}
 
     def _scraped(self) -> str:
         with urllib.request.urlopen(self.process.metrics_url) as response:  # noqa: S310 - its own address
