@@ -52,7 +52,7 @@ class _Maker:
     def __init__(self, service: str) -> None:
         self.steps: list[Step] = []
         self._open: set[str] = set()
-        self._sequences: dict[str, int] = {}
+        self._sequences: dict[tuple[str, int], int] = {}
         link, talk, admin, watch = self._link_step, self._talk_step, self._admin_step, self._watch
         likely: dict[str, list[Callable[[Random], None]]] = {
             "ChatStream": [link, link, link, link, link, link, link, link, talk, admin],
@@ -85,9 +85,11 @@ class _Maker:
             commander_id=f"c{ord(name) - ord('a')}",
             instance="i0",
             slots=2,
-            agents=[agent_pb2.AgentOffer(name=each) for each in packets.AGENTS],
+            agents=packets.offers(ord(name)),
             resumes=[
-                agent_pb2.Resume(session_id=each, attempt=1, last_sequence_sent=self._sequences.get(each, 0))
+                agent_pb2.Resume(
+                    session_id=each, attempt=1, last_sequence_sent=self._sequences.get((each, 1), 0)
+                )
                 for each in resumed
             ],
         )
@@ -119,8 +121,9 @@ class _Maker:
             self.steps.append(Step(dice.choice(("half_close", "cancel")), name))
         if fate >= 0.80 and isinstance(packet, packets.Up) and packet.sequence:
             # It did not arrive, so its number is still to come.
-            due = self._sequences.get(packet.session_id, 0)
-            self._sequences[packet.session_id] = max(0, due - (packet.sequence == due))
+            said = packet.session_id, packet.attempt
+            due = self._sequences.get(said, 0)
+            self._sequences[said] = max(0, due - (packet.sequence == due))
         if fate >= 0.80 and dice.random() < 0.6:
             # That was most likely its end.
             self._open.discard(name)
@@ -159,14 +162,16 @@ class _Maker:
     def _spoken(self, dice: Random) -> Any:
         session = dice.choice(("$s0", "$s0", "$s0", "$s0", "$s1", "$s2", "nobody"))
         kind = dice.choice((*_SPOKEN, *_UNNUMBERED))
-        packet = packets.Up(session_id=session, attempt=1, **{kind: packets.payload(dice, kind)})
+        # After a failover its attempt is the second.
+        attempt = dice.choice((1, 1, 1, 1, 1, 2))
+        packet = packets.Up(session_id=session, attempt=attempt, **{kind: packets.payload(dice, kind)})
         if kind not in _UNNUMBERED:
-            due = self._sequences.get(session, 0) + 1
+            due = self._sequences.get((session, attempt), 0) + 1
             packet.sequence = due
             if dice.random() < 0.12:
                 packet.sequence = dice.choice((0, max(0, due - 1), due + 1, 2**64 - 1))
             else:
-                self._sequences[session] = due
+                self._sequences[session, attempt] = due
         if dice.random() < 0.08:
             packet.attempt = dice.choice((0, 2, 2**32 - 1))
         if dice.random() < 0.15:

@@ -114,6 +114,15 @@ def payload(dice: Random, kind: str) -> Any:
     return made[kind]
 
 
+def offers(number: int) -> list[agent_pb2.AgentOffer]:
+    """Both agents; what becomes of their sessions when a commander is lost is chosen by the number."""
+    restarts = agent_pb2.OnRestart.values()
+    return [
+        agent_pb2.AgentOffer(name=name, on_restart=restarts[(number + i) % 4])
+        for i, name in enumerate(AGENTS)
+    ]
+
+
 def hello(dice: Random) -> agent_pb2.Hello:
     """One that is welcome, mostly, with lies about what it still runs, sometimes."""
     resumes = [
@@ -130,7 +139,7 @@ def hello(dice: Random) -> agent_pb2.Hello:
     return agent_pb2.Hello(
         commander_id=dice.choice(COMMANDERS),
         instance=dice.choice(("i0", "i0", "i0", "i1")),
-        agents=[agent_pb2.AgentOffer(name=name) for name in AGENTS[: dice.choice((1, 2))]],
+        agents=offers(dice.randrange(4))[: dice.choice((1, 2))],
         slots=dice.choice((1, 2, 2, 3)),
         running=len(resumes),
         resumes=resumes,
