@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fuzz.case import Case
-from fuzz.ground import standing_ground
+from fuzz.ground import BrokenError, standing_ground
 
 
 def main(argv: Sequence[str]) -> int:
@@ -13,8 +13,12 @@ def main(argv: Sequence[str]) -> int:
         print("usage: python -m fuzz replay FILE…", file=sys.stderr)
         return 2
     for name in argv[1:]:
-        with standing_ground() as ground:
-            played = ground.play(Case.parse(Path(name).read_text()))
+        try:
+            with standing_ground() as ground:
+                played = ground.play(Case.parse(Path(name).read_text()))
+        except BrokenError as broken:
+            print(f"{name}: {broken}")
+            return 1
         print(f"{name}: nothing broke")
         for line in played:
             print(f"  {line}")
