@@ -278,6 +278,22 @@ class Settings(BaseModel):
         SESSIONS, 1000, "Sessions that wait for a slot; more are refused. 0: nobody waits.", 0, 1_000_000
     )
     queue_wait_s: float = limit(SESSIONS, 30.0, "A session waits so long for a slot.", 0, 3600)
+    sessions_per_minute_max: int = limit(
+        SESSIONS,
+        60_000,
+        "Sessions asked for in a minute; more are refused until they may come.",
+        1,
+        10_000_000,
+    )
+    user_sessions_max: int = limit(
+        SESSIONS, 1000, "Sessions of one user that have not ended. Of users that have an id.", 1, 1_000_000
+    )
+    user_queue_sessions_max: int = limit(
+        SESSIONS, 100, "Sessions of one user that wait for a slot. 0: they never wait.", 0, 1_000_000
+    )
+    user_sessions_per_minute_max: int = limit(
+        SESSIONS, 1200, "Sessions that one user asks for in a minute.", 1, 10_000_000
+    )
 
     detach_grace_s: float = limit(
         ENDS, 10.0, "A session whose link is lost waits so long for its commander to come back.", 0.1, 3600
@@ -373,6 +389,13 @@ class Settings(BaseModel):
     )
     journal_bytes: int = limit(
         JOURNAL, 536_870_912, "Events kept of all; ended sessions make room first.", 16_384, 1 << 40
+    )
+    user_journal_bytes: int = limit(
+        JOURNAL,
+        268_435_456,
+        "Events kept of one user's sessions; ended ones make room, then new ones are refused.",
+        16_384,
+        1 << 40,
     )
     journal_keep_s: float = limit(JOURNAL, 600.0, "An ended session can be read for so long.", 0, 2_592_000)
     journal_keep_sessions: int = limit(JOURNAL, 10_000, "Ended sessions kept, the latest.", 0, 1_000_000)

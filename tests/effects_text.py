@@ -214,7 +214,9 @@ _LINES: Final[dict[type[Any], Callable[[Any], str]]] = {
     events.Measure: lambda measure: "",
     events.Log: lambda log: "",
     events.Accepted: lambda reply: _words("accepted", reply.session_id, "joined" if reply.joined else ""),
-    events.Declined: lambda reply: _words("declined", reply.code, _quoted(reply.message)),
+    events.Declined: lambda reply: _words(
+        "declined", reply.code, _quoted(reply.message), retry_after_s=reply.retry_after_s
+    ),
     events.Stopped: _stopped,
     events.StoppedMany: lambda reply: _words("stopped_many", *reply.session_ids),
     events.Draining: lambda reply: f"draining {reply.running}",

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from math import inf
 from typing import Final
 
-from dispatcher.core.endings import FINISHED, STOP_OF_ENDING, Ending
+from dispatcher.core.endings import FINISHED, STOP_OF_ENDING, Ending, Refusal
 from dispatcher.core.events import (
     Append,
     CancelTools,
@@ -50,6 +50,7 @@ from dispatcher.core.packets import (
     utf8_bytes,
 )
 from dispatcher.core.policy import PASS, Guard, Verdict
+from dispatcher.core.quota import Quotas
 from dispatcher.core.session import Session, Step
 from dispatcher.core.timers import Timers
 
@@ -72,6 +73,7 @@ class Board:
         self.limits = limits
         self.sessions: dict[str, Session] = {}
         self.fleet = Fleet()
+        self.quotas = Quotas()
         self.queue: OrderedDict[str, Session] = OrderedDict()
         # Those that wait a while before they queue for another attempt.
         self.resting: dict[str, Session] = {}
@@ -161,6 +163,7 @@ class Board:
     def enter(self, session: Session) -> None:
         self.sessions[session.session_id] = session
         self.live += session.live
+        self.quotas.entered(session)
         if session.idempotency_key:
             self.by_idempotency_key[session.user_id, session.idempotency_key] = session.session_id
 
@@ -200,6 +203,7 @@ class Board:
         session.close(ending, ended, self.now)
         session.stop_id = stop.stop_id if stop is not None else ""
         self.live -= 1
+        self.quotas.ended(session)
         self._starved.pop(session.session_id, None)
         if link is not None:
             link.ack_due.discard(session.session_id)
@@ -543,6 +547,15 @@ class Board:
         while (kept := self._overdue or self._ended) and self.kept_bytes >= self.limits.journal_bytes:
             self.forget(next(iter(kept.values())))
 
+    def make_room_of(self, user_id: str) -> None:
+        """Forgets ended sessions of one user that nobody watches, oldest first, until there is less than the bound."""
+        for session in self.quotas.ended_of(user_id):
+            excess = self.quotas.excess(user_id, self.limits)
+            if excess is None or excess.refusal is not Refusal.USER_JOURNAL_FULL:
+                return
+            if not session.viewers:
+                self.forget(session)
+
     def keep(self, session: Session) -> None:
         """Keeps an ended session for as long as the limits say."""
         self._ended[session.session_id] = session
@@ -570,6 +583,7 @@ class Board:
         self._ended.pop(session.session_id, None)
         self._overdue.pop(session.session_id, None)
         self.sessions.pop(session.session_id, None)
+        self.quotas.forgotten(session)
         self.kept_bytes -= session.kept_bytes
         if session.idempotency_key:
             self.by_idempotency_key.pop((session.user_id, session.idempotency_key), None)

@@ -135,6 +135,10 @@ class Refusal(Enum):
     SESSIONS_FULL = "sessions_full"
     DRAINING = "draining"
     JOURNAL_STALLED = "journal_stalled"
+    USER_SESSIONS_FULL = "user_sessions_full"
+    USER_QUEUE_FULL = "user_queue_full"
+    USER_JOURNAL_FULL = "user_journal_full"
+    RATE_LIMITED = "rate_limited"
 
     @property
     def traits(self) -> Traits:
@@ -151,5 +155,27 @@ REFUSALS: Final[dict[Refusal, Traits]] = {
     Refusal.DRAINING: Traits(5, "UNAVAILABLE", 503, True, "This dispatcher goes away; ask another.", 2.0),
     Refusal.JOURNAL_STALLED: Traits(
         6, "UNAVAILABLE", 503, True, "Its journal can't be written now; its log says why.", 10.0
+    ),
+    Refusal.USER_SESSIONS_FULL: Traits(
+        7, "RESOURCE_EXHAUSTED", 429, True, "Too many sessions of this user; end one, or try again.", 2.0
+    ),
+    Refusal.USER_QUEUE_FULL: Traits(
+        8, "RESOURCE_EXHAUSTED", 429, True, "Too many sessions of this user wait already; try again.", 2.0
+    ),
+    Refusal.USER_JOURNAL_FULL: Traits(
+        9,
+        "RESOURCE_EXHAUSTED",
+        429,
+        True,
+        "Too much of this user's is kept; end a session, or try again.",
+        10.0,
+    ),
+    Refusal.RATE_LIMITED: Traits(
+        10,
+        "RESOURCE_EXHAUSTED",
+        429,
+        True,
+        "Too many sessions in too short a time; try again when it says.",
+        1.0,
     ),
 }

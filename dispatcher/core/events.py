@@ -332,11 +332,13 @@ class Accepted(NamedTuple):
 
 
 class Declined(NamedTuple):
-    """No, and why: `code` is stable, `message` says which field and what would be right."""
+    """No, and why: `code` is stable, `message` says which field and what would be right. `retry_after_s` None: as the
+    refusal says."""
 
     code: str
     message: str
     refusal: Refusal | None = None
+    retry_after_s: float | None = None
 
 
 class Stopped(NamedTuple):

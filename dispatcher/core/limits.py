@@ -12,6 +12,10 @@ class Limits:
     sessions_max: int = 10_000
     queue_sessions_max: int = 1_000
     queue_wait_s: float = 30.0
+    sessions_per_minute_max: int = 60_000
+    user_sessions_max: int = 1_000
+    user_queue_sessions_max: int = 100
+    user_sessions_per_minute_max: int = 1_200
     max_message_bytes: int = 1_048_576
     credit_packets: int = 64
     credit_bytes: int = 262_144
@@ -30,6 +34,7 @@ class Limits:
     session_tools_running_max: int = 16
     journal_session_bytes: int = 67_108_864
     journal_bytes: int = 536_870_912
+    user_journal_bytes: int = 268_435_456
     journal_keep_s: float = 600.0
     journal_keep_sessions: int = 10_000
     journal_full_wait_s: float = 60.0

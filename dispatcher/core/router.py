@@ -49,6 +49,7 @@ from dispatcher.core.intake import Intake
 from dispatcher.core.limits import Limits
 from dispatcher.core.links import Links
 from dispatcher.core.packets import Answer, Goodbye, Signal, Stop, ToolResult, UserMessage
+from dispatcher.core.quota import Excess
 from dispatcher.core.restore import Restoring
 from dispatcher.core.session import Session
 
@@ -175,29 +176,53 @@ class Router:
         if event.idempotency_key and first is not None:
             self._join(event, board.sessions[first])
             return
-        limits = board.limits
         agents = board.fleet.agents()
         if not event.agent and len(agents) == 1:
             event = replace(event, agent=agents[0])
-        if board.draining:
-            self._refuse(Refusal.DRAINING, "the dispatcher is draining and takes no new sessions")
-        elif board.stalled:
-            self._refuse(Refusal.JOURNAL_STALLED, "the journal can't be written for now; try again later")
-        elif board.live >= limits.sessions_max:
-            self._refuse(
-                Refusal.SESSIONS_FULL, f"sessions_max is {limits.sessions_max}, and so many run or wait"
+        if not event.agent and agents:
+            excess: Excess | None = Excess(
+                Refusal.INVALID_REQUEST, f"agent: is empty; name one of {', '.join(agents)}"
             )
-        elif not event.agent and agents:
-            self._refuse(Refusal.INVALID_REQUEST, f"agent: is empty; name one of {', '.join(agents)}")
         elif not any(board.fleet.serving(event.agent, event.agent_version, event.commander_labels)):
-            self._refuse(Refusal.NO_SUCH_AGENT, _no_such_agent(event, agents))
-        elif len(board.queue) >= limits.queue_sessions_max and board.choose(event) is None:
-            message = f"queue_sessions_max is {limits.queue_sessions_max}, and so many wait already"
-            self._refuse(Refusal.QUEUE_FULL, message)
+            excess = Excess(Refusal.NO_SUCH_AGENT, _no_such_agent(event, agents))
         else:
-            session = board.open_session(event)
-            board.out.append(Accepted(session.session_id))
-            board.place(session)
+            excess = self._excess(event)
+        if excess is not None:
+            self._refuse(*excess)
+            return
+        session = board.open_session(event)
+        board.out.append(Accepted(session.session_id))
+        board.place(session)
+
+    def _excess(self, event: SessionRequested) -> Excess | None:
+        """What there is too much of for another session; else the request counts."""
+        board = self._board
+        limits, quotas = board.limits, board.quotas
+        if board.draining:
+            return Excess(Refusal.DRAINING, "the dispatcher is draining and takes no new sessions")
+        if board.stalled:
+            told = "the journal can't be written for now; try again later"
+            return Excess(Refusal.JOURNAL_STALLED, told)
+        if board.live >= limits.sessions_max:
+            told = f"sessions_max is {limits.sessions_max}, and so many run or wait"
+            return Excess(Refusal.SESSIONS_FULL, told)
+        board.make_room_of(event.user_id)
+        excess = quotas.excess(event.user_id, limits)
+        if excess is None and board.choose(event) is None:
+            excess = self._excess_in_queue(event.user_id)
+        return excess or quotas.take(event.user_id, limits, board.now)
+
+    def _excess_in_queue(self, user_id: str) -> Excess | None:
+        """No slot is free: there may be too many already that wait for one."""
+        limits, queue = self._board.limits, self._board.queue
+        if len(queue) >= limits.queue_sessions_max:
+            told = f"queue_sessions_max is {limits.queue_sessions_max}, and so many wait already"
+            return Excess(Refusal.QUEUE_FULL, told)
+        of_user = sum(session.user_id == user_id for session in queue.values()) if user_id else -1
+        if of_user >= limits.user_queue_sessions_max:
+            told = f"user_queue_sessions_max is {limits.user_queue_sessions_max}, and so many of this user wait already"
+            return Excess(Refusal.USER_QUEUE_FULL, told)
+        return None
 
     def _join(self, event: SessionRequested, first: Session) -> None:
         """Its key was used before: for the same, or by mistake."""
@@ -209,9 +234,9 @@ class Router:
             )
             self._refuse(Refusal.INVALID_REQUEST, message)
 
-    def _refuse(self, refusal: Refusal, message: str) -> None:
+    def _refuse(self, refusal: Refusal, message: str, retry_after_s: float | None = None) -> None:
         self._board.out.append(Count("sessions_refused", (refusal.value,)))
-        self._board.out.append(Declined(refusal.value, message, refusal))
+        self._board.out.append(Declined(refusal.value, message, refusal, retry_after_s))
 
     def _queue_over(self, session_id: str) -> None:
         self._board.waited_enough(self._board.sessions[session_id])

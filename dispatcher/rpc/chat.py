@@ -426,8 +426,10 @@ class _Wrong(Exception):  # noqa: N818 - said in a receipt, not an error of ours
         if refusal is not None:
             signal.origin = agent_pb2.ERROR_ORIGIN_DISPATCHER
             signal.retryable = refusal.traits.retryable
-            if refusal.traits.retry_after_s is not None:
-                signal.retry_after_ms = int(refusal.traits.retry_after_s * 1000)
+            assert self.declined is not None
+            retry_after_s = self.declined.retry_after_s or refusal.traits.retry_after_s
+            if retry_after_s is not None:
+                signal.retry_after_ms = max(1, round(retry_after_s * 1000))
         return signal
 
 
