@@ -498,6 +498,26 @@ async def test_an_agent_that_continues_is_told_what_viewers_have() -> None:
 
 
 @asynchronous
+async def test_what_a_lost_attempt_held_back_is_never_shown() -> None:
+    flags = ("--heartbeat-interval-s", "0.1", "--detach-grace-s", "0.5", "--deny", "secret")
+    with running_dispatcher(*flags) as dispatcher:
+        agent = unique("agent")
+        offers = [agent_pb2.AgentOffer(name=agent, on_restart=agent_pb2.ON_RESTART_CONTINUE)]
+        async with conversing(dispatcher.address) as talk:
+            async with linked(dispatcher.address, agent, agents=offers) as lost:
+                seen = await talk.ask(agent)
+                await (await lost.started()).say("the sec")
+                await seen.until_text("the ")
+            async with linked(dispatcher.address, agent, agents=offers) as other:
+                turn = await other.started()
+                assert turn.start.published.content == "the "
+                await turn.say("ret place")
+                await turn.finish()
+                assert (await seen.ended()).name == "completed"
+                assert seen.text == "the ret place"
+
+
+@asynchronous
 async def test_a_session_whose_commanders_all_vanish_is_poison() -> None:
     flags = ("--heartbeat-interval-s", "0.1", "--detach-grace-s", "0.5", "--attempts-max", "2")
     with running_dispatcher(*flags) as dispatcher:

@@ -190,6 +190,35 @@ async def test_an_ended_session_is_read_in_another_life(place: Path) -> None:
 
 
 @asynchronous
+async def test_a_restart_forgets_nothing_that_is_held_back(place: Path) -> None:
+    agent = unique("agent")
+    me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
+    with dispatcher_at(place, "--deny", "secret") as first:
+        async with linked(first.address, agent, **me) as link, conversing(first.address) as talk:
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("the ")
+            await turn.say("sec")
+            await turn.acknowledged(1)
+            await seen.until_text("the ")
+        first.signal(signal.SIGKILL)
+        first.wait()
+    with dispatcher_at(place, "--deny", "secret") as second:
+        async with (
+            linked(second.address, agent, **me, resumes=[resumed(turn, signals=0)]) as link,
+            chatting(second.address) as chat,
+        ):
+            assert link.welcome.resumes[0].resumed.next_sequence == 2
+            request = subscription(turn.session_id, seen.events[-1].cursor)
+            async with viewing(chat.Subscribe(request), turn.session_id) as (_, rest):
+                # What was not acknowledged comes once more, whether it had come or not.
+                held = turn.packet(sequence=2, content=agent_pb2.ContentChunk(text="sec"))
+                await link.write(held, turn.packet(content=agent_pb2.ContentChunk(text="ret")))
+                assert (await rest.ended()).name == "policy_blocked"
+                assert rest.text == ""
+
+
+@asynchronous
 async def test_a_commander_that_does_not_come_back_is_replaced(place: Path) -> None:
     agent = unique("agent")
     with dispatcher_at(place) as first:

@@ -60,6 +60,8 @@ class SimulatedJournal:
         self._acts: deque[Callable[[], None]] = deque()
         self._acting = False
         self._life = 0
+        # What befalls the process in the midst of the next commit.
+        self._in_the_midst: Callable[[], None] | None = None
 
     def open(self, requested: SessionRequested) -> None:
         self._offsets[requested.session_id] = 0
@@ -112,6 +114,9 @@ class SimulatedJournal:
             self._acts.popleft()()
             self._acting = False
 
+    def amid_next_commit(self, act: Callable[[], None]) -> None:
+        self._in_the_midst = act
+
     def crash(self) -> None:
         """What was under way is kept or not, and nobody is told."""
         self._life += 1
@@ -150,7 +155,11 @@ class SimulatedJournal:
             batch = self._committing = self._gathering
             self._gathering = _Batch()
             batch.changes = [prepare() for prepare in batch.prepare]
-            self._clock.after(self._rng.expovariate(1 / self._commit_s), lambda: self._done(life))
+            commit_s = self._rng.expovariate(1 / self._commit_s)
+            self._clock.after(commit_s, lambda: self._done(life))
+            if self._in_the_midst is not None:
+                self._clock.after(self._rng.uniform(0, commit_s), self._in_the_midst)
+                self._in_the_midst = None
 
     def _done(self, life: int) -> None:
         batch = self._committing

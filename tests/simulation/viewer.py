@@ -21,7 +21,7 @@ class SimulatedViewer:
         self._clock = clock
         self._rng = rng
         self._dispatcher = dispatcher
-        self._pace_s = rng.choice((0.01, 0.5, 5.0))
+        self._pace_s = self._wait_s = rng.choice((0.01, 0.5, 5.0))
         self._come()
 
     @property
@@ -36,7 +36,7 @@ class SimulatedViewer:
         self._dispatcher.ask(e.ViewerLeft(self.session_id), lambda reply: None)
 
     def _later(self, act: Callable[[], None]) -> None:
-        self._clock.after(self._rng.expovariate(1 / self._pace_s), act)
+        self._clock.after(self._rng.expovariate(1 / self._wait_s), act)
 
     def _read(self) -> None:
         """What there is behind its cursor, some of it; then it stays, or comes back later."""
@@ -50,7 +50,10 @@ class SimulatedViewer:
             return
         after = len(self.seen)
         assert after <= len(log.entries), f"{self!r}: was shown {after} of {len(log.entries)} events"
-        self.seen += log.events[after : after + self._rng.choice((1, 5, 1000))]
+        some = log.entries[after : after + self._rng.choice((1, 5, 1000))]
+        self.seen += [event for _, event in some]
+        # It looks less often where nothing happens.
+        self._wait_s = self._pace_s if some else min(10.0, self._wait_s * 2)
         if self.is_done:
             self._leave()
         elif self._rng.random() < 0.05:

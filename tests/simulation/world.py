@@ -1,8 +1,11 @@
 """One run: what happens is drawn from a seed, what must be true is checked at the end."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
+from tempfile import gettempdir
 from zlib import crc32
 
 from dispatcher.core import events as e
@@ -21,15 +24,17 @@ from simulation.viewer import SimulatedViewer
 from simulation.wire import Wire
 
 # Things happen for so long; then the network is well, and all is given time to come to its end.
-EVENTFUL_S = 60.0
+EVENTFUL_S = 30.0
 SETTLED_S = 900.0
+# Of a transcript, with an error.
+TOLD_LINES = 40
 STEPS_MAX = 400_000
 # Agents do not break the contract and the network only loses, so nothing may ever look like a breach of contract,
 # like an answer that is not whole, or like a session that nobody ended in time.
 ENDINGS = {"completed", "stopped", "commander_lost", "poisoned", "queue_timeout"}
 # What may befall a run, and how often; each run has its own mood.
 COMMANDER_FAULTS = ("cut", "cut", "cut", "cut", "redial", "blackhole", "freeze", "kill")
-DISPATCHER_FAULTS = ("crash", "stall", "jump")
+DISPATCHER_FAULTS = ("crash", "crash amid a commit", "crash amid a commit", "stall", "jump")
 
 LIMITS = Limits(
     sessions_max=40,
@@ -197,6 +202,9 @@ class World:
         match fault:
             case "crash":
                 self.dispatcher.kill(self.rng.choice((0.1, 1.0, 8.0)))
+            case "crash amid a commit":
+                down_s = self.rng.choice((0.1, 1.0, 8.0))
+                self.journal.amid_next_commit(lambda: self.dispatcher.kill(down_s))
             case "stall":
                 self.dispatcher.freeze(self.rng.choice((0.1, 1.0, 12.0)))
             case _:
@@ -308,9 +316,17 @@ class World:
 
 
 def run(seed: int) -> None:
-    """One run; an error says how to see it step by step."""
+    """One run. An error brings the end of its transcript, and says where all of it is and how to see it again."""
     try:
         World(seed).run()
     except BaseException as error:
-        error.add_note(f"seed {seed}: see it with: cd tests && python -m simulation {seed}")
+        world = World(seed, keeps_transcript=True)
+        with suppress(BaseException):
+            world.run()
+        path = Path(gettempdir()) / f"simulation-{seed}.txt"
+        path.write_text("\n".join(world.transcript) + "\n")
+        error.add_note("\n".join(world.transcript[-TOLD_LINES:]))
+        error.add_note(
+            f"seed {seed}: all of it in {path}; again with: cd tests && python -m simulation {seed}"
+        )
         raise
