@@ -207,7 +207,8 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
             )
             keeping.stalled.append(lambda is_stalled: _stalled(hub, is_stalled))
             sessions, commanders = keeping.restored
-            hub.submit(events.Restored(sessions, commanders, int(time.time() * 1000)))
+            now_ms = int(time.time() * 1000)
+            hub.submit(events.Restored(sessions, commanders, now_ms, runner.idempotent_tools))
             limits = LiveLimits(loaded, lambda changed: _apply(changed, deny, hub, runner))
             async with _grpc_server(settings, hub, metrics, runner, limits, leaving) as serving:
                 # Whoever reads that it is ready may tell it to go, and once more while it drains.

@@ -83,6 +83,7 @@ class _Attempt:
     claimed: int = 0
     calls: set[str] = field(default_factory=set)
     running: set[str] = field(default_factory=set)
+    interrupted: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -141,6 +142,7 @@ class Witness:
         self._kept: dict[str, list[tuple[int, SessionEvent]]] = {}
         self._marks: dict[str, Mark] = {}
         self._commanders: dict[str, Hello] = {}
+        self._idempotent_tools: frozenset[str] = frozenset()
         self._laws: dict[type[Any], Callable[[Any], None]] = {
             events.Open: self._open,
             events.Append: self._append,
@@ -202,7 +204,7 @@ class Witness:
         """The process dies, and with it all but what is kept."""
         self.router = Router(self._limits)
         for (session_id, number), attempt in self._attempts.items():
-            attempt.running.clear()
+            attempt.interrupted, attempt.running = attempt.running, set()
             mark = self._marks.get(session_id)
             if mark is not None and mark.attempt == number:
                 # What came after the last mark was never acknowledged, and will come again.
@@ -211,7 +213,7 @@ class Witness:
         self._open_links.clear()
         self._welcomed.clear()
 
-    def restored(self, now: float) -> list[Effect]:
+    def restored(self, now: float, idempotent_tools: frozenset[str] = frozenset()) -> list[Effect]:
         """Another takes that up: each session stands where it stood when something of it was last kept."""
         forgotten = {session_id for session_id, story in self._stories.items() if story.forgotten}
         sessions = [
@@ -221,7 +223,8 @@ class Witness:
         ]
         before = {kept.requested.session_id: kept.mark for kept in sessions}
         commanders = tuple(self._commanders.values())
-        effects = self.step(events.Restored(sessions, commanders, int(now * 1000)), now)
+        self._idempotent_tools = idempotent_tools
+        effects = self.step(events.Restored(sessions, commanders, int(now * 1000), idempotent_tools), now)
         for session_id, session in self.router.sessions.items():
             mark = before[session_id]
             told = self._kept[session_id][-1][1].offset if self._kept[session_id] else 0
@@ -388,7 +391,11 @@ class Witness:
         attempt = self._attempts.setdefault((effect.session_id, effect.attempt), _Attempt())
         assert effect.call.call_id, effect
         assert effect.call.idempotency_key, effect
-        assert effect.call.call_id not in attempt.calls, f"{effect} ran before"
+        call = effect.call
+        # In another life an idempotent one may run once more, when nobody knows what it did.
+        may_again = call.tool_name in self._idempotent_tools and call.call_id in attempt.interrupted
+        assert may_again or call.call_id not in attempt.calls, f"{effect} ran before"
+        attempt.interrupted.discard(call.call_id)
         attempt.calls.add(effect.call.call_id)
         assert effect.session_id not in self._over, f"{effect} after the ending"
         attempt.running.add(effect.call.call_id)

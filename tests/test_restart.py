@@ -21,6 +21,7 @@ from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 TOOLS = '''
 import asyncio
 from pathlib import Path
+from dispatcher.tools import tool
 
 RUNS = Path(__file__).with_name("runs")
 
@@ -36,7 +37,16 @@ async def hang(word: str) -> str:
     await asyncio.Event().wait()
     return word
 
-TOOLS = [note, hang]
+@tool(idempotent=True)
+async def hang_once(word: str) -> str:
+    """Notes that it ran, and never ends by itself the first time."""
+    ran_before = RUNS.exists() and word in RUNS.read_text()
+    note(word)
+    if not ran_before:
+        await asyncio.Event().wait()
+    return word
+
+TOOLS = [note, hang, hang_once]
 '''
 
 
@@ -164,6 +174,25 @@ async def test_all_goes_on_where_it_stood_after_kill_9(place: Path) -> None:
 
 async def _now(value: list[str]) -> list[str]:
     return value
+
+
+@asynchronous
+async def test_an_idempotent_tool_runs_once_more_with_the_same_key(place: Path) -> None:
+    agent = unique("agent")
+    me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
+    with dispatcher_at(place) as first:
+        async with linked(first.address, agent, **me) as link, conversing(first.address) as talk:
+            await talk.ask(agent)
+            turn = await link.started()
+            await turn.call("hang_once", '{"word": "again"}', call_id="c1")
+            await eventually(lambda: _now(runs(place)), lambda noted: noted == ["again"])
+        first.signal(signal.SIGKILL)
+        first.wait()
+    with dispatcher_at(place) as second:
+        async with linked(second.address, agent, **me, resumes=[resumed(turn, signals=0)]) as link:
+            result = (await link.heard("tool_result", turn.session_id)).tool_result
+            assert (result.call_id, result.result_json) == ("c1", '"again"')
+    assert runs(place) == ["again", "again"]
 
 
 @asynchronous

@@ -113,10 +113,11 @@ class Scene:
         if verb == "show":
             return [f"= {view!r}" for view in self._shown(words)]
         if verb == "restart":
+            idempotent = words.text("idempotent")
             words.end()
             self._now = at
             self.witness.restart()
-            return self._lines(self.witness.restored(at))
+            return self._lines(self.witness.restored(at, frozenset({idempotent} - {""})))
         read = self._verbs.get(verb)
         if read is None:
             raise TranscriptError(

@@ -386,7 +386,7 @@ class Unruly(RuleBasedStateMachine):
             self.watching.clear()
             self.witness.restart()
             self.router = self.witness.router
-            for effect in self.witness.restored(self.now):
+            for effect in self.witness.restored(self.now, frozenset({"search"})):
                 if isinstance(effect, events.RunTool):
                     self.calls.append((effect.session_id, effect.attempt, effect.call.call_id))
 

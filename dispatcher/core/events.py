@@ -196,11 +196,12 @@ class Kept(NamedTuple):
 class Restored:
     """The dispatcher was started anew, and nothing else has happened yet. What its journal brings from the life
     before: sessions in the order in which they were opened, and the commanders that were there last. `unix_ms` is the
-    wall clock now."""
+    wall clock now. `idempotent_tools`: names of those that may run once more when nobody knows what they did."""
 
     sessions: Sequence[Kept]
     commanders: Sequence[Hello]
     unix_ms: int
+    idempotent_tools: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

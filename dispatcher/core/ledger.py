@@ -146,13 +146,16 @@ class Ledger:
             call.state = CallState.OWED
             self._owed.append(call)
 
-    def died(self) -> list[Call]:
-        """What ran died with the process that ran it; answered now, by the outcome that the caller gives it."""
-        dead = [call for call in self._calls.values() if call.state is CallState.RUNNING]
+    def died(self, idempotent_tools: frozenset[str]) -> tuple[list[Call], list[Call]]:
+        """What ran died with the process that ran it: those that are answered now, by the outcome that the caller gives
+        them, and those that run once more."""
+        began = [call for call in self._calls.values() if call.state is CallState.RUNNING]
+        again = [call for call in began if call.request.tool_name in idempotent_tools]
+        dead = [call for call in began if call.request.tool_name not in idempotent_tools]
         for call in dead:
             call.state = CallState.ANSWERED
-        self.running = 0
-        return dead
+        self.running = len(again)
+        return dead, again
 
     def abandon(self) -> None:
         """The session is over: nothing that waits will run, nothing that runs is waited for."""

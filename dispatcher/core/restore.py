@@ -2,7 +2,8 @@
 by `router.py` alone, before anything else has happened.
 
 Who was there last counts as detached: commanders return and resume as after a broken link. Tools that ran died with the
-process, so nobody knows what they did; calls that waited for their turn have not begun, and run now.
+process, so nobody knows what they did: those that are declared idempotent run once more. Calls that waited for their
+turn have not begun, and run now.
 """
 
 from typing import Final
@@ -36,7 +37,7 @@ class Restoring:
         for session in sorted(ended, key=lambda session: session.ended_at):
             board.keep(session)
         for session in live:
-            self._take_up(session)
+            self._take_up(session, event.idempotent_tools)
         if sessions:
             told = f"restored {len(sessions)} sessions, {len(live)} of them live"
             board.out.append(Log("info", f"{told}, and {len(event.commanders)} commanders"))
@@ -68,7 +69,7 @@ class Restoring:
                 board.affinity[requested.affinity_key] = session.commander_id
         return session
 
-    def _take_up(self, session: Session) -> None:
+    def _take_up(self, session: Session, idempotent_tools: frozenset[str]) -> None:
         """Sees to a live session: who runs it, what it waits for, what it is owed."""
         board, requested = self._board, session.requested
         assert requested is not None, session
@@ -78,7 +79,10 @@ class Restoring:
         if requested.stop_when_unwatched_s is not None:
             board.timers.set(("unwatched", session.session_id), board.now + requested.stop_when_unwatched_s)
         board.arm_policy(session)
-        for call in session.ledger.died():
+        dead, again = session.ledger.died(idempotent_tools)
+        for call in again:
+            board.run_tool(session, call)
+        for call in dead:
             result = ToolResult(call.request.call_id, call.request.tool_name, DIED)
             call.outcome = DIED
             board.emit(session, "tool_result", call.agent, "", result)

@@ -41,6 +41,7 @@ class _Told:
     name: str | None
     description: str | None
     limits: ToolLimits
+    idempotent: bool = False
 
 
 @overload
@@ -53,6 +54,7 @@ def tool(
     timeout_s: float | None = None,
     output_bytes: int | None = None,
     concurrency: int | None = None,
+    idempotent: bool = False,
 ) -> Callable[[F], F]: ...
 def tool(
     function: F | None = None,
@@ -63,13 +65,15 @@ def tool(
     timeout_s: float | None = None,
     output_bytes: int | None = None,
     concurrency: int | None = None,
+    idempotent: bool = False,
 ) -> F | Callable[[F], F]:
     """Says of a function what its signature and docstring don't. Optional: a plain function is a tool too.
 
-    The function is returned unchanged and can be called as before. Raises ValueError for a limit that isn't
-    greater than 0.
+    `idempotent`: to run it twice with the same idempotency key does no more than to run it once, so a call that a
+    dispatcher's death has interrupted is run again instead of being answered with `unknown_outcome`. The function is
+    returned unchanged and can be called as before. Raises ValueError for a limit that isn't greater than 0.
     """
-    told = _Told(name, description, ToolLimits(timeout_s, output_bytes, concurrency))
+    told = _Told(name, description, ToolLimits(timeout_s, output_bytes, concurrency), idempotent)
 
     def mark(marked: F) -> F:
         setattr(marked, _MARK, told)
@@ -81,7 +85,16 @@ def tool(
 class PythonTool:
     """A tool made of a function, a method, a `functools.partial` or an object with `__call__`."""
 
-    __slots__ = ("_function", "_is_async", "_signature", "description", "limits", "name", "parameters_schema")
+    __slots__ = (
+        "_function",
+        "_is_async",
+        "_signature",
+        "description",
+        "is_idempotent",
+        "limits",
+        "name",
+        "parameters_schema",
+    )
 
     def __init__(self, function: Callable[..., object]) -> None:
         """Raises ToolLoadError that names the function and the parameter."""
@@ -95,6 +108,7 @@ class PythonTool:
         about, parameters = _docstring(inner)
         self.description: str = about if told.description is None else told.description
         self.limits: ToolLimits = told.limits
+        self.is_idempotent: bool = told.idempotent
         self._function = function
         # A sync function that returns an awaitable is served too; see `call`.
         self._is_async = any(inspect.iscoroutinefunction(each) for each in (inner, _routine(inner)))

@@ -78,6 +78,12 @@ class ToolRunner:
         return f"<ToolRunner {state}, {len(self._stations)} tools, {running} calls, {self._threads!r}>"
 
     @property
+    def idempotent_tools(self) -> frozenset[str]:
+        """Names of those that say so: to run them twice with one key does no more than to run them once."""
+        stations = self._stations.items()
+        return frozenset(name for name, station in stations if getattr(station.tool, "is_idempotent", False))
+
+    @property
     def limits(self) -> RunnerLimits:
         return self._limits
 
