@@ -10,8 +10,6 @@ _PROTO: Final = Path(__file__).parents[2] / "proto" / "southwest" / "ai" / "agen
 _NAMES: Final = [code.name for code in grpc.StatusCode]
 # Of every method: it was answered; its bytes are no request, or a field of it is wrong; its bytes are too many.
 _ALWAYS: Final = frozenset({"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"})
-# What the comment of one method says of all that are like it.
-_AS: Final = {"WatchSession": "Subscribe", "DrainCommander": "GetSession"}
 
 # The parser's words, Python's, and the inside's.
 _INSIDE: Final = re.compile(
@@ -26,7 +24,7 @@ def methods() -> dict[str, frozenset[str]]:
     for path in sorted(_PROTO.glob("*.proto")):
         for comment, name in re.findall(r"((?:^  //.*\n)*)^  rpc (\w+)", path.read_text(), re.MULTILINE):
             found[name] = _ALWAYS | {code for code in _NAMES if re.search(rf"\b{code}\b", comment)}
-    return {name: codes | found.get(_AS.get(name, name), codes) for name, codes in found.items()}
+    return found
 
 
 METHODS: Final = methods()

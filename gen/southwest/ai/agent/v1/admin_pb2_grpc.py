@@ -28,6 +28,10 @@ if _version_not_supported:
 
 class AdminStub:
     """What an operator calls. Each method needs the role admin.
+
+    Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without a token of that role;
+    INVALID_ARGUMENT for bytes that are no request, and naming a field that is wrong; RESOURCE_EXHAUSTED for a message
+    over the limit. An answer that tells of a change is given when the change is kept.
     """
 
     def __init__(self, channel):
@@ -95,6 +99,10 @@ class AdminStub:
 
 class AdminServicer:
     """What an operator calls. Each method needs the role admin.
+
+    Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without a token of that role;
+    INVALID_ARGUMENT for bytes that are no request, and naming a field that is wrong; RESOURCE_EXHAUSTED for a message
+    over the limit. An answer that tells of a change is given when the change is kept.
     """
 
     def StopSession(self, request, context):
@@ -129,7 +137,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchSession(self, request, context):
-        """All events of a session, thoughts included.
+        """All events of a session, thoughts included. As Chat.Subscribe: NOT_FOUND, RESOURCE_EXHAUSTED where too many watch
+        it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,14 +152,16 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainCommander(self, request, context):
-        """A commander takes no more sessions, finishes those it has, and leaves.
+        """A commander takes no more sessions, finishes those it has, and leaves; what it has not finished by the deadline goes
+        on elsewhere. NOT_FOUND for one that is not there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """The dispatcher takes no more sessions, finishes those it has, and leaves.
+        """The dispatcher takes no more sessions, finishes those it has, and leaves. What is not finished by the deadline ends as
+        `shutdown`; with a journal that outlives the process it is left as it stands.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -246,6 +257,10 @@ def add_AdminServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Admin:
     """What an operator calls. Each method needs the role admin.
+
+    Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without a token of that role;
+    INVALID_ARGUMENT for bytes that are no request, and naming a field that is wrong; RESOURCE_EXHAUSTED for a message
+    over the limit. An answer that tells of a change is given when the change is kept.
     """
 
     @staticmethod

@@ -28,7 +28,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminStub:
-    """What an operator calls. Each method needs the role admin."""
+    """What an operator calls. Each method needs the role admin.
+
+    Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without a token of that role;
+    INVALID_ARGUMENT for bytes that are no request, and naming a field that is wrong; RESOURCE_EXHAUSTED for a message
+    over the limit. An answer that tells of a change is given when the change is kept.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -47,13 +52,19 @@ class AdminStub:
     GetSession: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetSessionRequest, _admin_pb2.GetSessionResponse]
     """One session. NOT_FOUND when it never was or is no longer kept."""
     WatchSession: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchSessionRequest, _chat_pb2.SessionEvents]
-    """All events of a session, thoughts included."""
+    """All events of a session, thoughts included. As Chat.Subscribe: NOT_FOUND, RESOURCE_EXHAUSTED where too many watch
+    it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
+    """
     ListCommanders: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListCommandersRequest, _admin_pb2.ListCommandersResponse]
     """The commanders, with their slots and sessions."""
     DrainCommander: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainCommanderRequest, _admin_pb2.DrainCommanderResponse]
-    """A commander takes no more sessions, finishes those it has, and leaves."""
+    """A commander takes no more sessions, finishes those it has, and leaves; what it has not finished by the deadline goes
+    on elsewhere. NOT_FOUND for one that is not there.
+    """
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
-    """The dispatcher takes no more sessions, finishes those it has, and leaves."""
+    """The dispatcher takes no more sessions, finishes those it has, and leaves. What is not finished by the deadline ends as
+    `shutdown`; with a journal that outlives the process it is left as it stands.
+    """
     GetLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLimitsRequest, _admin_pb2.GetLimitsResponse]
     """Every limit, with its value now."""
     SetLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetLimitsRequest, _admin_pb2.SetLimitsResponse]
@@ -65,7 +76,12 @@ class AdminStub:
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
-    """What an operator calls. Each method needs the role admin."""
+    """What an operator calls. Each method needs the role admin.
+
+    Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without a token of that role;
+    INVALID_ARGUMENT for bytes that are no request, and naming a field that is wrong; RESOURCE_EXHAUSTED for a message
+    over the limit. An answer that tells of a change is given when the change is kept.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StopSession: _aio.UnaryUnaryMultiCallable[_admin_pb2.StopSessionRequest, _admin_pb2.StopSessionResponse]  # type: ignore[assignment]
@@ -81,13 +97,19 @@ class AdminAsyncStub(AdminStub):
     GetSession: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetSessionRequest, _admin_pb2.GetSessionResponse]  # type: ignore[assignment]
     """One session. NOT_FOUND when it never was or is no longer kept."""
     WatchSession: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchSessionRequest, _chat_pb2.SessionEvents]  # type: ignore[assignment]
-    """All events of a session, thoughts included."""
+    """All events of a session, thoughts included. As Chat.Subscribe: NOT_FOUND, RESOURCE_EXHAUSTED where too many watch
+    it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
+    """
     ListCommanders: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListCommandersRequest, _admin_pb2.ListCommandersResponse]  # type: ignore[assignment]
     """The commanders, with their slots and sessions."""
     DrainCommander: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainCommanderRequest, _admin_pb2.DrainCommanderResponse]  # type: ignore[assignment]
-    """A commander takes no more sessions, finishes those it has, and leaves."""
+    """A commander takes no more sessions, finishes those it has, and leaves; what it has not finished by the deadline goes
+    on elsewhere. NOT_FOUND for one that is not there.
+    """
     Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
-    """The dispatcher takes no more sessions, finishes those it has, and leaves."""
+    """The dispatcher takes no more sessions, finishes those it has, and leaves. What is not finished by the deadline ends as
+    `shutdown`; with a journal that outlives the process it is left as it stands.
+    """
     GetLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLimitsRequest, _admin_pb2.GetLimitsResponse]  # type: ignore[assignment]
     """Every limit, with its value now."""
     SetLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetLimitsRequest, _admin_pb2.SetLimitsResponse]  # type: ignore[assignment]
@@ -98,7 +120,12 @@ class AdminAsyncStub(AdminStub):
     """The tools on offer, with what they have done."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
-    """What an operator calls. Each method needs the role admin."""
+    """What an operator calls. Each method needs the role admin.
+
+    Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without a token of that role;
+    INVALID_ARGUMENT for bytes that are no request, and naming a field that is wrong; RESOURCE_EXHAUSTED for a message
+    over the limit. An answer that tells of a change is given when the change is kept.
+    """
 
     @_abc_1.abstractmethod
     def StopSession(
@@ -142,7 +169,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.WatchSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.SessionEvents], _abc.AsyncIterator[_chat_pb2.SessionEvents]]:
-        """All events of a session, thoughts included."""
+        """All events of a session, thoughts included. As Chat.Subscribe: NOT_FOUND, RESOURCE_EXHAUSTED where too many watch
+        it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
+        """
 
     @_abc_1.abstractmethod
     def ListCommanders(
@@ -158,7 +187,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DrainCommanderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DrainCommanderResponse, _abc.Awaitable[_admin_pb2.DrainCommanderResponse]]:
-        """A commander takes no more sessions, finishes those it has, and leaves."""
+        """A commander takes no more sessions, finishes those it has, and leaves; what it has not finished by the deadline goes
+        on elsewhere. NOT_FOUND for one that is not there.
+        """
 
     @_abc_1.abstractmethod
     def Drain(
@@ -166,7 +197,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DrainResponse, _abc.Awaitable[_admin_pb2.DrainResponse]]:
-        """The dispatcher takes no more sessions, finishes those it has, and leaves."""
+        """The dispatcher takes no more sessions, finishes those it has, and leaves. What is not finished by the deadline ends as
+        `shutdown`; with a journal that outlives the process it is left as it stands.
+        """
 
     @_abc_1.abstractmethod
     def GetLimits(

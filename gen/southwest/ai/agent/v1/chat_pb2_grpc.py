@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class ChatStub:
-    """What an application calls.
+    """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
+    a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
+    message over the limit.
     """
 
     def __init__(self, channel):
@@ -53,7 +55,9 @@ class ChatStub:
 
 
 class ChatServicer:
-    """What an application calls.
+    """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
+    a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
+    message over the limit.
     """
 
     def Converse(self, request_iterator, context):
@@ -63,7 +67,8 @@ class ChatServicer:
         Cancelling it detaches the viewer; what that means is the request's `on_detach`.
 
         Status codes: OK; INVALID_ARGUMENT for bytes that are no ClientPacket; RESOURCE_EXHAUSTED for a packet
-        over the limit; UNAVAILABLE while the dispatcher goes away. A request that can't be served is no status:
+        over the limit, or `slow`: a viewer that takes nothing; UNAVAILABLE while the dispatcher goes away, behind a GoAway
+        where sessions go on. A request that can't be served is no status:
         its Receipt carries the error and the other sessions on the stream go on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -73,8 +78,9 @@ class ChatServicer:
     def Subscribe(self, request, context):
         """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
-        Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept;
-        INVALID_ARGUMENT for a malformed request.
+        Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
+        request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, or
+        `slow`: a viewer that takes nothing; UNAVAILABLE behind a GoAway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +120,9 @@ def add_ChatServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Chat:
-    """What an application calls.
+    """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
+    a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
+    message over the limit.
     """
 
     @staticmethod

@@ -31,7 +31,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChatStub:
-    """What an application calls."""
+    """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
+    a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
+    message over the limit.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -44,21 +47,26 @@ class ChatStub:
     Cancelling it detaches the viewer; what that means is the request's `on_detach`.
 
     Status codes: OK; INVALID_ARGUMENT for bytes that are no ClientPacket; RESOURCE_EXHAUSTED for a packet
-    over the limit; UNAVAILABLE while the dispatcher goes away. A request that can't be served is no status:
+    over the limit, or `slow`: a viewer that takes nothing; UNAVAILABLE while the dispatcher goes away, behind a GoAway
+    where sessions go on. A request that can't be served is no status:
     its Receipt carries the error and the other sessions on the stream go on.
     """
     Subscribe: _grpc.UnaryStreamMultiCallable[_chat_pb2.SubscribeRequest, _chat_pb2.SessionEvents]
     """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
-    Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept;
-    INVALID_ARGUMENT for a malformed request.
+    Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
+    request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, or
+    `slow`: a viewer that takes nothing; UNAVAILABLE behind a GoAway.
     """
     ListAgents: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListAgentsRequest, _chat_pb2.ListAgentsResponse]
     """The agents that can be asked now."""
 
 @_typing.type_check_only
 class ChatAsyncStub(ChatStub):
-    """What an application calls."""
+    """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
+    a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
+    message over the limit.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Converse: _aio.StreamStreamMultiCallable[_chat_pb2.ClientPacket, _chat_pb2.SessionEvents]  # type: ignore[assignment]
@@ -68,20 +76,25 @@ class ChatAsyncStub(ChatStub):
     Cancelling it detaches the viewer; what that means is the request's `on_detach`.
 
     Status codes: OK; INVALID_ARGUMENT for bytes that are no ClientPacket; RESOURCE_EXHAUSTED for a packet
-    over the limit; UNAVAILABLE while the dispatcher goes away. A request that can't be served is no status:
+    over the limit, or `slow`: a viewer that takes nothing; UNAVAILABLE while the dispatcher goes away, behind a GoAway
+    where sessions go on. A request that can't be served is no status:
     its Receipt carries the error and the other sessions on the stream go on.
     """
     Subscribe: _aio.UnaryStreamMultiCallable[_chat_pb2.SubscribeRequest, _chat_pb2.SessionEvents]  # type: ignore[assignment]
     """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
-    Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept;
-    INVALID_ARGUMENT for a malformed request.
+    Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
+    request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, or
+    `slow`: a viewer that takes nothing; UNAVAILABLE behind a GoAway.
     """
     ListAgents: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListAgentsRequest, _chat_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """The agents that can be asked now."""
 
 class ChatServicer(metaclass=_abc_1.ABCMeta):
-    """What an application calls."""
+    """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
+    a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
+    message over the limit.
+    """
 
     @_abc_1.abstractmethod
     def Converse(
@@ -95,7 +108,8 @@ class ChatServicer(metaclass=_abc_1.ABCMeta):
         Cancelling it detaches the viewer; what that means is the request's `on_detach`.
 
         Status codes: OK; INVALID_ARGUMENT for bytes that are no ClientPacket; RESOURCE_EXHAUSTED for a packet
-        over the limit; UNAVAILABLE while the dispatcher goes away. A request that can't be served is no status:
+        over the limit, or `slow`: a viewer that takes nothing; UNAVAILABLE while the dispatcher goes away, behind a GoAway
+        where sessions go on. A request that can't be served is no status:
         its Receipt carries the error and the other sessions on the stream go on.
         """
 
@@ -107,8 +121,9 @@ class ChatServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.SessionEvents], _abc.AsyncIterator[_chat_pb2.SessionEvents]]:
         """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
-        Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept;
-        INVALID_ARGUMENT for a malformed request.
+        Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
+        request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, or
+        `slow`: a viewer that takes nothing; UNAVAILABLE behind a GoAway.
         """
 
     @_abc_1.abstractmethod
