@@ -1,56 +1,133 @@
-"""A real TCP proxy on a free port that does to connections what networks do: cut, stall, swallow, drop."""
+"""A real TCP proxy on a free port that does to connections what networks do: cut, stall, swallow, crumble, delay.
+
+`there` is the way towards the target, `back` the way from it. What a connection has lost on a way it never makes up
+for: nothing more goes that way, as with a middlebox that has forgotten it, and only a new connection helps.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal
 
 _CHUNK_BYTES = 65_536
+# Reset by closing: nothing lingers.
+_RESET = struct.pack("ii", 1, 0)
+_TRICKLE_BYTES_MAX = 8
+_TRICKLE_PAUSE_S = 0.001
+_SPLIT_BYTES_MAX = 1_400
 
 # pass: everything goes through; stall: nothing is read any more, so both ends feel back-pressure;
-# blackhole: everything is read and nothing arrives, without a word to either end.
-Mode = Literal["pass", "stall", "blackhole"]
+# blackhole: everything is read and nothing arrives, without a word to either end; trickle: a few bytes at a time,
+# slowly; split: everything at once, in segments of odd sizes.
+Mode = Literal["pass", "stall", "blackhole", "trickle", "split"]
+Way = Literal["there", "back"]
+WAYS: tuple[Way, Way] = ("there", "back")
+Dial = Callable[[], Awaitable[socket.socket]]
 
 
 class TcpProxy:
     """Between whoever connects to `address` and its target."""
 
-    def __init__(self, host: str, port: int, idle_drop_s: float | None) -> None:
-        self._target = (host, port)
+    def __init__(self, dial: Dial, idle_drop_s: float | None) -> None:
+        self._dial = dial
         self._idle_drop_s = idle_drop_s
-        self._mode: Mode = "pass"
-        self._passing = asyncio.Event()
-        self._passing.set()
         self._connections: set[_Connection] = set()
-        self.address = ""
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+        self._sizes = random.Random(1)
+        self.modes: dict[Way, Mode] = dict.fromkeys(WAYS, "pass")
+        self.passing: dict[Way, asyncio.Event] = {way: asyncio.Event() for way in WAYS}
+        # What is read goes on so much later, each way.
+        self.delay_s = 0.0
         self.dropped = 0  # connections that were idle for too long
+        self.accepted = 0
+        # Bound and never listening: nobody else gets the port while the listener is gone.
+        self._port = _bound(0)
+        self.address = f"127.0.0.1:{self._port.getsockname()[1]}"
+        self.set("pass")
 
-    def set(self, mode: Mode) -> None:
-        """Changes what becomes of bytes from now on, on connections that exist and on new ones."""
-        self._mode = mode
-        if mode == "stall":
-            self._passing.clear()
-        else:
-            self._passing.set()
+    def __repr__(self) -> str:
+        listening = "listening" if self._listener is not None else "gone"
+        return f"<TcpProxy {self.address} {listening}, {self.modes}, {len(self._connections)} connections>"
+
+    def set(self, mode: Mode, *ways: Way) -> None:
+        """Changes what becomes of bytes from now on, on connections that exist and on new ones. Both ways unless one
+        is named: `set("blackhole", "back")` makes connections half open."""
+        for way in ways or WAYS:
+            self.modes[way] = mode
+            if mode == "blackhole":
+                for connection in self._connections:
+                    connection.lost.add(way)
+            if mode == "stall":
+                self.passing[way].clear()
+            else:
+                self.passing[way].set()
 
     def cut(self) -> None:
         """Resets every connection there is."""
         for connection in list(self._connections):
-            connection.abort()
+            connection.reset()
 
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def cut_one(self, choice: random.Random) -> None:
+        """Resets one of the connections."""
+        if self._connections:
+            choice.choice(sorted(self._connections, key=lambda each: each.number)).reset()
+
+    async def open_port(self) -> None:
+        """Listens, on the same port as ever."""
+        port = _bound(self._port.getsockname()[1])
+        self._listener = await asyncio.start_server(self._carry, sock=port)
+
+    def close_port(self) -> None:
+        """Takes the port away, and every connection with it: who comes is refused."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        self.cut()
+
+    async def close(self) -> None:
+        self.close_port()
+        self.set("pass")
+        self._port.close()
+        if self._carrying:
+            await asyncio.wait(self._carrying)
+
+    def segments(self, data: bytes, mode: Mode) -> list[bytes]:
+        """What was read, as it is to be written."""
+        most = {"trickle": _TRICKLE_BYTES_MAX, "split": _SPLIT_BYTES_MAX}.get(mode)
+        if most is None:
+            return [data]
+        cut: list[bytes] = []
+        at = 0
+        while at < len(data):
+            size = self._sizes.randint(1, most)
+            cut.append(data[at : at + size])
+            at += size
+        return cut
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, to its end."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
         try:
-            there = await asyncio.open_connection(*self._target)
+            there = await asyncio.open_connection(sock=await self._dial())
         except OSError:
             writer.transport.abort()
             return
-        connection = _Connection((reader, writer), there)
+        self.accepted += 1
+        connection = _Connection(self.accepted, (reader, writer), there)
+        connection.lost.update(way for way in WAYS if self.modes[way] == "blackhole")
         self._connections.add(connection)
         watch = asyncio.ensure_future(self._drop_when_idle(connection))
         try:
             await asyncio.gather(
-                self._pump(connection, reader, there[1]), self._pump(connection, there[0], writer)
+                self._pump(connection, "there", reader, there[1]),
+                self._pump(connection, "back", there[0], writer),
             )
         finally:
             watch.cancel()
@@ -58,22 +135,29 @@ class TcpProxy:
             connection.abort()
 
     async def _pump(
-        self, connection: "_Connection", source: asyncio.StreamReader, sink: asyncio.StreamWriter
+        self, connection: "_Connection", way: Way, source: asyncio.StreamReader, sink: asyncio.StreamWriter
     ) -> None:
         with contextlib.suppress(OSError):
             while True:
-                await self._passing.wait()
+                await self.passing[way].wait()
                 data = await source.read(_CHUNK_BYTES)
                 connection.moved_at = asyncio.get_running_loop().time()
-                if self._mode == "blackhole":
-                    if data:
-                        continue
-                    return
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
                 if not data:
-                    sink.write_eof()
+                    if way not in connection.lost:
+                        sink.write_eof()
                     return
-                sink.write(data)
-                await sink.drain()
+                if way not in connection.lost:
+                    await self._write(way, data, sink)
+
+    async def _write(self, way: Way, data: bytes, sink: asyncio.StreamWriter) -> None:
+        for segment in self.segments(data, self.modes[way]):
+            await self.passing[way].wait()
+            sink.write(segment)
+            await sink.drain()
+            if self.modes[way] == "trickle":
+                await asyncio.sleep(_TRICKLE_PAUSE_S)
 
     async def _drop_when_idle(self, connection: "_Connection") -> None:
         if self._idle_drop_s is None:
@@ -88,26 +172,60 @@ class TcpProxy:
 class _Connection:
     """Two sockets, one on each side, and when bytes last moved between them."""
 
-    def __init__(self, *ends: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+    def __init__(self, number: int, *ends: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
         self._ends = ends
+        self.number = number
+        # Ways on which nothing arrives any more.
+        self.lost: set[Way] = set()
         self.moved_at = asyncio.get_running_loop().time()
 
     def abort(self) -> None:
         for _, writer in self._ends:
             writer.transport.abort()
 
+    def reset(self) -> None:
+        """As `abort`, and both ends hear of it as a reset."""
+        for _, writer in self._ends:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.abort()
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket on the port; several may be bound to it, and one of them listen."""
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", port))
+    bound.setblocking(False)
+    return bound
+
+
+def dialling_tcp(target: str) -> Dial:
+    """How to reach HOST:PORT from here."""
+    host, port = target.rsplit(":", 1)
+
+    async def dial() -> socket.socket:
+        made = socket.socket()
+        made.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(made, (host, int(port)))
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    return dial
+
 
 @contextlib.asynccontextmanager
-async def tcp_proxy(target: str, *, idle_drop_s: float | None = None) -> AsyncIterator[TcpProxy]:
-    """A proxy to HOST:PORT. `idle_drop_s`: connections on which nothing moved for so long are dropped."""
-    host, port = target.rsplit(":", 1)
-    proxy = TcpProxy(host, int(port), idle_drop_s)
-    server = await asyncio.start_server(proxy.carry, "127.0.0.1", 0)
-    proxy.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+async def tcp_proxy(
+    target: str, *, idle_drop_s: float | None = None, dial: Dial | None = None
+) -> AsyncIterator[TcpProxy]:
+    """A proxy to HOST:PORT. `idle_drop_s`: connections on which nothing moved for so long are dropped. `dial`: another
+    way to reach the target."""
+    proxy = TcpProxy(dial or dialling_tcp(target), idle_drop_s)
+    await proxy.open_port()
     try:
         yield proxy
     finally:
-        server.close()
-        proxy.set("pass")
-        proxy.cut()
-        await server.wait_closed()
+        await proxy.close()
