@@ -15,7 +15,7 @@ from typing import Literal
 _CHUNK_BYTES = 65_536
 # Reset by closing: nothing lingers.
 _RESET = struct.pack("ii", 1, 0)
-_TRICKLE_BYTES_MAX = 8
+_TRICKLE_BYTES_MAX = 12
 _TRICKLE_PAUSE_S = 0.001
 _SPLIT_BYTES_MAX = 1_400
 
@@ -137,19 +137,24 @@ class TcpProxy:
     async def _pump(
         self, connection: "_Connection", way: Way, source: asyncio.StreamReader, sink: asyncio.StreamWriter
     ) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                await self.passing[way].wait()
-                data = await source.read(_CHUNK_BYTES)
-                connection.moved_at = asyncio.get_running_loop().time()
-                if self.delay_s:
-                    await asyncio.sleep(self.delay_s)
-                if not data:
-                    if way not in connection.lost:
-                        sink.write_eof()
-                    return
+        try:
+            while data := await self._read(connection, way, source):
                 if way not in connection.lost:
                     await self._write(way, data, sink)
+            if way not in connection.lost:
+                sink.write_eof()
+        except OSError:
+            # A reset goes the way that bytes would have gone.
+            if way not in connection.lost:
+                connection.reset()
+
+    async def _read(self, connection: "_Connection", way: Way, source: asyncio.StreamReader) -> bytes:
+        await self.passing[way].wait()
+        data = await source.read(_CHUNK_BYTES)
+        connection.moved_at = asyncio.get_running_loop().time()
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        return data
 
     async def _write(self, way: Way, data: bytes, sink: asyncio.StreamWriter) -> None:
         for segment in self.segments(data, self.modes[way]):
