@@ -1,10 +1,11 @@
 """Agents that play a script. `commander run faults.agents` serves them, from the folder of the tests."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 
-from commander import Published, Turn, agent
+from commander import Published, ToolOutcomeUnknown, Turn, agent
 from commander.outputs import Output
 from faults.script import Script, message
 
@@ -46,6 +47,9 @@ async def _heard(turn: Turn, script: Script, at: int, before: Published) -> str:
         for call in before.calls:
             if json.loads(call.arguments_json) == arguments and call.result_json and call.failure is None:
                 return str(json.loads(call.result_json))
+        with contextlib.suppress(ToolOutcomeUnknown):
+            return str(await turn.call_tool_with("record", arguments))
+        # The dispatcher died with it. This is another call.
         return str(await turn.call_tool_with("record", arguments))
     if script.steps[at] == "ask":
         return str(await turn.ask(str(at)))

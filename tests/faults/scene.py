@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator, Iterator
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from asynchronous import PATIENCE_S, eventually
@@ -13,7 +15,7 @@ from commander_process import CommanderProcess, running_commander
 from dialling import dialled
 from dispatcher_process import ROOT, DispatcherProcess, running_dispatcher
 from southwest.ai.agent.v1 import admin_pb2, admin_pb2_grpc, chat_pb2_grpc
-from tcp_proxy import TcpProxy
+from tcp_proxy import TcpProxy, dialling_tcp
 
 from faults.promises import counted_once, ended_once, text_is_kept, tools_ran_once
 from faults.script import Script, Step
@@ -37,19 +39,38 @@ _seeds = itertools.count(1)
 class Place:
     """A dispatcher's process, and where its tools tell of their runs."""
 
-    def __init__(self, process: DispatcherProcess, folder: Path) -> None:
-        self.process = process
-        self.address = process.address
+    def __init__(self, folder: Path, start: Callable[[], DispatcherProcess]) -> None:
         self.folder = folder
         self.runs = folder / "runs.txt"
+        self.is_first = True
+        self._start = start
+        self.process = start()
+
+    @property
+    def address(self) -> str:
+        return self.process.address
+
+    async def dial(self) -> socket.socket:
+        """To wherever the process is now."""
+        return await dialling_tcp(self.address)()
+
+    async def restart(self, number: signal.Signals) -> None:
+        """Ends the process, and starts another one on the same journal."""
+        self.is_first = False
+        self.process.signal(number)
+        await asyncio.to_thread(self.process.wait)
+        self.process = await asyncio.to_thread(self._start)
 
 
 @contextlib.contextmanager
 def dispatching(folder: Path, *flags: str) -> Iterator[Place]:
     environ = {RUNS_VARIABLE: str(folder / "runs.txt")}
-    tools = ("--tools", "faults.tools:TOOLS")
-    with running_dispatcher(*tools, *QUICK, *flags, environ=environ, cwd=TESTS) as process:
-        yield Place(process, folder)
+    told = ("--tools", "faults.tools:TOOLS", *QUICK, *flags)
+    with contextlib.ExitStack() as lives:
+        yield Place(
+            folder,
+            lambda: lives.enter_context(running_dispatcher(*told, environ=environ, cwd=TESTS)),
+        )
 
 
 @contextlib.asynccontextmanager
@@ -107,16 +128,21 @@ def _is_at_its_moment(seen: Seen, script: Script) -> bool:
 
 @contextlib.asynccontextmanager
 async def sessions_at_their_moments(
-    place: Place, *, through: TcpProxy | None = None, agents: tuple[str, ...] = AGENTS
+    place: Place,
+    *,
+    through: TcpProxy | None = None,
+    door: TcpProxy | None = None,
+    agents: tuple[str, ...] = AGENTS,
 ) -> AsyncIterator[Group]:
     """One session of each agent for each moment, whose fault is for the block to make; at its end they are seen to
-    their end, and every promise is checked. `through`: users see them by this proxy."""
+    their end, and every promise is checked. `through`: users see them by this proxy; `door`: they
+    see, ask and answer by this one."""
     before = await asyncio.to_thread(place.process.scrape)
     seed = next(_seeds)
     gate = place.folder / f"gate-{seed}"
     async with (
-        dialled(place.address) as steady,
-        dialled(through.address if through else place.address, options=IMPATIENT) as seeing,
+        dialled(door.address if door else place.address, options=IMPATIENT) as steady,
+        dialled((through or door or place).address, options=IMPATIENT) as seeing,
         asyncio.TaskGroup() as running,
     ):
         chat, admin = chat_pb2_grpc.ChatStub(steady), admin_pb2_grpc.AdminStub(steady)
@@ -138,7 +164,8 @@ async def sessions_at_their_moments(
             text_is_kept(user, user.script)
             await ended_once(chat, user)
         tools_ran_once(place.runs, group.scripts)
-        counted_once(before, await asyncio.to_thread(place.process.scrape), len(group.users))
+        if place.is_first:
+            counted_once(before, await asyncio.to_thread(place.process.scrape), len(group.users))
 
 
 async def until_state(group: Group, commander_id: str, state: str) -> None:

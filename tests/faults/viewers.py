@@ -1,6 +1,7 @@
 """Viewers over the real Chat who come back with their cursor, as often as it takes, and users who answer."""
 
 import asyncio
+import contextlib
 import random
 import secrets
 from typing import Any
@@ -139,12 +140,25 @@ class User(Watcher):
         await self._say(packet)
 
     async def _say(self, *packets: chat_pb2.ClientPacket) -> chat_pb2.Receipt:
-        """Says it on a stream of its own, and leaves; the last one's receipt."""
+        """Says it, and says it again until it was heard; the last one's receipt."""
+        while True:
+            with contextlib.suppress(ConnectionError):
+                return await self._say_once(*packets)
+            await asyncio.sleep(_BREATH_S)
+
+    async def _say_once(self, *packets: chat_pb2.ClientPacket) -> chat_pb2.Receipt:
+        """Says it on a stream of its own, and leaves."""
         call: Any = self._steady.Converse(wait_for_ready=True)
         try:
             for packet in (self._asked, *packets):
                 await call.write(packet)
                 receipt = await _receipt(call)
+        except (aio.AioRpcError, asyncio.InvalidStateError) as error:
+            # The latter: it had ended before it was written to.
+            if isinstance(error, aio.AioRpcError) and error.code() not in COMES_BACK:
+                raise
+            raise ConnectionError from error
+        else:
             return receipt
         finally:
             call.cancel()
@@ -155,4 +169,4 @@ async def _receipt(call: Any) -> chat_pb2.Receipt:
         if received.receipts:
             receipt: chat_pb2.Receipt = received.receipts[0]
             return receipt
-    raise AssertionError(f"no receipt: {await call.details()}")
+    raise ConnectionError(await call.details())
