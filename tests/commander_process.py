@@ -29,6 +29,7 @@ class CommanderProcess:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.pid = self._process.pid
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

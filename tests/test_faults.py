@@ -90,7 +90,7 @@ LINK_FAULTS = {
     "cut": _cut,
     "stalled": _stall,
     "swallowed": pytest.param(_blackhole, marks=pytest.mark.slow),
-    "half open, up dead": _half_open_up,
+    "half open, up dead": pytest.param(_half_open_up, marks=pytest.mark.slow),
     "half open, down dead": _half_open_down,
     "port gone": _port_gone,
 }
@@ -163,6 +163,7 @@ async def test_one_that_is_frozen_until_it_is_noticed_is_resumed(patient: Place)
     assert attempts(group.users) == {1}
 
 
+@pytest.mark.slow
 @asynchronous
 async def test_one_that_is_frozen_for_longer_than_the_grace_is_followed(hasty: Place) -> None:
     async with (

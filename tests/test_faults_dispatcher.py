@@ -19,7 +19,7 @@ NEVER_S = "600"
     [
         (signal.SIGKILL, 1),
         pytest.param(signal.SIGKILL, 4, marks=pytest.mark.slow),
-        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
     ],
     ids=["killed", "killed again and again", "told to go"],
 )

@@ -7,6 +7,7 @@ import itertools
 import signal
 from pathlib import Path
 
+import pytest
 from asynchronous import asynchronous
 from dialling import dialled
 from faults.promises import attempts, counted_once, ended_once, text_is_kept, tools_ran_once
@@ -43,6 +44,7 @@ class Load:
             await user.run()
 
 
+@pytest.mark.slow
 @asynchronous
 async def test_no_session_is_lost_over_a_rolling_restart(tmp_path: Path) -> None:
     with dispatching(tmp_path) as place:

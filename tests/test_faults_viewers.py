@@ -53,12 +53,10 @@ async def test_viewers_who_are_cut_off_at_random_have_it_all(place: Place) -> No
     assert max(user.joins for user in group.users) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ways",
-    [
-        pytest.param(("there", "back"), marks=pytest.mark.slow),
-        ("back",),
-    ],
+    [("there", "back"), ("back",)],
     ids="-".join,
 )
 @asynchronous
@@ -77,6 +75,7 @@ async def test_viewers_who_see_nothing_any_more_notice_and_come_back(
     assert min(user.joins for user in group.users) > 1
 
 
+@pytest.mark.slow
 @asynchronous
 async def test_viewers_who_are_not_heard_any_more_see_it_all(place: Place) -> None:
     async with (

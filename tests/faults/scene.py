@@ -137,7 +137,8 @@ async def sessions_at_their_moments(
     """One session of each agent for each moment, whose fault is for the block to make; at its end they are seen to
     their end, and every promise is checked. `through`: users see them by this proxy; `door`: they
     see, ask and answer by this one."""
-    before = await asyncio.to_thread(place.process.scrape)
+    is_counted = bool(place.process.metrics_url)
+    before = await asyncio.to_thread(place.process.scrape) if is_counted else {}
     seed = next(_seeds)
     gate = place.folder / f"gate-{seed}"
     async with (
@@ -164,7 +165,7 @@ async def sessions_at_their_moments(
             text_is_kept(user, user.script)
             await ended_once(chat, user)
         tools_ran_once(place.runs, group.scripts)
-        if place.is_first:
+        if is_counted and place.is_first:
             counted_once(before, await asyncio.to_thread(place.process.scrape), len(group.users))
 
 
