@@ -2,6 +2,7 @@
 same attempt, the same cursor and the same text."""
 
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
 
@@ -53,4 +54,41 @@ async def test_one_that_is_frozen_goes_on(tmp_path: Path) -> None:
             place.process.signal(signal.SIGSTOP)
             await asyncio.to_thread(commander.wait_for, "lost link")
             place.process.signal(signal.SIGCONT)
+        assert attempts(group.users) == {1}
+
+
+@pytest.mark.slow
+@asynchronous
+async def test_one_that_dies_together_with_a_commander_gives_its_sessions_to_another(tmp_path: Path) -> None:
+    journal = f"sqlite:{tmp_path / 'journal'}"
+    with dispatching(tmp_path, "--journal", journal, "--detach-grace-s", "1") as place:
+        async with (
+            tcp_proxy(place.address, dial=place.dial) as door,
+            contextlib.AsyncExitStack() as heirs,
+            commanding(door.address, "mortal") as mortal,
+            sessions_at_their_moments(place, door=door) as group,
+        ):
+            await heirs.enter_async_context(commanding(door.address, "heir"))
+            mortal.tell(signal.SIGKILL)
+            await place.restart(signal.SIGKILL)
+            group.release()
+        assert attempts(group.users) == {2}
+
+
+@asynchronous
+async def test_one_whose_links_are_gone_when_it_dies_goes_on(tmp_path: Path) -> None:
+    """What was said meanwhile is neither with the dead one nor on any link: the commander has it."""
+    journal = f"sqlite:{tmp_path / 'journal'}"
+    with dispatching(tmp_path, "--journal", journal, "--detach-grace-s", NEVER_S) as place:
+        async with (
+            tcp_proxy(place.address, dial=place.dial) as link,
+            tcp_proxy(place.address, dial=place.dial) as door,
+            commanding(link.address, "faithful"),
+            sessions_at_their_moments(place, door=door) as group,
+        ):
+            link.set("blackhole")
+            group.release()
+            await place.restart(signal.SIGKILL)
+            link.cut()
+            link.set("pass")
         assert attempts(group.users) == {1}
