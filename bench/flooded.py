@@ -27,7 +27,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
         seen: list[float] = []
         for number in range(plan.rounds):
             tell(f"{sessions} sessions, round {number + 1} of {plan.rounds}")
-            kept.append(await _to_journal(scene.pair, sessions, plan.flood_s))
+            kept.append(await to_journal(scene.pair, sessions, plan.flood_s))
             bare.append(await _bare(scene.bare, sessions, plan.flood_s))
             seen.append(await _to_viewer(scene.pair, sessions, plan.flood_s))
         who = f"{sessions} session{'s' if sessions > 1 else ''}"
@@ -50,12 +50,12 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
 async def warm_up(scene: Scene) -> None:
     """So that no measurement is the first thing these processes do."""
     for sessions in (1, _WARM_SESSIONS):
-        await _to_journal(scene.pair, sessions, _WARM_S)
+        await to_journal(scene.pair, sessions, _WARM_S)
         await _bare(scene.bare, sessions, _WARM_S)
         await _to_viewer(scene.pair, sessions, _WARM_S)
 
 
-async def _to_journal(pair: Pair, sessions: int, seconds: float) -> _Rate:
+async def to_journal(pair: Pair, sessions: int, seconds: float) -> _Rate:
     window = Window.soon(sessions, seconds)
     await unwatched(pair, "flood", sessions, window)
     return _rate(await pair.host.told("count"), window)

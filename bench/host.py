@@ -5,49 +5,21 @@ import asyncio
 import gc
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import uvloop
 
 from bench.keeping import Arrivals
 from bench.orders import memory_bytes, obey
+from bench.stamping import StampingJournal
 from dispatcher import logs, settings
-from dispatcher.core.mark import Mark
-from dispatcher.core.packets import Ended, SessionEvent
 from dispatcher.journal.memory import MemoryJournal
-from dispatcher.serve import in_memory, serve
+from dispatcher.journal.sqlite import SqliteJournal
+from dispatcher.serve import Keeping, in_memory, serve
+from dispatcher.settings import Loaded, Settings
 from dispatcher.tools.loading import as_tool
-
-
-class StampingJournal(MemoryJournal):
-    """The embedded journal, which also notes when each text was kept, and when each session ended."""
-
-    def __init__(self, epoch: str) -> None:
-        super().__init__(epoch)
-        self._over: set[str] = set()
-        self._after_ending = 0
-        self._is_stamping = True
-        self.arrivals = Arrivals()
-
-    def append(self, session_id: str, events: Sequence[SessionEvent], mark: Callable[[], Mark]) -> None:
-        super().append(session_id, events, mark)
-        if session_id in self._over:
-            self._after_ending += 1
-        for event in events:
-            if event.text and self._is_stamping:
-                self.arrivals.came(session_id, event.text)
-            elif isinstance(event.body, Ended):
-                self._over.add(session_id)
-                self.arrivals.ended(session_id, event.body.ending)
-
-    def after_ending(self) -> int:
-        """How often something was appended to a session that had ended: never, if all is well."""
-        return self._after_ending
-
-    def be_plain(self) -> None:
-        """Notes no texts from here on, so that the journal's own memory can be measured."""
-        self._is_stamping = False
-        self.arrivals.clear()
 
 
 async def nothing(text: str) -> str:
@@ -59,21 +31,40 @@ async def nothing(text: str) -> str:
     return text
 
 
+@asynccontextmanager
+async def _journal(told: Settings) -> AsyncIterator[Keeping]:
+    """The journal that the settings name."""
+    kind, _, path = told.journal.partition(":")
+    if kind != "sqlite":
+        yield in_memory(MemoryJournal(secrets.token_hex(4)))
+        return
+    file = SqliteJournal.at(Path(path), power_safe=told.journal_sync == "power")
+    try:
+        yield Keeping(file, file.restored(), [])
+    finally:
+        await file.close()
+
+
+def _memory() -> int:
+    gc.collect()
+    return memory_bytes()
+
+
+async def _serve(loaded: Loaded) -> int:
+    arrivals = Arrivals()
+    async with _journal(loaded.settings) as keeping:
+        journal = StampingJournal(keeping.journal, arrivals)
+        obey({**arrivals.orders, **journal.orders, "memory": _memory})
+        return await serve(loaded, [as_tool(nothing)], keeping._replace(journal=journal))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.host")
     settings.add_arguments(parser, settings.Settings.model_fields)
     loaded = settings.load(parser.parse_args(), {})
     logs.configure(loaded.settings.log_format, loaded.settings.log_level)
-    journal = StampingJournal(secrets.token_hex(4))
-
-    def memory() -> int:
-        gc.collect()
-        return memory_bytes()
-
-    of_journal = {"after_ending": journal.after_ending, "be_plain": journal.be_plain}
-    obey({**journal.arrivals.orders, **of_journal, "memory": memory})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(loaded, [as_tool(nothing)], in_memory(journal)))
+        return runner.run(_serve(loaded))
 
 
 if __name__ == "__main__":

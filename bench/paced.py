@@ -22,7 +22,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
     bare: list[tuple[Latencies, float]] = []
     for number in range(plan.rounds):
         tell(f"round {number + 1} of {plan.rounds}")
-        ours.append(await _pair(scene.pair, sessions, plan.pace_s))
+        ours.append(await on_pair(scene.pair, sessions, plan.pace_s))
         bare.append(await _bare(scene.bare, sessions, plan.pace_s))
     who = f"{sessions} × {PER_SECOND:g} tokens/s"
     return [
@@ -52,7 +52,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
     ]
 
 
-async def _pair(pair: Pair, sessions: int, seconds: float) -> tuple[Latencies, float]:
+async def on_pair(pair: Pair, sessions: int, seconds: float) -> tuple[Latencies, float]:
     window = Window.soon(sessions, seconds)
     cpu_s, *_ = await unwatched(pair, "pace", sessions, window, per_second=PER_SECOND)
     found = await latencies(pair, window)

@@ -28,6 +28,11 @@ class Plan:
     wait_alone: int
     stops: int
     stop_busy: tuple[int, ...]
+    journal_sessions: tuple[int, ...]
+    # Paced and stops; flooded as many as above.
+    journal_rounds: int
+    journal_pace_s: float
+    journal_stops: int
     calls: int
     opens: int
     memory_rounds: int
@@ -55,6 +60,10 @@ WHOLE = Plan(
     wait_alone=10,
     stops=100,
     stop_busy=(0, 100),
+    journal_sessions=(1, 100),
+    journal_rounds=3,
+    journal_pace_s=2.0,
+    journal_stops=50,
     calls=500,
     opens=200,
     memory_rounds=2,
@@ -82,6 +91,10 @@ QUICK = Plan(
     wait_alone=3,
     stops=25,
     stop_busy=(0, 100),
+    journal_sessions=(1, 100),
+    journal_rounds=1,
+    journal_pace_s=1.2,
+    journal_stops=10,
     calls=100,
     opens=50,
     memory_rounds=1,

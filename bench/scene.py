@@ -1,5 +1,6 @@
 """Which processes run: the pair, with the bench as its viewer, and the bare peer. Each is ended by its id."""
 
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -56,27 +57,41 @@ async def started() -> AsyncIterator[Scene]:
 
 
 @asynccontextmanager
-async def pair(*, keep: bool = False, slots: int = SLOTS) -> AsyncIterator[Pair]:
-    """A dispatcher and a commander. `keep`: finished sessions are kept as long as by default."""
-    async with AsyncExitStack() as stack:
-        host = Child("bench.host", *_FLAGS, *(() if keep else _SHORT_LIVED))
-        stack.push_async_callback(host.end)
-        address = await host.says(_READY)
-        viewer = Viewer(address)
-        stack.push_async_callback(viewer.close)
-        made = Pair(host, viewer, address)
-        await stack.enter_async_context(more_workers(made, 1, slots))
+async def pair(*, keep: bool = False, in_file: bool = False, slots: int = SLOTS) -> AsyncIterator[Pair]:
+    """A dispatcher and a commander. `keep`: finished sessions are kept as long as by default. `in_file`: the journal
+    is a file."""
+    async with (
+        dispatcher(*(() if keep else _SHORT_LIVED), in_file=in_file) as made,
+        more_workers(made, 1, f"--slots={slots}"),
+    ):
         yield made
 
 
 @asynccontextmanager
-async def more_workers(made: Pair, number: int, slots: int = SLOTS) -> AsyncIterator[Sequence[Child]]:
-    """So many commanders more, for a while."""
+async def dispatcher(*flags: str, in_file: bool = False) -> AsyncIterator[Pair]:
+    """A dispatcher that has no commander yet."""
+    async with AsyncExitStack() as stack:
+        if in_file:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="chatstream-bench-"))
+            flags += (f"--journal=sqlite:{folder}/journal.db",)
+        host = Child("bench.host", *_FLAGS, *flags)
+        stack.push_async_callback(host.end)
+        address = await host.says(_READY)
+        viewer = Viewer(address)
+        stack.push_async_callback(viewer.close)
+        yield Pair(host, viewer, address)
+
+
+@asynccontextmanager
+async def more_workers(
+    made: Pair, number: int, *flags: str, through: str = ""
+) -> AsyncIterator[Sequence[Child]]:
+    """So many commanders more, for a while. `through`: the address that they dial instead of the dispatcher's."""
     already = len(made.workers)
+    told = (f"--dispatcher={through or made.address}", f"--slots={SLOTS}", *flags)
     async with AsyncExitStack() as stack:
         for index in range(already, already + number):
-            flags = (f"--dispatcher={made.address}", f"--slots={slots}", f"--commander-id=bench-{index}")
-            made.workers.append(Child("bench.worker", *flags))
+            made.workers.append(Child("bench.worker", *told, f"--commander-id=bench-{index}"))
             stack.push_async_callback(made.workers[-1].end)
         try:
             await made.viewer.linked(already + number)

@@ -26,7 +26,7 @@ _STUBBORN: Final = 10
 _NOTED_S: Final = 5.0
 
 
-class _Stops(NamedTuple):
+class Stops(NamedTuple):
     """p50 and p99, milliseconds, from the call; and events that came behind an ending."""
 
     cancelled: tuple[float, float]
@@ -38,11 +38,11 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
     rows: list[Row] = []
     after_ending = 0
     for busy in plan.stop_busy:
-        ours: list[_Stops] = []
+        ours: list[Stops] = []
         bare: list[tuple[float, float]] = []
         for number in range(plan.rounds):
             tell(f"{busy} busy sessions, round {number + 1} of {plan.rounds}")
-            ours.append(await _pair(scene.pair, plan.stops, busy))
+            ours.append(await on_pair(scene.pair, plan.stops, busy))
             bare.append(await _bare(scene.bare, plan.stops, busy))
         after_ending += sum(each.after_ending for each in ours)
         rows += _rows(f"{busy} busy", ours, bare, has_goal=busy > 0)
@@ -53,7 +53,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
     return [*rows, row(f"events after an ending, {stops:,} stops", "", [after_ending], goal=_NEVER)]
 
 
-def _rows(who: str, ours: list[_Stops], bare: list[tuple[float, float]], *, has_goal: bool) -> list[Row]:
+def _rows(who: str, ours: list[Stops], bare: list[tuple[float, float]], *, has_goal: bool) -> list[Row]:
     rows = []
     for index, (name, goal) in enumerate((("p50", _P50), ("p99", _P99))):
         theirs = [each[index] for each in bare]
@@ -78,7 +78,7 @@ def _rows(who: str, ours: list[_Stops], bare: list[tuple[float, float]], *, has_
     return rows
 
 
-async def _pair(pair: Pair, stops: int, busy: int) -> _Stops:
+async def on_pair(pair: Pair, stops: int, busy: int) -> Stops:
     async with _busy(pair, busy):
         await pair.workers[0].told("noted")
         watched = await ask(pair, "wait", stops, Window.soon(0, 0))
@@ -90,7 +90,7 @@ async def _pair(pair: Pair, stops: int, busy: int) -> _Stops:
             await pair.viewer.stop(session)
         await watched.over()
         cancelled = await noted(pair, stops)
-    return _Stops(
+    return Stops(
         p50_p99((cancelled[session] - when) / 1e6 for session, when in asked.items()),
         p50_p99((watched.ended[session][0] - when) / 1e6 for session, when in asked.items()),
         watched.after_ending,

@@ -14,16 +14,22 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from asynchronous import asynchronous
 from hypothesis import given
 from hypothesis import strategies as st
+from journal_scenes import asked, kept, texts
 
 from bench.cli import MEASUREMENTS, Report, main, run
+from bench.keeping import Arrivals
 from bench.load import LEFT_OUT
 from bench.plan import Plan
 from bench.rows import Goal, Row, row
 from bench.scene import Scene
+from bench.stamping import StampingJournal
 from bench.tell import Tell
 from bench.tokens import NS, STAMP_CHARS, due_times, latencies
+from dispatcher.core.mark import Mark
+from dispatcher.journal.sqlite import SqliteJournal
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Plan(
@@ -43,6 +49,10 @@ TINY = Plan(
     wait_alone=2,
     stops=2,
     stop_busy=(0, 2),
+    journal_sessions=(1, 2),
+    journal_rounds=1,
+    journal_pace_s=0.9,
+    journal_stops=2,
     calls=3,
     opens=2,
     memory_rounds=1,
@@ -202,6 +212,21 @@ def test_help_teaches_and_wrong_words_are_refused(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as refused:
         main(["--only", "everything"])
     assert refused.value.code == 2
+
+
+@asynchronous
+async def test_a_text_has_come_when_it_is_kept_and_not_before(tmp_path: Path) -> None:
+    file = SqliteJournal.at(tmp_path / "journal.db")
+    arrivals = Arrivals()
+    journal = StampingJournal(file, arrivals)
+    journal.open(asked("session"))
+    journal.append("session", texts(1, 3), Mark)
+    came = arrivals.orders["arrivals"]
+    assert (journal.read("session", 0, 9).head, came()) == (0, [])
+
+    await kept(file)
+    assert journal.read("session", 0, 9).head == len(came()) == 3
+    await file.close()
 
 
 @given(st.data())
