@@ -5,13 +5,16 @@ same messages, interleaved with it in one run on one machine. `python -m bench -
     plan.py     how much is measured: the whole run, the quick one
     scene.py    which processes run; child.py holds one of them, orders.py is their side
     host.py  worker.py  agents.py     programs: the dispatcher with a stamping journal; the commander, its agents
+    stamping.py the journal that stamps, around any other; keeping.py what it and the bare server keep
     bare_server.py  bare_client.py    programs: the peer to compare with
-    keeping.py  bare_options.py       what both servers keep, and how both are set up alike
+    bare_options.py                   how both servers and their clients are set up alike
     load.py     one load on one side, and what it cost
     viewer.py   the application's side: Chat and Admin, in the process of the bench itself
+    proxy.py    what resets connections
     tokens.py   tokens that bear the time at which they were made
     vector.py   the vector that is carried in two ways
     rows.py  table.py  tell.py        what came out, and how it is shown
-    flooded.py  paced.py  crowd.py  waits.py  stops.py  calls.py  opening.py  memory.py  length.py  vectors.py
+    flooded.py  paced.py  crowd.py  waits.py  stops.py  calls.py  opening.py  journals.py  resuming.py
+    failover.py  memory.py  length.py  vectors.py
                 one measurement each
 """

@@ -58,9 +58,12 @@ async def count(turn: Turn) -> AsyncIterator[str | Output]:
 
 
 @agent("wait")
-async def wait(turn: Turn) -> AsyncIterator[str]:
-    """One token, then silence until it is stopped, of which it notes the time."""
+async def wait(turn: Turn) -> AsyncIterator[str | Output]:
+    """One token or so many, each in a packet of its own, then silence until it is stopped, of which it notes the
+    time."""
     try:
+        for number in range(1, int(turn.metadata.get("tokens", 1))):
+            yield turn.thought("even" if number % 2 else "odd", PLAIN)
         yield PLAIN
         await asyncio.Event().wait()
     finally:

@@ -85,9 +85,9 @@ class Client:
         """Opens the stream that is signalled, and acknowledges what comes down."""
         self._run(self._listen())
 
-    def hold(self, streams: int) -> None:
-        """Opens streams that have said one token, and keeps them."""
-        self._run(self._hold(streams))
+    def hold(self, streams: int, tokens: int) -> None:
+        """Opens streams that have said so many tokens, and keeps them."""
+        self._run(self._hold(streams, tokens))
 
     def let_go(self) -> None:
         """Ends what is kept."""
@@ -153,10 +153,12 @@ class Client:
                     stop_ack=pb.StopAck(stop_id=packet.stop.stop_id, phase=pb.STOP_PHASE_RECEIVED)
                 )
 
-    async def _hold(self, streams: int) -> None:
+    async def _hold(self, streams: int, tokens: int) -> None:
         for number in range(streams):
             call = self._open(number)
-            await Sender(call, f"bare-{number}").say(PLAIN)
+            sender = Sender(call, f"bare-{number}")
+            for _ in range(tokens):
+                await sender.say(PLAIN)
             self._held.append(call)
 
     async def _let_go(self) -> None:

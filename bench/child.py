@@ -5,10 +5,12 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -74,6 +76,12 @@ class Child:
         if "failed" in answer:
             raise ChildError(f"{self.name} could not {order}:\n{answer['failed']}")
         return answer["answer"]
+
+    def signal(self, number: signal.Signals) -> int:
+        """Sends it a signal. When that was, nanoseconds."""
+        now_ns = time.monotonic_ns()
+        self._process.send_signal(number)
+        return now_ns
 
     async def end(self) -> None:
         """Asks it to go, asks again, which means at once, and makes it."""

@@ -3,9 +3,12 @@
 import threading
 import time
 from collections import Counter
+from typing import Final
 
 from bench.orders import Orders
-from bench.tokens import PLAIN, latencies
+from bench.tokens import PLAIN, STAMP_CHARS, latencies, made_ns, news
+
+_LOOK_S: Final = 0.002
 
 
 class Arrivals:
@@ -49,6 +52,8 @@ class Arrivals:
             "count": self._count,
             "latencies": self._latencies,
             "arrivals": lambda: self._when_ns,
+            "await_made": self._await_made,
+            "news": self._news,
         }
 
     def _record(self) -> None:
@@ -68,6 +73,21 @@ class Arrivals:
         """Plain tokens, the packets they came in, and when the last one came."""
         chars = sum(map(len, self._texts))
         return chars // len(PLAIN), len(self._texts), self._when_ns[-1] if self._when_ns else 0
+
+    def _await_made(self, since_ns: int, within_s: float) -> bool:
+        """Waits until a stamped token has come that was made since then; whether one has. Looks now and then, so that
+        the server's loop has nothing to do for it."""
+        deadline = time.monotonic() + within_s
+        while not self._texts or made_ns(self._texts[-1][-STAMP_CHARS:]) < since_ns:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_S)
+        return True
+
+    def _news(self, since_ns: list[int]) -> list[tuple[int, int]]:
+        """For each of these moments, in ascending order: when the first token made since then had come, and when one
+        of each session had. Each session's tokens have to come whole."""
+        return news(zip(self._when_ns, self._sessions, self._texts, strict=True), since_ns)
 
     def _latencies(self, warm_ns: int, cool_ns: int, in_time_ns: int) -> tuple[float, ...]:
         kept = zip(self._when_ns, self._sessions, self._texts, strict=True)

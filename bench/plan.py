@@ -33,11 +33,19 @@ class Plan:
     journal_rounds: int
     journal_pace_s: float
     journal_stops: int
+    resume_rounds: int
+    resume_sessions: int
+    cuts: int
+    failover_rounds: int
+    failover_sessions: int
     calls: int
     opens: int
     memory_rounds: int
     memory_sessions: int
     memory_tokens: int
+    long_events: int
+    live_sessions: int
+    live_events: int
     length_tokens: int
     length_answers: int
     vectors: int
@@ -64,11 +72,19 @@ WHOLE = Plan(
     journal_rounds=3,
     journal_pace_s=2.0,
     journal_stops=50,
+    resume_rounds=3,
+    resume_sessions=50,
+    cuts=10,
+    failover_rounds=3,
+    failover_sessions=20,
     calls=500,
     opens=200,
     memory_rounds=2,
-    memory_sessions=1_000,
+    memory_sessions=400,
     memory_tokens=100,
+    long_events=2_000,
+    live_sessions=2_000,
+    live_events=20,
     length_tokens=50_000,
     length_answers=100,
     vectors=200,
@@ -95,11 +111,19 @@ QUICK = Plan(
     journal_rounds=1,
     journal_pace_s=1.2,
     journal_stops=10,
+    resume_rounds=1,
+    resume_sessions=50,
+    cuts=4,
+    failover_rounds=1,
+    failover_sessions=20,
     calls=100,
     opens=50,
     memory_rounds=1,
     memory_sessions=100,
     memory_tokens=100,
+    long_events=1_000,
+    live_sessions=200,
+    live_events=20,
     length_tokens=20_000,
     length_answers=40,
     vectors=50,

@@ -6,8 +6,9 @@ clock for all processes of a machine. Where throughput and CPU are measured it i
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 PLAIN: Final = "token "
@@ -41,6 +42,11 @@ class Latencies(NamedTuple):
 def stamped() -> str:
     """A token that bears the present time."""
     return f"{time.monotonic_ns():0{_DIGITS}x} "
+
+
+def made_ns(token: str) -> int:
+    """When a whole stamped token was made."""
+    return int(token[:_DIGITS], 16)
 
 
 def due_times(start_ns: int, stop_ns: int, per_second: float, index: int) -> Iterator[int]:
@@ -133,6 +139,18 @@ def latencies(kept: Iterable[Kept], warm_ns: int, cool_ns: int, in_time_ns: int)
     if not found:
         return Latencies(tokens, in_time, 0.0, 0.0, 0.0)
     return Latencies(tokens, in_time, *(quantile(found, q) / 1e6 for q in (0.5, 0.99, 1.0)))
+
+
+def news(kept: Iterable[Kept], since_ns: Sequence[int]) -> list[tuple[int, int]]:
+    """For each of these moments, in ascending order: when the first token made since then arrived, and when one of
+    each session had that says anything then. Pieces are whole tokens."""
+    # By the number of the moment, then by session.
+    found: list[dict[str, int]] = [{} for _ in since_ns]
+    for arrived_ns, session, piece in kept:
+        moment = bisect_right(since_ns, made_ns(piece[-STAMP_CHARS:])) - 1
+        if moment >= 0:
+            found[moment].setdefault(session, arrived_ns)
+    return [(min(each.values()), max(each.values())) for each in found]
 
 
 def quantile(ordered: list[int] | list[float], q: float) -> float:

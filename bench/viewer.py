@@ -36,6 +36,8 @@ class Watched:
         self.after_ending = 0
         self._call = call
         self._asked = 0
+        # Those of which content has come.
+        self._speaking: set[str] = set()
         self._news = asyncio.Condition()
         self._reader = asyncio.ensure_future(self._read())
 
@@ -54,10 +56,7 @@ class Watched:
 
     async def begun(self) -> None:
         """Every session's agent has said something."""
-        await self._until(
-            lambda: len({e.session_id for _, e in self.events if e.HasField("content")}) >= self._asked,
-            "begin",
-        )
+        await self._until(lambda: len(self._speaking) >= self._asked, "begin")
 
     async def have_ended(self, sessions: int) -> None:
         """So many sessions have ended."""
@@ -109,7 +108,9 @@ class Watched:
         self.events.append((now_ns, event))
         if event.session_id in self.ended:
             self.after_ending += 1
-        if event.HasField("ended"):
+        if event.HasField("content"):
+            self._speaking.add(event.session_id)
+        elif event.HasField("ended"):
             self.ended[event.session_id] = (now_ns, event.ended.name)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from asynchronous import asynchronous
+from asynchronous import asynchronous, soon
 from hypothesis import given
 from hypothesis import strategies as st
 from journal_scenes import asked, kept, texts
@@ -23,11 +23,12 @@ from bench.cli import MEASUREMENTS, Report, main, run
 from bench.keeping import Arrivals
 from bench.load import LEFT_OUT
 from bench.plan import Plan
+from bench.proxy import proxy
 from bench.rows import Goal, Row, row
 from bench.scene import Scene
 from bench.stamping import StampingJournal
 from bench.tell import Tell
-from bench.tokens import NS, STAMP_CHARS, due_times, latencies
+from bench.tokens import NS, STAMP_CHARS, due_times, latencies, news
 from dispatcher.core.mark import Mark
 from dispatcher.journal.sqlite import SqliteJournal
 
@@ -53,11 +54,19 @@ TINY = Plan(
     journal_rounds=1,
     journal_pace_s=0.9,
     journal_stops=2,
+    resume_rounds=1,
+    resume_sessions=2,
+    cuts=2,
+    failover_rounds=1,
+    failover_sessions=2,
     calls=3,
     opens=2,
     memory_rounds=1,
     memory_sessions=10,
     memory_tokens=5,
+    long_events=20,
+    live_sessions=10,
+    live_events=4,
     length_tokens=400,
     length_answers=2,
     vectors=2,
@@ -254,6 +263,47 @@ def test_percentiles_leave_out_what_was_yielded_at_the_beginning_and_at_the_end_
     # Whether they came, and came in time, is asked of all.
     assert found.tokens == 6
     assert found.in_time == 3
+
+
+def test_news_of_a_moment_is_what_was_made_since_then_and_not_what_came_late() -> None:
+    def piece(*made: int) -> str:
+        return "".join(f"{each:016x} " for each in made)
+
+    kept = [
+        (150, "a", piece(90)),
+        (160, "a", piece(95, 110)),
+        (170, "b", piece(120)),
+        (180, "a", piece(130)),
+        (210, "b", piece(199)),
+        (250, "b", piece(201)),
+        (260, "a", piece(230)),
+    ]
+    assert news(kept, [100, 200]) == [(160, 170), (250, 260)]
+
+
+@asynchronous
+async def test_a_cut_resets_what_goes_through_the_proxy_and_lets_new_connections_in() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            writer.write(line)
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, proxy(f"{host}:{port}") as between:
+        where = between.address.split(":")
+        reader, writer = await asyncio.open_connection(*where)
+        writer.write(b"one\n")
+        assert await soon(reader.readline()) == b"one\n"
+        between.cut()
+        with pytest.raises(ConnectionResetError):
+            await soon(reader.readline())
+        writer.close()
+
+        reader, writer = await asyncio.open_connection(*where)
+        writer.write(b"two\n")
+        assert await soon(reader.readline()) == b"two\n"
+        writer.close()
 
 
 def test_sessions_of_a_load_are_spread_over_the_interval() -> None:
