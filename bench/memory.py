@@ -83,6 +83,8 @@ async def _pair(one: Pair, plan: Plan) -> _Taken:
         await watched.begun()
         await watched.leave()
     live = await one.host.told("memory")
+    # Else its processes would wait for them to end.
+    await one.viewer.stop_all()
     return _taken(plan, before, finished, long, live)
 
 
