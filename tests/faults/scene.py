@@ -29,10 +29,12 @@ QUICK = ("--heartbeat-interval-s", "0.3", "--keepalive-time-s", "1", "--ping-tim
 # By what a session is held until its user may speak and its tools' gate is open.
 MOMENTS: dict[str, tuple[Step, ...]] = {
     "stream": ("say", "hear", "say"),
-    "call": ("say", "call", "say"),
+    "call": ("hear", "say", "call", "say"),
     "question": ("ask", "say"),
     "message": ("hear", "say"),
 }
+# What was said before the fault, and must not be lost by it.
+_EARLY = {"call": frozenset({0})}
 _seeds = itertools.count(1)
 
 
@@ -151,7 +153,7 @@ async def sessions_at_their_moments(
         for agent, (moment, steps) in itertools.product(agents, MOMENTS.items()):
             words = 200 if moment == "stream" else 40
             script = Script(seed, steps, words=words, gate=str(gate))
-            user = User(chat_pb2_grpc.ChatStub(seeing), chat, agent, script)
+            user = User(chat_pb2_grpc.ChatStub(seeing), chat, agent, script, _EARLY.get(moment, frozenset()))
             await user.ask()
             group.users.append(user)
         ends = [running.create_task(user.run()) for user in group.users]

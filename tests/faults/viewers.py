@@ -92,8 +92,12 @@ class User(Watcher):
         steady: "chat_pb2_grpc.ChatAsyncStub",
         agent: str,
         script: Script,
+        early: frozenset[int] = frozenset(),
     ) -> None:
         super().__init__(seeing, "")
+        # Steps at which it speaks though it may not yet.
+        self._early = early
+        self._said: set[int] = set()
         # What it says goes another way than what it sees.
         self._steady = steady
         self._saying: list[asyncio.Task[None]] = []
@@ -125,17 +129,22 @@ class User(Watcher):
     def take(self, event: Event) -> None:
         super().take(event)
         packet = chat_pb2.ClientPacket(client_ref="1")
+        at_once = False
         if event.HasField("question"):
             packet.answer.question_id = event.question.question_id
             packet.answer.value_json = f'"{answer(int(event.question.text))}"'
-        elif event.HasField("progress"):
-            packet.message.text = message(int(event.progress.current))
+        elif event.HasField("progress") and (at := int(event.progress.current)) not in self._said:
+            # Said once: an attempt that begins anew is told of it by the dispatcher.
+            self._said.add(at)
+            packet.message.text = message(at)
+            at_once = at in self._early
         else:
             return
-        self._saying.append(asyncio.ensure_future(self._react(packet)))
+        self._saying.append(asyncio.ensure_future(self._tell(packet, at_once=at_once)))
 
-    async def _react(self, packet: chat_pb2.ClientPacket) -> None:
-        await self.may_speak.wait()
+    async def _tell(self, packet: chat_pb2.ClientPacket, *, at_once: bool) -> None:
+        if not at_once:
+            await self.may_speak.wait()
         # A question of an attempt that was lost is no longer open, and that is right.
         await self._say(packet)
 
