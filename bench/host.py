@@ -40,7 +40,7 @@ async def _journal(told: Settings) -> AsyncIterator[Keeping]:
         return
     file = SqliteJournal.at(Path(path), power_safe=told.journal_sync == "power")
     try:
-        yield Keeping(file, file.restored(), [])
+        yield Keeping(file, file.restored, [])
     finally:
         await file.close()
 

@@ -136,17 +136,17 @@ async def _serve_and_leave(loaded: Loaded, tools: list[Tool]) -> int:
 
 
 class Keeping(NamedTuple):
-    """A journal, what it has brought from a life before, and who is told when it can't keep anything, and when it can
-    again."""
+    """A journal, what it has brought from a life before, once, and who is told when it can't keep anything, and when it
+    can again."""
 
     journal: Journal
-    restored: Restored
+    restored: Callable[[], Restored]
     stalled: list[Callable[[bool], None]]
 
 
 def in_memory(journal: Journal) -> Keeping:
     """One that brings nothing and never stalls."""
-    return Keeping(journal, Restored((), ()), [])
+    return Keeping(journal, lambda: Restored((), ()), [])
 
 
 @contextlib.asynccontextmanager
@@ -169,7 +169,7 @@ async def _journal(settings: Settings) -> AsyncIterator[Keeping]:
     except JournalError as error:
         raise StartError(f"journal: {error}") from None
     try:
-        yield Keeping(ThoughtLog(file) if wants_thoughts else file, file.restored(), told)
+        yield Keeping(ThoughtLog(file) if wants_thoughts else file, file.restored, told)
     finally:
         await file.close()
 
@@ -206,9 +206,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
                 leaving.idle,
             )
             keeping.stalled.append(lambda is_stalled: _stalled(hub, is_stalled))
-            sessions, commanders = keeping.restored
-            now_ms = int(time.time() * 1000)
-            hub.submit(events.Restored(sessions, commanders, now_ms, runner.idempotent_tools))
+            _take_up(keeping, hub, runner)
             limits = LiveLimits(loaded, lambda changed: _apply(changed, deny, hub, runner))
             async with _grpc_server(settings, hub, metrics, runner, limits, leaving) as serving:
                 # Whoever reads that it is ready may tell it to go, and once more while it drains.
@@ -233,6 +231,15 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     finally:
         await runner.close()
     return 0
+
+
+def _take_up(keeping: Keeping, hub: Hub, runner: ToolRunner) -> None:
+    """Gives what the journal has brought to the hub, and holds nothing of it."""
+    sessions, commanders = keeping.restored()
+    if sessions:
+        log.info("taking up %d sessions", len(sessions))
+    now_ms = int(time.time() * 1000)
+    hub.submit(events.Restored(sessions, commanders, now_ms, runner.idempotent_tools))
 
 
 def _stalled(hub: Hub, is_stalled: bool) -> None:
@@ -352,7 +359,10 @@ async def _drain(hub: Hub, serving: Serving, leaving: Leaving) -> None:
         log.info(
             "left %d sessions as they stand, to be taken up when a dispatcher is back on this journal", left
         )
-        await hub.kept()
+        try:
+            await asyncio.wait_for(hub.kept(), FLUSH_S)
+        except TimeoutError:
+            log.warning("the journal can't be written: what was not told anybody may be lost")
         serving.go_away(why)
 
 
@@ -379,11 +389,12 @@ async def _grpc_server(
         for offer in runner.offers()
     ]
     told_bytes = sum(offer.ByteSize() for offer in offers) + START_ENVELOPE_BYTES
+    told_bytes += settings.published_bytes_max
     if settings.request_bytes_max + told_bytes > settings.max_message_bytes:
         raise StartError(
-            f"request_bytes_max: {settings.request_bytes_max} and the descriptions of the tools, {told_bytes} "
-            f"bytes, have to fit one message: at most {max(0, settings.max_message_bytes - told_bytes)} is right, "
-            "or raise max_message_bytes on both sides"
+            f"request_bytes_max: {settings.request_bytes_max}, published_bytes_max and the descriptions of the tools, "
+            f"{told_bytes} bytes, have to fit one message: at most {max(0, settings.max_message_bytes - told_bytes)} "
+            "is right, or lower published_bytes_max, or raise max_message_bytes on both sides"
         )
     down = codec.Downstream(
         max_message_bytes=settings.max_message_bytes,

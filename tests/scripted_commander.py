@@ -128,6 +128,8 @@ class Link:
             lambda: defaultdict(asyncio.Queue)
         )
         self._starts: asyncio.Queue[Turn] = asyncio.Queue()
+        # The kinds of all that came, in their order.
+        self.order: list[str] = []
         # Bytes received per gRPC message: how packets were gathered.
         self.messages = 0
         self._reader: asyncio.Task[None] | None = None
@@ -197,6 +199,7 @@ class Link:
     async def _take(self, packet: Down) -> None:
         kind = packet.WhichOneof("signal")
         assert kind is not None, packet
+        self.order.append(kind)
         if kind == "start":
             self._starts.put_nowait(Turn(self, packet))
         elif kind == "heartbeat" and self._beats:

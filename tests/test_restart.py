@@ -12,10 +12,11 @@ from typing import Any
 import grpc
 import pytest
 from asynchronous import asynchronous, eventually
-from chat_viewer import Seen, conversing, viewing
+from chat_viewer import Seen, asking, conversing, viewing
 from dialling import administering, chatting
 from dispatcher_process import DispatcherProcess, running_dispatcher
-from scripted_commander import Turn, linked, unique
+from google.protobuf.duration_pb2 import Duration
+from scripted_commander import Link, Turn, hello, linked, opened_link, unique
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
 TOOLS = '''
@@ -174,6 +175,10 @@ async def test_all_goes_on_where_it_stood_after_kill_9(place: Path) -> None:
 
 async def _now(value: list[str]) -> list[str]:
     return value
+
+
+async def _beats(link: Link) -> int:
+    return link.order.count("heartbeat")
 
 
 @asynchronous
@@ -341,6 +346,93 @@ async def test_with_the_journal_in_memory_everybody_is_told_that_it_began_anew()
 
 
 @asynchronous
+async def test_the_welcome_is_first_though_a_stop_waits(place: Path) -> None:
+    agent = unique("agent")
+    me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
+    with dispatcher_at(place, "--journal-sync", "power") as dispatcher:
+        async with conversing(dispatcher.address) as talk, administering(dispatcher.address) as admin:
+            for _ in range(5):
+                async with linked(dispatcher.address, agent, **me) as link:
+                    seen = await talk.ask(agent, client_ref=unique("ask"))
+                    turn = await link.started()
+                await admin.StopSession(admin_pb2.StopSessionRequest(session_id=turn.session_id))
+                async with opened_link(dispatcher.address) as link:
+                    named = hello(agent, **me, resumes=[resumed(turn, signals=0)])
+                    await link.write(agent_pb2.UpstreamPacket(hello=named))
+                    await link.heard("welcome")
+                    assert next(iter(link.order)) == "welcome"
+                    await link.heard("stop", turn.session_id)
+                assert (await seen.ended()).name == "stopped"
+
+
+@asynchronous
+async def test_whoever_asks_and_half_closes_sees_it_all(place: Path) -> None:
+    agent = unique("agent")
+    with dispatcher_at(place, "--journal-sync", "power") as dispatcher:
+        async with linked(dispatcher.address, agent, slots=20) as link:
+            for _ in range(10):
+                async with conversing(dispatcher.address) as talk:
+                    await talk.send(chat_pb2.ClientPacket(client_ref="1", ask=asking(agent)))
+                    await talk.half_close()
+                    turn = await link.started()
+                    await turn.say("whole")
+                    await turn.finish()
+                    assert await talk.status() == (grpc.StatusCode.OK, "")
+                    (seen,) = talk.sessions.values()
+                    assert (await seen.ended()).name == "completed"
+                    assert seen.text == "whole"
+                    assert talk.receipts.qsize() == 1
+
+
+@asynchronous
+async def test_what_a_viewer_that_left_at_once_asked_for_is_nobodys_to_watch(place: Path) -> None:
+    agent = unique("agent")
+    with dispatcher_at(place, "--journal-sync", "power") as dispatcher:
+        async with linked(dispatcher.address, agent, slots=50), administering(dispatcher.address) as admin:
+            on_detach = chat_pb2.OnDetach(stop_after=Duration(nanos=1_000_000))
+            for _ in range(40):
+                async with conversing(dispatcher.address) as talk:
+                    ask = asking(agent, on_detach=on_detach)
+                    await talk.send(chat_pb2.ClientPacket(client_ref="1", ask=ask))
+
+            async def left() -> tuple[int, int]:
+                """How many it has come to, and how many of them go on."""
+                selector = admin_pb2.SessionSelector(all=True)
+                request = admin_pb2.ListSessionsRequest(selector=selector, include_ended=True)
+                views = (await admin.ListSessions(request)).sessions
+                return len(views), sum(not view.HasField("ended") for view in views)
+
+            await eventually(left, lambda found: found[0] > 0 and found[1] == 0)
+
+
+@asynchronous
+async def test_what_was_held_back_for_a_pattern_that_is_gone_goes_on(place: Path) -> None:
+    agent = unique("agent")
+    me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
+    with dispatcher_at(place, "--deny", "password") as first:
+        async with linked(first.address, agent, **me) as link, conversing(first.address) as talk:
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("boarding pass")
+            await turn.say(" ")
+            await turn.acknowledged(2)
+            await turn.say("pass")
+            await turn.ask("q1")
+            await seen.until("question")
+        first.signal(signal.SIGKILL)
+        first.wait()
+    with dispatcher_at(place) as second:
+        async with (
+            linked(second.address, agent, **me, resumes=[resumed(turn, signals=0)]) as link,
+            chatting(second.address) as chat,
+            viewing(chat.Subscribe(subscription(turn.session_id)), turn.session_id) as (_, whole),
+        ):
+            await link.write(turn.packet(content=agent_pb2.ContentChunk(text=" is free")), turn.finished())
+            assert (await whole.ended()).name == "completed"
+            assert whole.text == "boarding pass pass is free"
+
+
+@asynchronous
 async def test_while_the_disk_is_full_nobody_is_told_anything_and_nothing_is_lost(place: Path) -> None:
     agent = unique("agent")
     with dispatcher_at(place) as dispatcher:
@@ -353,6 +445,9 @@ async def test_while_the_disk_is_full_nobody_is_told_anything_and_nothing_is_los
             resource.prlimit(dispatcher.pid, resource.RLIMIT_FSIZE, (least_size(place), unlimited[1]))
             await turn.say("meanwhile ")
             await asyncio.to_thread(dispatcher.wait_for_log, "can't be written")
+            # A full disk is no silence.
+            beats = link.order.count("heartbeat")
+            await eventually(lambda: _beats(link), lambda now: now > beats)
             refused = await talk.request("2", ask=chat_pb2.Ask(agent=agent, messages=_hello()))
             assert refused.error.code == "journal_stalled"
             assert refused.error.retryable
@@ -365,6 +460,23 @@ async def test_while_the_disk_is_full_nobody_is_told_anything_and_nothing_is_los
             await turn.finish()
             await seen.ended()
             assert seen.text == "before meanwhile after"
+
+
+@asynchronous
+async def test_told_to_go_it_goes_though_the_disk_is_full(place: Path) -> None:
+    agent = unique("agent")
+    with dispatcher_at(place) as dispatcher:
+        async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
+            await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("before ")
+            await turn.acknowledged(1)
+            unlimited = resource.prlimit(dispatcher.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(dispatcher.pid, resource.RLIMIT_FSIZE, (least_size(place), unlimited[1]))
+            await turn.say("meanwhile ")
+            await asyncio.to_thread(dispatcher.wait_for_log, "can't be written")
+            dispatcher.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(dispatcher.wait) == 0
 
 
 def _hello() -> list[agent_pb2.Message]:

@@ -7,7 +7,7 @@ import pytest
 from dispatcher.core.endings import Ending
 from dispatcher.core.events import Effect, Send, SessionRequested
 from dispatcher.core.fleet import Link
-from dispatcher.core.packets import Ack, Answer, Ended, Question, Signal, ToolCall, Usage, UserMessage
+from dispatcher.core.packets import Ack, Answer, Ended, Question, Signal, Usage, UserMessage
 from dispatcher.core.policy import Guard, PolicyLimits
 from dispatcher.core.session import EVENT_OVERHEAD_BYTES, TRANSITIONS, Session, State, Step
 
@@ -170,17 +170,14 @@ def test_a_new_attempt_owes_what_the_user_said_and_nothing_else(session: Session
     assert session.owed_sequence == 2
 
 
-def test_an_attempt_is_untouched_until_it_spoke_called_or_confirmed(session: Session, link: Link) -> None:
+def test_an_attempt_is_untouched_until_it_spoke_or_confirmed(session: Session, link: Link) -> None:
     def confirm() -> None:
         session.heard_signals(1)
 
     def speak() -> None:
         session.received = 1
 
-    def call() -> None:
-        session.ledger.ask(session.attempt, "", ToolCall("x", "add", "{}"))
-
-    for touch in (confirm, speak, call):
+    for touch in (confirm, speak):
         session.begin_attempt("c1", link, now=2.0)
         session.owe(UserMessage("m1", "one"), 7, [])
         before = session.untouched

@@ -47,12 +47,12 @@ from dispatcher.core.packets import (
     ToolFailure,
     ToolOutcome,
     ToolResult,
-    utf8_bytes,
 )
 from dispatcher.core.policy import PASS, Guard, Verdict
 from dispatcher.core.quota import Quotas
-from dispatcher.core.session import Session, Step
+from dispatcher.core.session import Session, Step, asked_bytes
 from dispatcher.core.timers import Timers
+from dispatcher.core.windows import Release
 
 
 def unanswered(code: str, message: str) -> ToolOutcome:
@@ -79,6 +79,8 @@ class Board:
         self.resting: dict[str, Session] = {}
         self.timers: Timers[tuple[str, ...]] = Timers()
         self.draining = False
+        # It leaves its sessions to a life after this one.
+        self.hands_over = False
         # The journal can't keep anything for now.
         self.stalled = False
         # Sessions that have not ended; what the journal holds, bytes, as the core accounts it.
@@ -152,8 +154,7 @@ class Board:
         self.enter(session)
         self.out.append(Open(requested))
         opened = Opened(session.agent, session.user_id, session.labels)
-        # Its idempotency key lies in a table for as long as the events do.
-        self.emit(session, "opened", "", "", opened, utf8_bytes(requested.idempotency_key))
+        self.emit(session, "opened", "", "", opened, asked_bytes(requested))
         self.arm_policy(session)
         if requested.stop_when_unwatched_s is not None:
             self.timers.set(("unwatched", session.session_id), self.now + requested.stop_when_unwatched_s)
@@ -274,6 +275,14 @@ class Board:
                     self.violated(session, verdict)
         return session.live
 
+    def release(self, session: Session, release: Release) -> None:
+        """Text goes on that policies have let through."""
+        if release.kind == "content":
+            session.publish(release.text)
+            self.emit(session, "content", release.agent, release.text, None)
+        else:
+            self.emit(session, "thought", release.agent, release.text, release.step)
+
     def violated(self, session: Session, verdict: Verdict) -> None:
         """Tells what policies found, and ends the session when one of them stops it."""
         for violation in verdict.violations:
@@ -375,11 +384,15 @@ class Board:
         session.refused_by.clear()
         # It has lost its slot through no fault of its own, and may wait for one anew.
         session.queue_due = None
-        if session.tries == 1:
-            self.wait(session, first=True)
+        self.queue_again(session, first=True)
+
+    def queue_again(self, session: Session, *, first: bool = False) -> None:
+        """Lets a session wait for a slot, after a rest where it has lost several attempts."""
+        if session.tries <= 1:
+            self.wait(session, first=first)
         else:
             self.resting[session.session_id] = session
-            rest_s = limits.restart_backoff_s * 2.0 ** (session.tries - 2)
+            rest_s = self.limits.restart_backoff_s * 2.0 ** (session.tries - 2)
             self.timers.set(("rest", session.session_id), self.now + rest_s)
 
     def _end_lost(self, session: Session, why: str) -> None:
@@ -485,9 +498,17 @@ class Board:
 
     def serve_queue_by_load(self) -> None:
         """Gives every free slot to the queue, each session to whom it would have got with its request."""
+        # Many sessions want the same: who could take them is looked for once, and soon there is nobody.
+        could_take: dict[object, list[Commander]] = {}
         for session in list(self.queue.values()):
-            assert session.requested is not None, session
-            commander = self.choose(session.requested, session.refused_by)
+            requested = session.requested
+            assert requested is not None, session
+            labels = requested.commander_labels
+            wants = (session.agent, requested.agent_version, tuple(sorted(labels.items())))
+            if wants not in could_take:
+                could_take[wants] = list(self.fleet.serving(session.agent, requested.agent_version, labels))
+            could_take[wants] = [each for each in could_take[wants] if each.is_free]
+            commander = self.choose(requested, session.refused_by) if could_take[wants] else None
             if commander is not None:
                 self.take(session, commander)
 

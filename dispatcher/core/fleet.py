@@ -100,6 +100,11 @@ class Commander:
         return max(0, self.hello.slots - len(self.slots) - self.stuck_elsewhere)
 
     @property
+    def is_free(self) -> bool:
+        """It takes another session now."""
+        return self.state is CommanderState.READY and self.free > 0
+
+    @property
     def load(self) -> float:
         """Share of its slots that is taken, 0 to 1."""
         return 1.0 - self.free / self.hello.slots if self.hello.slots else 1.0
@@ -192,11 +197,7 @@ class Fleet:
         """
         best: Commander | None = None
         for commander in self.serving(agent, version, labels):
-            if (
-                commander.state is not CommanderState.READY
-                or commander.free < 1
-                or commander.commander_id in not_on
-            ):
+            if not commander.is_free or commander.commander_id in not_on:
                 continue
             if commander.commander_id == affinity:
                 return commander

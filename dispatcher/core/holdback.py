@@ -94,6 +94,11 @@ class Hold:
         """What another one needs to go on where this one stands; see `put_back`."""
         return self._left, self._held, self._released, tuple(self._arrivals)
 
+    def drop(self) -> None:
+        """What is held is never released. What follows is judged as behind the last character that was."""
+        self._held = ""
+        self._arrivals.clear()
+
     def put_back(self, left: str, held: str, released: int, arrivals: tuple[tuple[int, int], ...]) -> None:
         """Goes on where another one stood, before anything was taken."""
         self._left, self._held, self._released = left, held, released

@@ -403,11 +403,7 @@ class Intake:
         board = self._board
         self._settle(session)
         for release in verdict.releases:
-            if release.kind == "content":
-                session.publish(release.text)
-                board.emit(session, "content", release.agent, release.text, None)
-            else:
-                board.emit(session, "thought", release.agent, release.text, release.step)
+            board.release(session, release)
         board.violated(session, verdict)
 
     def _first_token(self, session: Session) -> None:

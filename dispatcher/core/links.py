@@ -155,7 +155,8 @@ class Links:
         board = self._board
         link = board.fleet.links.get(link_id)
         if link is not None:
-            board.send(link, Signal(LinkHeartbeat()))
+            # It says nothing that has to be kept, and a disk that is full is no reason to fall silent.
+            board.send(link, Signal(LinkHeartbeat()), urgent=True)
             board.timers.set(("beat", link_id), board.now + board.limits.heartbeat_interval_s)
 
     def listen(self, link_id: str) -> None:
@@ -214,6 +215,8 @@ class Links:
             commander.state = CommanderState.DRAINING
         if commander.link is not None:
             self._board.send(commander.link, Signal(commander.drain))
+        told = replace(commander.hello, resumes=(), draining=True)
+        self._board.out.append(Remember(commander.commander_id, told))
 
     def goodbye(self, link: Link, goodbye: Goodbye) -> None:
         """The commander leaves on purpose; its stream ends next."""

@@ -63,3 +63,5 @@ class Mark(NamedTuple):
     guard: GuardMark = GuardMark()
     # Runs of packets beyond `safe`: the last of each, and its bytes.
     unsafe: tuple[tuple[int, int], ...] = ()
+    # Of its last event.
+    offset: int = 0

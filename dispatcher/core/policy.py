@@ -345,11 +345,11 @@ class Guard:
 
     def begin_anew(self, content_chars: int, thought_chars: int) -> None:
         """Another attempt speaks: what was held of the one before is never released, and so many characters of it
-        still count. Calls and tokens count on: they were spent."""
+        still count. With characters of content it goes on behind them. Calls and tokens count on: they were spent."""
         self.content_chars, self.thought_chars = content_chars, thought_chars
         self._cut_at = None
         if self._windows is not None:
-            self._windows.clear()
+            self._windows.begin_anew(goes_on=content_chars > 0)
 
     @property
     def mark(self) -> GuardMark:
@@ -357,11 +357,12 @@ class Guard:
         held = () if self._windows is None else self._windows.held
         return GuardMark(self.content_chars, self.thought_chars, self.tool_calls, held)
 
-    def put_back(self, mark: GuardMark) -> None:
-        """Stands where another one stood, before anything was judged."""
+    def put_back(self, mark: GuardMark) -> list[Release]:
+        """Stands where another one stood, before anything was judged. What that one held and nobody would judge any
+        more, since the pattern is gone, goes on now."""
         self.content_chars, self.thought_chars, self.tool_calls = mark[:3]
-        if self._windows is not None:
-            self._windows.put_back(mark.held)
+        windows = self._windows or Windows(None, None, self._hold_chars_max, self._speakers_max)
+        return windows.put_back(mark.held)
 
     def safe(self, received: int) -> int:
         """The packet up to which everything was released, where all up to `received` have come: one of which

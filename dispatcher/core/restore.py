@@ -12,9 +12,9 @@ from dispatcher.core.board import Board, unanswered
 from dispatcher.core.endings import Ending
 from dispatcher.core.events import Kept, Log, Restored
 from dispatcher.core.fleet import Commander, CommanderState, Slot
-from dispatcher.core.packets import Question, ToolResult, utf8_bytes
+from dispatcher.core.packets import Drain, Question, ToolResult
 from dispatcher.core.policy import Guard
-from dispatcher.core.session import Session, State
+from dispatcher.core.session import Session, State, asked_bytes
 
 DIED: Final = unanswered("unknown_outcome", "the dispatcher died while it ran; nobody knows what it did")
 
@@ -29,6 +29,8 @@ class Restoring:
         board = self._board
         for hello in event.commanders:
             commander = Commander(hello.commander_id, hello.instance, None, hello, CommanderState.DETACHED)
+            if hello.draining:
+                commander.drain = Drain("it was draining before the dispatcher's restart", None)
             board.fleet.commanders[hello.commander_id] = commander
             board.timers.set(("grace", hello.commander_id), board.now + board.limits.detach_grace_s)
         sessions = [self._put_back(kept, event.unix_ms) for kept in event.sessions]
@@ -55,12 +57,16 @@ class Restoring:
             running_tools_max=board.limits.session_tools_running_max,
             published_bytes_max=board.limits.published_bytes_max,
         )
-        session.kept_bytes += utf8_bytes(requested.idempotency_key)
+        session.kept_bytes += asked_bytes(requested)
         for event, when in zip(events, at, strict=True):
             session.put_back(event, when)
-        session.stand_at(mark, events)
+        loose = session.stand_at(mark, events)
         board.enter(session)
         board.kept_bytes += session.kept_bytes
+        for release in loose:
+            board.release(session, release)
+        if loose and session.guard is not None:
+            session.safe = session.guard.safe(session.received)
         if session.live:
             for question_id, told_at, expires_in_s in mark.questions:
                 question = Question(question_id, expires_in_s, events[told_at - 1].body, told_at)
@@ -77,7 +83,9 @@ class Restoring:
             board.end(session, Ending.COMMANDER_LOST, "the dispatcher was started anew", turn_over=True)
             return
         if requested.stop_when_unwatched_s is not None:
-            board.timers.set(("unwatched", session.session_id), board.now + requested.stop_when_unwatched_s)
+            # Its viewers get as long to come back as its commander.
+            due = board.now + board.limits.detach_grace_s + requested.stop_when_unwatched_s
+            board.timers.set(("unwatched", session.session_id), due)
         board.arm_policy(session)
         dead, again = session.ledger.died(idempotent_tools)
         for call in again:
@@ -91,7 +99,7 @@ class Restoring:
         while (owed := session.ledger.next_owed()) is not None:
             board.run_tool(session, owed)
         if session.state is State.QUEUED:
-            board.wait(session)
+            board.queue_again(session)
             return
         commander = board.fleet.commanders.get(session.commander_id)
         if commander is None or commander.instance != session.instance:

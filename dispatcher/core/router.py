@@ -138,6 +138,11 @@ class Router:
         return self._board.live
 
     @property
+    def stalled(self) -> bool:
+        """The journal can't keep anything for now."""
+        return self._board.stalled
+
+    @property
     def draining(self) -> bool:
         return self._board.draining
 
@@ -282,6 +287,7 @@ class Router:
     def _shutdown_requested(self, event: ShutdownRequested) -> None:
         board = self._board
         board.draining = True
+        board.hands_over = event.hands_over
         # A minimal commander can't come back.
         left = [s for s in board.sessions.values() if s.live and not (event.hands_over and s.can_resume)]
         stop = StopsRequested(Selector(), event.stop_id, "shutdown", event.reason)
@@ -391,7 +397,10 @@ class Router:
             return
         self._board.unwatched(session)
         requested = session.requested
-        if requested is not None and requested.stop_when_unwatched_s is not None:
+        # Viewers are told to come back to a life after this one: that they leave this one says nothing.
+        if self._board.hands_over:
+            self._board.timers.cancel(("unwatched", session.session_id))
+        elif requested is not None and requested.stop_when_unwatched_s is not None:
             due = self._board.now + requested.stop_when_unwatched_s
             self._board.timers.set(("unwatched", session.session_id), due)
 

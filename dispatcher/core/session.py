@@ -42,11 +42,19 @@ from dispatcher.core.packets import (
     utf8_bytes,
 )
 from dispatcher.core.policy import Guard
+from dispatcher.core.windows import Release
 
 # How finely is known which bytes of what was received are not safe yet, so that a long hold costs little.
 _UNSAFE_RUN_BYTES: Final = 16_384
 # What an event costs the journal besides its text and body, bytes. Rough, and the same on every journal.
 EVENT_OVERHEAD_BYTES: Final = 128
+# What a call or a message costs in a Start besides its texts.
+_TOLD_OVERHEAD_BYTES: Final = 64
+
+
+def asked_bytes(requested: SessionRequested) -> int:
+    """What is kept of a request for as long as the events are: itself, and its key in a table."""
+    return len(requested.request or b"") + utf8_bytes(requested.idempotency_key)
 
 
 class State(Enum):
@@ -275,7 +283,7 @@ class Session:
     def untouched(self) -> bool:
         """Nothing of this attempt was seen by anybody, and it was told nothing that it has confirmed: another
         commander can begin it afresh."""
-        return self.received == 0 and len(self.ledger) == 0 and len(self.owed) == self.owed_sequence
+        return self.received == 0 and len(self.owed) == self.owed_sequence
 
     def advance(self, step: Step) -> None:
         """Moves to the state that the table gives. A step that isn't in the table is a bug of ours."""
@@ -334,8 +342,9 @@ class Session:
         """Whether all that was published can be told to an agent that goes on from there."""
         if self.said is None:
             return False
-        told = sum(map(texts_bytes, self.ledger.published(self.since_attempt)))
-        told += sum(texts_bytes(message) for message, _ in self.taken)
+        calls = self.ledger.published(self.since_attempt)
+        told = sum(map(texts_bytes, calls)) + sum(texts_bytes(message) for message, _ in self.taken)
+        told += _TOLD_OVERHEAD_BYTES * (len(calls) + len(self.taken))
         return self.said_bytes + told <= self.published_bytes_max
 
     def begin_attempt(
@@ -466,8 +475,9 @@ class Session:
                 self.close(Ending(ended.ending), ended, at)
                 self.stop_id = ended.stop.stop_id if ended.stop is not None else ""
 
-    def stand_at(self, mark: Mark, events: Sequence[SessionEvent]) -> None:
-        """Stands where it stood in a life before, once all its events were put back: its commander may return."""
+    def stand_at(self, mark: Mark, events: Sequence[SessionEvent]) -> list[Release]:
+        """Stands where it stood in a life before, once all its events were put back: its commander may return. What was
+        held and is not any more goes on now."""
         self.attempt, self.tries, self.deaths = mark.attempt, mark.tries, mark.deaths
         self.since_attempt, self.touched, self.on_restart = mark.since_attempt, mark.touched, mark.on_restart
         self.commander_id, self.instance = mark.commander_id, mark.instance
@@ -479,7 +489,7 @@ class Session:
         self.thought_chars = mark.thought_chars
         self.usage, self.usage_before = mark.usage, mark.usage_before
         if self.ended is not None:
-            return
+            return []
         self.state = State.DETACHED if mark.commander_id else State.QUEUED
         for sequence, at in mark.owed:
             body = events[at - 1].body
@@ -493,8 +503,8 @@ class Session:
         self.ledger.put_back_waiting(mark.attempt, mark.waiting_calls)
         if mark.goes_on:
             self.published = self._published()
-        if self.guard is not None:
-            self.guard.put_back(mark.guard)
+        assert self.guard is not None, self
+        return self.guard.put_back(mark.guard)
 
     def heard_reads(self, up_to: int) -> None:
         """Its agent has taken the messages up to the owed signal of this number."""
@@ -536,6 +546,7 @@ class Session:
             waiting_calls=self.ledger.waiting_calls,
             guard=self.guard.mark if self.guard is not None else GuardMark(),
             unsafe=tuple(self.unsafe),
+            offset=self.offset,
         )
 
     def close(self, ending: Ending, ended: Ended, now: float) -> None:

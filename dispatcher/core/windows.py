@@ -77,6 +77,11 @@ class _Speaker:
             return None
         return HeldText(self._kind, self._agent, self.step, *self._hold.state)
 
+    def drop_held(self) -> None:
+        """What it holds was another one's, and is never released; what was released is still there before."""
+        if self._hold is not None:
+            self._hold.drop()
+
     def put_back(self, text: HeldText) -> None:
         if self._hold is not None:
             self._hold.put_back(text.left, text.held, text.released, text.arrivals)
@@ -153,24 +158,36 @@ class Windows:
             return None
         return min(speaker.since or 0 for speaker in self._holding.values())
 
-    def clear(self) -> None:
-        """All speakers are gone, with what was held of them."""
-        self._speakers.clear()
-        self._holding.clear()
+    def begin_anew(self, *, goes_on: bool) -> None:
+        """Other speakers come, and what was held is gone. Where content `goes_on`, theirs is judged as what follows."""
+        before = self._speakers
+        self._speakers, self._holding = {}, {}
+        for key, speaker in before.items() if goes_on else ():
+            if key[0] == "content":
+                speaker.drop_held()
+                self._speakers[key] = speaker
 
     @property
     def held(self) -> tuple[HeldText, ...]:
         """What is known of each speaker's text, to be put back into others."""
         return tuple(text for speaker in self._speakers.values() if (text := speaker.held) is not None)
 
-    def put_back(self, held: Iterable[HeldText]) -> None:
-        """Puts back what another one of these held, before anybody speaks. What is only told of is not put back."""
+    def put_back(self, held: Iterable[HeldText]) -> list[Release]:
+        """Puts back what others held, before anybody speaks; what these would not hold comes back, in its order. What
+        is only told of is not put back."""
+        loose: list[tuple[int, Release]] = []
         for text in held:
             kind: Kind = "thought" if text.kind == "thought" else "content"
+            if self._deny is None:
+                if text.held:
+                    since = text.arrivals[0][0] if text.arrivals else 0
+                    loose.append((since, Release(kind, text.held, text.agent, text.step)))
+                continue
             speaker = self._speakers[kind, text.agent] = self._speaker(kind, text.agent, text.step)
             speaker.put_back(text)
             if speaker.since is not None:
                 self._holding[kind, text.agent] = speaker
+        return [release for _, release in sorted(loose, key=lambda each: each[0])]
 
     def take(self, kind: Kind, text: str, sequence: int, agent: str, step: str) -> Outcome | None:
         """The next piece of what a speaker says. None: it goes on as it is, and that is all."""

@@ -96,8 +96,11 @@ class Contents:
         if self._marks:
             raise RecordError(f"what session {min(self._marks)} was asked is missing")
         for stored in self.sessions.values():
-            if stored.rows and stored.mark is None:
-                raise RecordError(f"where session {stored.requested.session_id} stood is missing")
+            session_id, mark = stored.requested.session_id, stored.mark
+            if stored.rows and mark is None:
+                raise RecordError(f"where session {session_id} stood is missing")
+            if mark is not None and mark.offset != len(stored.rows):
+                raise RecordError(f"session {session_id} has {len(stored.rows)} events of {mark.offset}")
 
 
 class JournalFile:

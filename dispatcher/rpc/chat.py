@@ -230,11 +230,12 @@ class _Conversation:
             if opened:
                 self._feed.watch(opened, None, thoughts=packet.ask.include_thoughts)
 
-        if receipt.HasField("error"):
+        if receipt.HasField("error") and self._hub.router.stalled:
+            # While nothing can be kept, only that is told.
             tell()
         else:
-            # Nobody is told of anything that a restart could undo.
-            self._hub.journal.when_kept(tell)
+            # Nobody is told of anything that a restart could undo; and each is told in turn.
+            self._feed.tell_when_kept(tell)
 
     def _require_address(self, packet: chat_pb2.ClientPacket, kind: str | None) -> None:
         if packet.session_id and kind == "ask":

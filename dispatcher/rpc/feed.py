@@ -51,6 +51,9 @@ class Feed:
         self._room.set()
         self._closed = False
         self._leaving: tuple[str, int] | None = None
+        # What it is to be told once it is kept, and whether there is still anybody to tell.
+        self._expected = 0
+        self._is_over = False
         self._begun = False
 
     def __repr__(self) -> str:
@@ -65,6 +68,19 @@ class Feed:
         self._watched[session_id] = _Watched(session_id, after, thoughts, unsubscribe)
         self._hub.submit(ViewerCame(session_id))
         self._news(session_id)
+
+    def tell_when_kept(self, tell: Callable[[], None]) -> None:
+        """Calls `tell`, which gives this feed something, once all that was decided is kept; the stream does not end
+        before."""
+
+        def kept() -> None:
+            self._expected -= 1
+            if not self._is_over:
+                tell()
+                self._wake.set()
+
+        self._expected += 1
+        self._hub.journal.when_kept(kept)
 
     def receipt(self, receipt: chat_pb2.Receipt) -> None:
         self._first.append(chat_pb2.SessionEvents(receipts=[receipt]))
@@ -101,7 +117,7 @@ class Feed:
                 message = self._next()
                 if message is not None:
                     await self._write(message)
-                elif self._closed and not self._watched:
+                elif self._closed and not self._watched and not self._expected:
                     return
                 elif self._fresh:
                     # A page of nothing but what this viewer may not see: there is more behind it.
@@ -117,6 +133,7 @@ class Feed:
             # The viewer left under a write, which is its right.
             return
         finally:
+            self._is_over = True
             for session_id in list(self._watched):
                 self._leave(session_id)
 

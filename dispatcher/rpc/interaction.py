@@ -22,7 +22,7 @@ from southwest.ai.agent.v1 import agent_pb2
 
 from dispatcher.auth import hear_first
 from dispatcher.core.events import HelloReceived, LinkLost, LinkOpened, PacketsReceived
-from dispatcher.core.packets import Hello, Signal, Welcome
+from dispatcher.core.packets import Hello, Signal, Start, Stop, Welcome
 from dispatcher.hub import Hub
 from dispatcher.metrics import Metrics
 from dispatcher.rpc import codec
@@ -35,6 +35,10 @@ _BATCH_OVERHEAD_BYTES = 64
 _PACKET_OVERHEAD_BYTES = 8
 # The news that a call was cancelled comes so long after the end of what can be read, at most, on a busy machine.
 _CANCELLED_BY_S = 0.5
+
+
+# Stops of one link that are remembered.
+_STOPPED_MAX = 1_024
 
 
 class Closing(NamedTuple):
@@ -68,15 +72,30 @@ class Stream:
         self._writer: asyncio.Task[None] | None = None
         # A program that knows the fixed table alone can't read a batch; whoever was welcomed can.
         self._may_batch = False
+        # Between its Hello and its Welcome, a commander is told nothing.
+        self._awaits_welcome = False
+        # Stops that went ahead of all that waits elsewhere to be kept; their Start may still come. Oldest first.
+        self._stopped: dict[tuple[str, int], None] = {}
+
+    def await_welcome(self) -> None:
+        """Its Hello has come: the Welcome goes out first, whatever else is told meanwhile."""
+        self._awaits_welcome = True
 
     def send(self, signal: Signal, *, urgent: bool) -> None:
+        who = (signal.session_id, signal.attempt)
+        if isinstance(signal.body, Start) and who in self._stopped:
+            return
         packet = self._down.packet(signal, int(time.time() * 1000))
         if isinstance(signal.body, Welcome):
             # The contract: alone and first, though a stop or what is owed waits with it.
             self._urgent.appendleft(packet)
+            self._awaits_welcome = False
         else:
-            if packet.HasField("stop"):
+            if isinstance(signal.body, Stop):
                 self._unsay_start(packet)
+                self._stopped[who] = None
+                if len(self._stopped) > _STOPPED_MAX:
+                    del self._stopped[next(iter(self._stopped))]
             (self._urgent if urgent else self._waiting).append(packet)
         self._waiting_bytes += packet.ByteSize() + _PACKET_OVERHEAD_BYTES
         if self._waiting_bytes > self._limits.unwritten_bytes_max:
@@ -84,7 +103,7 @@ class Stream:
             self._waiting.clear()
             self._overflowed(self._waiting_bytes)
             self._waiting_bytes = 0
-        elif self._writer is None:
+        elif self._writer is None and not self._awaits_welcome:
             self._writer = asyncio.ensure_future(self._write())
 
     def _unsay_start(self, stop: agent_pb2.DownstreamPacket) -> None:
@@ -188,7 +207,7 @@ class Interaction:
         self._links += 1
         self._hub.attach(link_id, stream)
         self._hub.submit(LinkOpened(link_id, context.peer(), self._mint("s")))
-        reader = asyncio.ensure_future(self._read(link_id, context))
+        reader = asyncio.ensure_future(self._read(link_id, context, stream))
         try:
             closing = await self._ended(link_id, reader, stream)
             await stream.flush()
@@ -233,11 +252,12 @@ class Interaction:
     def _lost(self, link_id: str, why: str, status: str = "UNAVAILABLE") -> None:
         self._hub.submit(LinkLost(link_id, half_closed=False, why=why, status=status))
 
-    async def _read(self, link_id: str, context: Any) -> None:
+    async def _read(self, link_id: str, context: Any, stream: Stream) -> None:
         submit, metrics = self._hub.submit, self._metrics
         while (data := await context.read()) is not aio.EOF:
             received = codec.upstream(data)
             if isinstance(received, Hello):
+                stream.await_welcome()
                 submit(HelloReceived(link_id, received))
             else:
                 with metrics.processing(len(received)):
