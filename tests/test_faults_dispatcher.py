@@ -41,6 +41,7 @@ async def test_one_that_is_restarted_goes_on(tmp_path: Path, number: signal.Sign
         assert min(user.joins for user in group.users) > 1
 
 
+@pytest.mark.slow
 @asynchronous
 async def test_one_that_is_frozen_goes_on(tmp_path: Path) -> None:
     """As does its commander, which has given up the link meanwhile."""
@@ -75,6 +76,7 @@ async def test_one_that_dies_together_with_a_commander_gives_its_sessions_to_ano
         assert attempts(group.users) == {2}
 
 
+@pytest.mark.slow
 @asynchronous
 async def test_one_whose_links_are_gone_when_it_dies_goes_on(tmp_path: Path) -> None:
     """What was said meanwhile is neither with the dead one nor on any link: the commander has it."""
