@@ -157,6 +157,7 @@ async def _soak(folder: Path, *, is_mortal: bool) -> None:
             for pid, before in sizes.items():
                 # A dispatcher that was killed meanwhile is another one now.
                 if pid in (place.process.pid, worker.pid):
+                    print(f"{pid}: {before}, then {size_of(pid)}")
                     await _grew_no_further(pid, before, crowd.joins - joins)
             print(f"{len(crowd.scripts)} sessions, {crowd.joins} streams, {dict(storm.had)}")
             tools_ran_once(place.runs, crowd.scripts)
