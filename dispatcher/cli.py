@@ -179,6 +179,14 @@ def _serve(arguments: argparse.Namespace) -> int:
 # use and operate
 
 
+def _add_answer_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--answer",
+        action="store_true",
+        help="print nothing but the answer, once it is whole and checked, and nothing where it is not",
+    )
+
+
 def _client(
     add_own: Callable[[argparse.ArgumentParser], None],
 ) -> Callable[[argparse.ArgumentParser], None]:
@@ -258,6 +266,7 @@ def _chat_flags(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="show the agent's reasoning (default: yes)",
     )
+    _add_answer_flag(parser)
 
 
 def _watch_flags(parser: argparse.ArgumentParser) -> None:
@@ -265,6 +274,7 @@ def _watch_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cursor", metavar="EPOCH:OFFSET", type=flags.cursor, help="only what came after this event"
     )
+    _add_answer_flag(parser)
 
 
 def _stop_flags(parser: argparse.ArgumentParser) -> None:

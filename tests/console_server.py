@@ -108,6 +108,9 @@ class Stage:
     async def tell(self, *events: chat_pb2.SessionEvent) -> None:
         await self._context.write(chat_pb2.SessionEvents(events=events))
 
+    async def send(self, message: chat_pb2.SessionEvents) -> None:
+        await self._context.write(message)
+
     async def receipt(
         self,
         packet: chat_pb2.ClientPacket,

@@ -5,7 +5,7 @@ import zlib
 from console_server import EPOCH, Tale
 from hypothesis import given
 from hypothesis import strategies as st
-from southwest.ai.agent.v1 import chat_pb2
+from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.console.account import Account
 
@@ -100,3 +100,53 @@ def test_an_event_without_a_cursor_moves_nothing() -> None:
     account.take(chat_pb2.SessionEvent(cursor=cursor(7)))
     assert account.take(chat_pb2.SessionEvent())
     assert account.cursor == cursor(7)
+
+
+def test_a_gap_to_the_first_event_is_whole_again() -> None:
+    tale, account = Tale(), Account()
+    account.take(tale.opened())
+    account.take(tale.content("of a life that was not kept"))
+    gap = chat_pb2.Gap(reason="ahead", requested=cursor(2), available_from=cursor(1))
+    account.take(chat_pb2.SessionEvent(gap=gap))
+    kept = Tale()
+    for event in (kept.opened(), kept.content("kept"), kept.ended()):
+        assert account.take(event)
+    assert not account.lost
+    assert account.discrepancy() is None
+    assert account.content_chars == 4
+
+
+def test_a_gap_behind_the_first_event_is_a_loss_and_what_follows_counts() -> None:
+    tale, account = Tale(), Account()
+    account.take(tale.content("a"))
+    gap = chat_pb2.Gap(reason="trimmed", requested=cursor(1), available_from=cursor(5))
+    account.take(chat_pb2.SessionEvent(gap=gap))
+    assert (account.lost, account.gone, account.cursor) == (True, "", cursor(4))
+    tale.offset = 4
+    assert account.take(tale.content("b"))
+
+
+def test_a_gap_that_leads_nowhere_says_why_nothing_follows() -> None:
+    account = Account(cursor(7))
+    gap = chat_pb2.Gap(reason="other_epoch", requested=cursor(7), available_from=cursor(0, "e2"))
+    account.take(chat_pb2.SessionEvent(gap=gap))
+    assert (account.lost, account.gone, account.cursor) == (True, "other_epoch", cursor(7))
+
+
+def test_what_is_skipped_is_not_asked_for_again() -> None:
+    account = Account()
+    account.skip(cursor(3))
+    account.skip(cursor(2))
+    account.skip(cursor(9, "e2"))
+    assert account.cursor == cursor(3)
+
+
+def test_messages_that_nobody_read_come_back_with_their_text_also_after_a_reset() -> None:
+    tale, account = Tale(), Account()
+    for name in ("m-1", "m-2"):
+        message = agent_pb2.UserMessage(message_id=name, text=f"text of {name}")
+        account.take(tale.event(user_message=message))
+    account.take(tale.event(reset=chat_pb2.Reset(discard_after=cursor(1))))
+    account.take(tale.ended(unread_message_ids=["m-2", "m-9"]))
+    assert account.unread == [("m-2", "text of m-2"), ("m-9", "")]
+    assert account.resets == 1

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -21,6 +22,11 @@ from console_server import (
     start_cli,
 )
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
+
+BEGAN_ANEW = (
+    "the answer began anew once: it is what follows the last `reset` event, "
+    "which on a page is the last line that begins with '! ===='"
+)
 
 
 async def plain_answer(stage: Stage) -> None:
@@ -59,8 +65,6 @@ def test_what_is_asked_is_what_was_typed() -> None:
                 address=server.address,
             )  # fmt: skip
         ask = asked[0]
-        assert ask.idempotency_key
-        ask.ClearField("idempotency_key")
         assert ask == chat_pb2.Ask(
             agent="demo",
             agent_version="2",
@@ -107,7 +111,10 @@ def test_the_ending_names_the_limit_that_made_it() -> None:
         async with scripted_dispatcher() as server:
             server.converse(script)
             _, _, err = await run_cli("chat", "Hi", address=server.address)
-        assert err == "limit_exceeded: session s-1, 0 characters; tool_calls_max: more than 3 tool calls\n"
+        assert err == (
+            "limit_exceeded: session s-1, 0 characters; tool_calls_max: more than 3 tool calls\n"
+            "what to do: Ask for less, or have the limit that is named raised.\n"
+        )
 
     play(scene())
 
@@ -131,7 +138,10 @@ def test_the_exit_status_tells_the_ending(ending: chat_pb2.SessionEnding.ValueTy
             server.converse(script)
             code, _, err = await run_cli("chat", "Hi", address=server.address)
         name = chat_pb2.SessionEnding.Name(ending).removeprefix("SESSION_ENDING_").lower()
-        assert err == f"{name}: session s-1, 0 characters; Enough by admin:alice; it may be tried again\n"
+        assert err.splitlines()[0] == (
+            f"{name}: session s-1, 0 characters; Enough by admin:alice; it may be tried again"
+        )
+        assert ("what to do: " in err) is (ending != chat_pb2.SESSION_ENDING_STOPPED)
         assert code == status
 
     play(scene())
@@ -167,8 +177,14 @@ def test_content_is_checked_across_a_reset_and_sub_agents() -> None:
         async with scripted_dispatcher() as server:
             server.converse(script)
             status, out, err = await run_cli("chat", "Hi", address=server.address)
-        assert "! discard what came after e1:1: commander lost" in out
-        assert (status, err) == (0, "completed: session s-1, 7 characters\n")
+        void, _, answer = out.partition("! ==== all above is void (commander lost); the answer follows\n")
+        assert void == "session s-1, agent demo\nlost\n"
+        assert answer == "[a] kept\ntoo\n"
+        assert err.splitlines() == [
+            "completed: session s-1, 7 characters",
+            BEGAN_ANEW,
+        ]
+        assert status == 0
 
     play(scene())
 
@@ -184,7 +200,10 @@ def test_a_refusal_says_why() -> None:
         async with scripted_dispatcher() as server:
             server.converse(script)
             status, out, err = await run_cli("chat", "Hi", "--agent", "x", address=server.address)
-        assert err == "dispatcher: refused: no_such_agent: there is no agent x; try again in 2.5 s\n"
+        assert err == (
+            "dispatcher: refused: no_such_agent: there is no agent x; "
+            "Ask for an agent that is listed, or start a commander that serves it; try again in 2.5 s\n"
+        )
         assert (status, out) == (5, "")
 
     play(scene())
@@ -354,14 +373,87 @@ def test_watch_tells_of_a_gap() -> None:
     async def scene() -> None:
         async def script(stage: Stage) -> None:
             tale = Tale()
-            gap = chat_pb2.Gap(reason="trimmed", available_from=chat_pb2.Cursor(epoch="e1", offset=1))
+            gap = chat_pb2.Gap(reason="trimmed", available_from=chat_pb2.Cursor(epoch="e1", offset=5))
+            tale.offset = 4
             await stage.tell(chat_pb2.SessionEvent(session_id="s-1", gap=gap), tale.ended(content_chars=9))
 
         async with scripted_dispatcher() as server:
             server.scripts["WatchSession"].append(script)
             status, out, err = await run_cli("watch", "s-1", address=server.address)
-        assert out == "! part of the session is no longer kept: trimmed\n"
+        assert (
+            out
+            == "! the part behind what was asked for is no longer kept; what follows begins with event e1:5\n"
+        )
         assert err.splitlines()[-1] == "CONTENT IS NOT WHOLE: part of it was no longer to be had"
         assert status == 4
+
+    play(scene())
+
+
+async def begins_anew(stage: Stage, **ended: Any) -> None:
+    tale = Tale()
+    await stage.accept()
+    await stage.tell(tale.opened(), tale.thought("Planning", "hm"), tale.content("void"))
+    tale.text = ""
+    after = chat_pb2.Cursor(epoch="e1", offset=1)
+    await stage.tell(tale.event(reset=chat_pb2.Reset(discard_after=after)))
+    await stage.tell(tale.content("the \x1b "), tale.content("answer"), tale.ended(**ended))
+
+
+def test_the_answer_alone_is_only_what_counts() -> None:
+    async def scene() -> None:
+        async with scripted_dispatcher() as server:
+            server.converse(begins_anew)
+            status, out, err = await run_cli("chat", "Hi", "--answer", address=server.address)
+        assert out == "the \x1b answer\n"
+        assert err.splitlines() == ["completed: session s-1, 12 characters", BEGAN_ANEW]
+        assert status == 0
+
+    play(scene())
+
+
+@pytest.mark.parametrize(
+    "ended", [{"content_chars": 4}, {"ending": chat_pb2.SESSION_ENDING_COMMANDER_LOST, "message": "c1 died"}]
+)
+def test_of_an_answer_that_is_not_whole_nothing_is_printed(ended: dict[str, Any]) -> None:
+    async def scene() -> None:
+        async with scripted_dispatcher() as server:
+            server.converse(lambda stage: begins_anew(stage, **ended))
+            status, out, err = await run_cli("chat", "Hi", "--answer", address=server.address)
+        assert (status, out) == (4, "")
+        assert "CONTENT DIFFERS" in err or "what to do: The worker was lost; try again." in err
+
+    play(scene())
+
+
+def test_questions_are_told_beside_the_answer_alone() -> None:
+    async def scene() -> None:
+        heard: list[chat_pb2.ClientPacket] = []
+        async with scripted_dispatcher() as server:
+            server.converse(lambda stage: one_question(stage, heard))
+            words = ("chat", "Hi", "--answer")
+            _, out, err = await run_cli(*words, stdin=b"2\n", address=server.address)
+        assert heard[0].answer.value_json == '"Bern"'
+        assert out == "\n"
+        assert err.splitlines()[:3] == ["? Which?", "  1. Berlin", "  2. Bern"]
+
+    play(scene())
+
+
+def test_what_nobody_read_is_given_back() -> None:
+    async def scene() -> None:
+        async def script(stage: Stage) -> None:
+            tale = Tale()
+            message = agent_pb2.UserMessage(message_id="m-1", text="shorter,\nplease")
+            await stage.heard()
+            await stage.tell(tale.event(user_message=message), tale.ended(unread_message_ids=["m-1", "m-0"]))
+
+        async with scripted_dispatcher() as server:
+            server.scripts["WatchSession"].append(script)
+            _, _, err = await run_cli("watch", "s-1", address=server.address)
+        assert err.splitlines()[1:] == [
+            "given back, as no agent has read it; ask again: shorter, please",
+            "given back, as no agent has read it: message m-0, which was added before what was shown",
+        ]
 
     play(scene())

@@ -16,6 +16,12 @@ PLAIN = Look(live=False, colour=False, rich=True)
 LIVE = Look(live=True, colour=False, rich=True)
 
 
+def gap(reason: str, offset: int, epoch: str = "e1") -> chat_pb2.Gap:
+    requested = chat_pb2.Cursor(epoch="e1", offset=2)
+    available = chat_pb2.Cursor(epoch=epoch, offset=offset)
+    return chat_pb2.Gap(reason=reason, requested=requested, available_from=available)
+
+
 def shown(*events: chat_pb2.SessionEvent, look: Look = PLAIN) -> str:
     stream = io.StringIO()
     view = PageView(Page(stream, look), io.StringIO())
@@ -72,7 +78,7 @@ def test_each_kind_is_one_short_line() -> None:
         tale.event(user_message=agent_pb2.UserMessage(text="shorter")),
         tale.event(answer=agent_pb2.Answer(cancelled=agent_pb2.AnswerCancelled(why="expired"))),
         tale.event(reset=chat_pb2.Reset(discard_after=chat_pb2.Cursor(epoch="e1", offset=2), reason="commander lost")),
-        tale.event(gap=chat_pb2.Gap(reason="trimmed")),
+        tale.event(gap=gap("trimmed", 9)),
         tale.ended(),
     )  # fmt: skip
     assert page == (
@@ -88,8 +94,8 @@ def test_each_kind_is_one_short_line() -> None:
         "! rate_limited (llm): slow down\n"
         "+ shorter\n"
         "= no answer: expired\n"
-        "! discard what came after e1:2: commander lost\n"
-        "! part of the session is no longer kept: trimmed\n"
+        "! ==== all above behind event e1:2 is void (commander lost); the answer follows\n"
+        "! the part behind e1:2 is no longer kept; what follows begins with event e1:9\n"
     )
 
 
@@ -256,3 +262,82 @@ def test_a_pipe_has_no_colour_and_no_bar(environ: dict[str, str]) -> None:
     stream = io.StringIO()
     assert Look.of(stream, {"TERM": "xterm", **environ}) == Look(live=False, colour=False, rich=False)
     assert isinstance(view_of(stream, stream, environ, as_json=True), JsonView)
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (gap("trimmed", 9), "the part behind e1:2 is no longer kept; what follows begins with event e1:9"),
+        (
+            gap("other_epoch", 0, "e2"),
+            (
+                "e1:2 is of another life of the dispatcher, which was started again without what it had kept; "
+                "nothing of it is to be had"
+            ),
+        ),
+        (
+            gap("ahead", 1),
+            (
+                "there is no event e1:2: the dispatcher has lost its last ones, or there never was one; "
+                "all that is kept follows, from its first event on, in place of what is shown above"
+            ),
+        ),
+        (gap("forgotten", 0), "the session is no longer kept; nothing of it is to be had"),
+        (gap("of a later version", 3), "part of the session is not to be had: of a later version; "),
+    ],
+)
+def test_a_gap_says_why_and_what_is_to_be_had(told: chat_pb2.Gap, line: str) -> None:
+    assert shown(chat_pb2.SessionEvent(gap=told)).startswith(f"! {line}")
+
+
+def restarted(tale: Tale) -> chat_pb2.SessionEvent:
+    tale.attempt += 1
+    after = chat_pb2.Cursor(epoch="e1", offset=1)
+    return tale.event(reset=chat_pb2.Reset(discard_after=after, reason="its worker was lost"))
+
+
+def started(tale: Tale, commander: str) -> chat_pb2.SessionEvent:
+    return tale.event(started=chat_pb2.SessionStarted(commander_id=commander))
+
+
+def test_an_attempt_that_begins_anew_stands_apart_from_the_one_before() -> None:
+    tale = Tale()
+    page = shown(
+        started(tale, "c1"),
+        tale.content("void", agent="a"),
+        tale.content("half "),
+        tale.content("and half", agent="b"),
+        restarted(tale),
+        started(tale, "c2"),
+        tale.content("whole"),
+        tale.ended(),
+    )
+    void, answer = page.split("! ==== all above is void (its worker was lost); the answer follows\n")
+    assert void.splitlines() == ["commander c1 takes it", "[a] void", "half ", "[b] and half"]
+    assert answer == "commander c2 takes over: attempt 2, as the one before was lost\nwhole\n"
+
+
+def test_an_attempt_that_goes_on_says_that_what_is_shown_stays() -> None:
+    tale = Tale()
+    asked = tale.question("Sure?")
+    cancelled = agent_pb2.Answer(question_id="q1", cancelled=agent_pb2.AnswerCancelled(why="commander_lost"))
+    events = [started(tale, "c1"), tale.content("half "), asked, tale.event(answer=cancelled)]
+    tale.attempt = 2
+    events += [started(tale, "c2"), tale.content("whole"), tale.ended()]
+    assert shown(*events).splitlines() == [
+        "commander c1 takes it",
+        "half ",
+        "? Sure?",
+        "= no answer: whoever asked was lost",
+        "commander c2 takes over: attempt 2, as the one before was lost; what stands above stays",
+        "whole",
+    ]
+
+
+def test_a_reset_takes_the_bar_away() -> None:
+    tale = Tale()
+    told = tale.event(progress=agent_pb2.Progress(text="reading", percent=50))
+    page = shown(told, restarted(tale), tale.content("whole"), tale.ended(), look=LIVE)
+    assert page.endswith(
+        "\r\x1b[K! ==== all above is void (its worker was lost); the answer follows\nwhole\n"
+    )

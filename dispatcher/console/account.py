@@ -13,13 +13,17 @@ from southwest.ai.agent.v1 import chat_pb2
 class Account:
     """Takes events in order.
 
-    `cursor` is the last one's. `lost` turns true when part of what was asked for was not to be had. The last
-    event makes it `over` and is the `ending`.
+    `cursor` is the last one's. `lost` turns true when part of what was asked for was not to be had, and `gone` says why
+    when nothing of it is to be had any more. `resets` counts how often the answer began anew. The last event makes it
+    `over` and is the `ending`.
     """
 
     def __init__(self, after: chat_pb2.Cursor | None = None) -> None:
         self.cursor = after
         self.lost = False
+        self.gone = ""
+        self.resets = 0
+        self._messages: dict[str, str] = {}  # texts of what the user added, by id
         self._from_start = after is None
         self.over = False
         self.ending = chat_pb2.SessionEnded()
@@ -49,14 +53,28 @@ class Account:
         kind = event.WhichOneof("event")
         if kind == "content":
             self._count(event.cursor.offset, event.content.text)
+        elif kind == "user_message":
+            self._messages[event.user_message.message_id] = event.user_message.text
         elif kind == "reset":
+            self.resets += 1
             self._discard(event.reset.discard_after)
         elif kind == "gap":
-            self.lost = True
+            self._bridge(event.gap)
         elif kind == "ended":
             self.over = True
             self.ending = event.ended
         return True
+
+    def skip(self, cursor: chat_pb2.Cursor) -> None:
+        """Up to there is nothing more for this viewer: it comes back behind it."""
+        if self.cursor is None or (cursor.epoch == self.cursor.epoch and cursor.offset > self.cursor.offset):
+            self.cursor = cursor
+
+    @property
+    def unread(self) -> list[tuple[str, str]]:
+        """Id and text of each message of the user that no agent has taken. The text is empty where it came before
+        the first event received."""
+        return [(each, self._messages.get(each, "")) for each in self.ending.unread_message_ids]
 
     def discrepancy(self) -> str | None:
         """What differs between the content received and the content the ending tells of.
@@ -81,6 +99,19 @@ class Account:
             self._forget()  # another life of the journal: its offsets say nothing about the earlier one's
         self.cursor = cursor
         return True
+
+    def _bridge(self, gap: chat_pb2.Gap) -> None:
+        """What follows begins at the gap's other end, which may lie before what has been received already."""
+        first = gap.available_from
+        if first.offset == 0:
+            self.lost = True
+            self.gone = gap.reason or "forgotten"
+            return
+        self._forget()
+        # From the first event on it is whole after all.
+        self._from_start = first.offset == 1
+        self.lost = not self._from_start
+        self.cursor = chat_pb2.Cursor(epoch=first.epoch, offset=first.offset - 1)
 
     def _count(self, offset: int, text: str) -> None:
         chars, crc = self.content_chars, self.content_crc32

@@ -6,23 +6,22 @@ means for the session. Called by `dispatcher.cli`.
 
 import argparse
 import asyncio
-import os
 import signal
-import sys
-import uuid
 
 import grpc.aio
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.console.account import Account
 from dispatcher.console.answers import UnfitError, value_json
+from dispatcher.console.conclusion import conclude, refusal_text
 from dispatcher.console.connection import Connection, unanswered
 from dispatcher.console.escaping import safe_line
 from dispatcher.console.following import EventStream, follow, read_batch
 from dispatcher.console.keyboard import Keyboard, standard_input
-from dispatcher.console.outcome import ConsoleError, Exit, exit_of
+from dispatcher.console.outcome import ConsoleError, Exit
 from dispatcher.console.speech import ASK_ID, Speech
-from dispatcher.console.view import View, error_text, view_of
+from dispatcher.console.view import View
+from dispatcher.console.whole import shown
 
 
 async def run(arguments: argparse.Namespace, connection: Connection) -> Exit:
@@ -38,11 +37,8 @@ async def run(arguments: argparse.Namespace, connection: Connection) -> Exit:
         metadata=arguments.metadata,
         user_id=arguments.user or "",
         include_thoughts=arguments.thoughts,
-        # Lets a lost stream be joined again, instead of asking twice.
-        idempotency_key=uuid.uuid4().hex,
     )
-    view = view_of(sys.stdout, sys.stderr, os.environ, as_json=arguments.json)
-    return await chat(connection, ask, view, standard_input())
+    return await shown(arguments, lambda view: chat(connection, ask, view, standard_input()))
 
 
 async def chat(connection: Connection, ask: chat_pb2.Ask, view: View, keyboard: Keyboard) -> Exit:
@@ -80,6 +76,8 @@ class _Chat:
                     task.cancel()
             await self._speech.finish()
             self._view.close()
+            for text in self._speech.unsaid():
+                self._view.notice(f"the session ended before this could be told to it: {text}")
             return conclude(self._account, self._speech.session_id, self._view)
         except asyncio.CancelledError:
             if not self._leaving:
@@ -142,18 +140,18 @@ class _Chat:
         return self._account.over
 
     def _receipt(self, receipt: chat_pb2.Receipt) -> None:
-        self._speech.confirmed(receipt.request_id)
+        message = self._speech.confirmed(receipt.request_id)
         question = self._answered.pop(receipt.request_id, None)
         if receipt.HasField("error"):
-            self._refused(receipt, question)
+            self._refused(receipt, question, message)
         elif receipt.request_id == ASK_ID:
             self._speech.session_id = receipt.session_id
 
-    def _refused(self, receipt: chat_pb2.Receipt, question: agent_pb2.Question | None) -> None:
-        text = error_text(receipt.error)
+    def _refused(self, receipt: chat_pb2.Receipt, question: agent_pb2.Question | None, message: str) -> None:
         if receipt.request_id == ASK_ID and not self._speech.session_id:
-            raise ConsoleError(f"refused: {text}{_again(receipt.error)}", Exit.REFUSED)
-        self._view.notice(f"refused: {text}")
+            raise ConsoleError(f"refused: {refusal_text(receipt.error)}", Exit.REFUSED)
+        lost = f"; not told: {message}" if message else ""
+        self._view.notice(f"refused: {refusal_text(receipt.error)}{lost}")
         if question is not None and not self._account.over:
             self._questions[question.question_id] = question
             self._update_prompt()
@@ -166,7 +164,7 @@ class _Chat:
             self._shown = event.question.question_id
         elif kind == "answer":
             self._questions.pop(event.answer.question_id, None)
-        elif kind in ("reset", "ended"):
+        elif kind in ("reset", "gap", "ended"):
             self._questions.clear()
             self._answered.clear()
 
@@ -256,42 +254,3 @@ class _Chat:
                 f"`dispatcher stop {session}` stops it"
             )
         return Exit.LEFT
-
-
-def _again(error: agent_pb2.ErrorSignal) -> str:
-    if error.retry_after_ms:
-        return f"; try again in {error.retry_after_ms / 1000:g} s"
-    return "; try again later" if error.retryable else ""
-
-
-def conclude(account: Account, session_id: str, view: View) -> Exit:
-    """Tells the ending, checks that all content arrived, and says which exit status that makes."""
-    ended = account.ending
-    parts = [f"{ended.content_chars} characters"]
-    if ended.usage.output_tokens:
-        parts.append(f"{ended.usage.output_tokens} tokens")
-    text = f"{ended.name}: session {session_id}, {', '.join(parts)}"
-    by = f" by {ended.stop.actor}" if ended.stop.actor else ""
-    # A limit and a pattern stop a session too, and its message names them; a person's stop has a person's reason.
-    if ended.ending == chat_pb2.SESSION_ENDING_STOPPED and ended.HasField("stop"):
-        text += f"; {ended.stop.reason}{by}"
-    elif ended.HasField("error"):
-        text += f"; {error_text(ended.error)}"
-    elif ended.message and ended.ending != chat_pb2.SESSION_ENDING_COMPLETED:
-        text += f"; {ended.message}"
-    elif ended.HasField("stop"):
-        text += f"; {ended.stop.reason}{by}"
-    if ended.retryable:
-        text += "; it may be tried again"
-    view.notice(text)
-    differs = account.discrepancy()
-    if differs:
-        view.notice(
-            f"CONTENT DIFFERS: {differs}. What is shown above is not the answer; "
-            f"`dispatcher watch {session_id}` shows it again"
-        )
-        return Exit.FAILED
-    if account.lost:
-        view.notice("CONTENT IS NOT WHOLE: part of it was no longer to be had")
-        return Exit.FAILED
-    return exit_of(ended.ending)

@@ -1,7 +1,8 @@
 """Following a session to its end, over however many streams that takes.
 
 A stream that breaks is replaced by one that begins after the last event received, so that nothing is lost and
-nothing shown twice. Owns the retries; what is shown and what is counted belongs to others.
+nothing shown twice. A dispatcher that goes away says when to come back and behind which event. Owns the
+retries; what is shown and what is counted belongs to others.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from southwest.ai.agent.v1 import chat_pb2
 from dispatcher.console.account import Account
 from dispatcher.console.connection import Connection, missing_session, reason_of
 from dispatcher.console.outcome import ConsoleError, Exit
+from dispatcher.console.record import cursor_text
 
 RETRIES = 8  # in a row, without an event between them: about half a minute with the pauses below
 PAUSE_FIRST_S = 0.25
@@ -62,28 +64,29 @@ async def follow(
 ) -> None:
     """Hands every message to `take` until that says that the session is over.
 
-    Says when a stream breaks and when it is back. `heard`: the dispatcher has answered before; where it never
-    has, it is not worth a second try. Raises ConsoleError when the retries are used up, or the dispatcher
-    refuses.
+    Says when a stream breaks and when it is back; a dispatcher that says itself that it goes away, once. `heard`: the
+    dispatcher has answered before; where it never has, it is not worth a second try. Raises ConsoleError when the
+    retries are used up, or the dispatcher refuses.
     """
     tries = 0
     broken = False
+    goaway: chat_pb2.GoAway | None = None
     while True:
         before = account.cursor
         try:
             while (batch := await read_batch(stream)) is not None:
                 if broken:
                     notice("the stream is back")
-                heard, broken = True, False
+                heard, broken, goaway = True, False, None
                 if take(batch):
                     return
+                goaway = _goaway(batch, session_id, account)
+            if account.gone:
+                raise _gone(session_id, account)
             why = "it was closed before the session's end"
         except grpc.aio.AioRpcError as error:
             if heard and error.code() is grpc.StatusCode.NOT_FOUND:
-                raise ConsoleError(
-                    f"session {session_id} is gone: the dispatcher was started again, or keeps it no longer",
-                    Exit.FAILED,
-                ) from None
+                raise _gone(session_id, account) from None
             if not heard or not _may_come_back(error):
                 raise connection.trouble(error, missing_session(session_id)) from None
             why = reason_of(error) or error.code().name
@@ -94,7 +97,36 @@ async def follow(
                 f"back: `dispatcher watch {session_id}` shows it when the dispatcher is back",
                 Exit.UNREACHABLE,
             )
+        wait_s = pause_s(tries)
+        if goaway is None:
+            notice(f"the stream broke ({why}): coming back, try {tries} of {RETRIES}")
+        elif not broken:
+            wait_s += goaway.retry_after_ms / 1000
+            notice(_farewell(goaway))
         broken = True
-        notice(f"the stream broke ({why}): coming back, try {tries} of {RETRIES}")
-        await asyncio.sleep(pause_s(tries))
+        await asyncio.sleep(wait_s)
         stream = reopen(account.cursor)
+
+
+def _goaway(batch: chat_pb2.SessionEvents, session_id: str, account: Account) -> chat_pb2.GoAway | None:
+    """What the dispatcher says of this session before it leaves. It may have skipped what is not for this viewer."""
+    for goaway in batch.goaways:
+        if goaway.session_id == session_id:
+            account.skip(goaway.cursor)
+            return goaway
+    return None
+
+
+def _farewell(goaway: chat_pb2.GoAway) -> str:
+    reason = goaway.reason or "the dispatcher goes away"
+    after = f", behind {cursor_text(goaway.cursor)}" if goaway.cursor.offset else ""
+    wait = f"in {goaway.retry_after_ms / 1000:g} s" if goaway.retry_after_ms else "soon"
+    return f"{reason}, and the session goes on: coming back {wait}{after}"
+
+
+def _gone(session_id: str, account: Account) -> ConsoleError:
+    why = {
+        "other_epoch": "the dispatcher was started again without what it had kept",
+        "forgotten": "the dispatcher keeps it no longer",
+    }.get(account.gone, "the dispatcher was started again, or keeps it no longer")
+    return ConsoleError(f"session {session_id} is gone: {why}; ask again with `dispatcher chat`", Exit.FAILED)

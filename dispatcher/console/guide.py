@@ -59,15 +59,18 @@ LESSONS: Final[tuple[Lesson, ...]] = (
         " calls, progress. Its questions are answered by typing; any other line you type is told to "
         "the agent while it runs. Ctrl-C stops the session, a second one leaves at once. Where the "
         "output is no terminal it is plain lines; where the input is none, its lines answer "
-        "questions. How it ended, with the session's id, is told on stderr.",
+        "questions. How it ended, with the session's id, is told on stderr, with the lines you typed that no "
+        "agent has read. When the worker is lost another one takes over; where its answer begins anew, a line "
+        "that begins with `! ====` makes void all above it, and the answer follows. A dispatcher that goes away "
+        "is waited for. In scripts, --answer prints nothing but the answer, once it is whole.",
         (
             (
                 'dispatcher chat "What is 17 * 23, and what time is it in Tokyo?"',
                 "asks the only agent there is",
             ),
             (
-                'dispatcher chat "Hello" --agent demo --json | jq -r .event',
-                "one JSON object per event, for scripts",
+                'dispatcher chat "Hello" --agent demo --answer > answer.txt',
+                "the answer alone, when it is whole and checked; --json has one object per event",
             ),
         ),
     ),
@@ -95,8 +98,8 @@ LESSONS: Final[tuple[Lesson, ...]] = (
         "session",
         "operate",
         "show all that is known of one session",
-        "Shows one session: its state, what it waits for, its open questions, what it has used, how "
-        "it ended.",
+        "Shows one session: its state, what it waits for, its open questions with their ids, what it has used, "
+        "how it ended.",
         (
             ("dispatcher session SESSION", "a line for each thing known"),
             (
@@ -110,8 +113,8 @@ LESSONS: Final[tuple[Lesson, ...]] = (
         "operate",
         "follow a session, thoughts included",
         "Shows all events of a session from the first one kept, thoughts included, and follows it to "
-        "its ending. Watching changes nothing: Ctrl-C leaves and the session goes on. The exit status"
-        " tells how it ended.",
+        "its ending. Watching changes nothing: Ctrl-C leaves and the session goes on. Where an answer begins anew, "
+        "a line that begins with `! ====` makes void all above it. The exit status tells how it ended.",
         (
             ("dispatcher watch SESSION", "from its beginning"),
             (

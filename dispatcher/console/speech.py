@@ -1,8 +1,8 @@
 """What the user says to a session: the question that opens it, then answers, messages and the stop.
 
 While the stream that opened the session lives, all goes there. When it is lost, each packet goes over a
-stream of its own that asks again under the same idempotency key, which joins the session instead of opening
-another. Owns the packets under way: an answer or a stop whose receipt never came is said again.
+stream of its own that names the session (`errand`). Owns the packets under way: an answer or a stop whose receipt
+never came is said again.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import grpc.aio
 from southwest.ai.agent.v1 import chat_pb2
 
-from dispatcher.console.connection import Connection, reason_of
+from dispatcher.console.connection import Connection
+from dispatcher.console.errand import UnsaidError, tell
 from dispatcher.console.following import RETRIES, pause_s, read_batch
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ FINISH_S = 2.0  # what a polite end of the stream may take, when all has been sa
 UNSENT_PACKETS = (
     16  # typed lines that may wait while there is no stream; a person is told when there are more
 )
-
-
-class _UnjoinedError(Exception):
-    """The session can't be spoken to any more, and trying again would not help."""
 
 
 class Speech:
@@ -79,9 +76,15 @@ class Speech:
         self._unsent.appendleft(chat_pb2.ClientPacket(client_ref=CLIENT_REF, request_id=STOP_ID, stop=asked))
         self._wake.set()
 
-    def confirmed(self, request_id: str) -> None:
-        """A receipt has come."""
-        self._unconfirmed.pop(request_id, None)
+    def confirmed(self, request_id: str) -> str:
+        """A receipt has come. Returns the text it is about, where that is a message."""
+        packet = self._unconfirmed.pop(request_id, None)
+        return packet.message.text if packet is not None else ""
+
+    def unsaid(self) -> list[str]:
+        """The messages that no receipt has come for, oldest first. Only after `finish`."""
+        waiting = [*self._unconfirmed.values(), *self._unsent]
+        return [packet.message.text for packet in waiting if packet.HasField("message")]
 
     def lost(self) -> None:
         """The stream broke. What has no receipt is said again; a message is not, as it might count twice."""
@@ -102,7 +105,7 @@ class Speech:
             while self._unsent:
                 packet = self._unsent.popleft()
                 if self._lost or not await self._write(packet):
-                    await self._say_by_rejoining(packet)
+                    await self._say_elsewhere(packet)
             self._wake.clear()
             await self._wake.wait()
 
@@ -113,8 +116,9 @@ class Speech:
         try:
             async with asyncio.timeout(FINISH_S):
                 await self.stream.done_writing()
-                while await read_batch(self.stream) is not None:
-                    pass
+                while (batch := await read_batch(self.stream)) is not None:
+                    for receipt in batch.receipts:
+                        self._receipt(receipt)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
             pass  # the session has ended; how the stream does is of no interest any more
 
@@ -140,50 +144,23 @@ class Speech:
             return self._unconfirmed.pop(packet.request_id, None) is None
         return True
 
-    async def _say_by_rejoining(self, packet: chat_pb2.ClientPacket) -> None:
+    async def _say_elsewhere(self, packet: chat_pb2.ClientPacket) -> None:
+        packet.client_ref = ""
+        packet.session_id = self.session_id
+        self._unconfirmed[packet.request_id] = packet
         why = ""
         for tries in range(1, RETRIES + 1):
             try:
-                async with asyncio.timeout(self._connection.timeout_s):
-                    self._receipt(await self._rejoin(packet))
-                    return
-            except grpc.aio.AioRpcError as error:
-                why = reason_of(error) or error.code().name
-            except TimeoutError:
-                why = "no answer"
-            except _UnjoinedError as unjoined:
-                why = str(unjoined)
-                break
+                receipt = await tell(self._connection, packet)
+            except UnsaidError as unsaid:
+                why = str(unsaid)
+                if packet.HasField("message") and unsaid.arrived is None:
+                    break  # said again it might count twice
+            else:
+                self._receipt(receipt)
+                return
             await asyncio.sleep(pause_s(tries))
+        self._unconfirmed.pop(packet.request_id, None)
+        text = f": {packet.message.text}" if packet.HasField("message") else ""
         what = packet.WhichOneof("request")
-        self._notice(f"the {what} could not be told to the dispatcher ({why})")
-
-    async def _rejoin(self, packet: chat_pb2.ClientPacket) -> chat_pb2.Receipt:
-        """One packet over a stream of its own. Returns its receipt, or the one that refused to join."""
-        stream = self._open()
-        try:
-            await stream.write(self._ask)
-            joined = await _receipt_of(stream, ASK_ID)
-            if joined.HasField("error"):
-                return joined
-            if joined.session_id != self.session_id:
-                # The dispatcher has forgotten the key, and so has begun anew what nobody asked for.
-                asked = chat_pb2.StopAsked(reason="UserCancel")
-                again = chat_pb2.ClientPacket(client_ref=CLIENT_REF, request_id=STOP_ID, stop=asked)
-                await stream.write(again)
-                await _receipt_of(stream, STOP_ID)
-                raise _UnjoinedError("the session can't be joined again")
-            await stream.write(packet)
-            return await _receipt_of(stream, packet.request_id)
-        finally:
-            stream.cancel()
-
-
-async def _receipt_of(
-    stream: "StreamStreamCall[chat_pb2.ClientPacket, chat_pb2.SessionEvents]", request_id: str
-) -> chat_pb2.Receipt:
-    while (batch := await read_batch(stream)) is not None:
-        for receipt in batch.receipts:
-            if receipt.request_id == request_id:
-                return receipt
-    raise _UnjoinedError("the stream was closed without a receipt")
+        self._notice(f"the {what} could not be told to the dispatcher ({why}){text}")

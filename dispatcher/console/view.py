@@ -17,6 +17,15 @@ from dispatcher.console.terminal import Look, Page, Tone, cut
 
 NAME_CELLS = 40
 BAR_CELLS = 24
+# How a line begins that makes void what was shown before it.
+RESET_MARK = "! ===="
+# What lies between what was asked for and what is to be had, by the gap's reason.
+_GAPS = {
+    "trimmed": "the part behind {requested} is no longer kept",
+    "other_epoch": "{requested} is of another life of the dispatcher, which was started again without what it had kept",
+    "ahead": "there is no event {requested}: the dispatcher has lost its last ones, or there never was one",
+    "forgotten": "the session is no longer kept",
+}
 
 
 class View(Protocol):
@@ -85,6 +94,7 @@ class PageView:
         self._last_progress = ""
         self._last_kinds: dict[str, str] = {}  # by speaker
         self._artifact_bytes: dict[tuple[str, str], int] = {}
+        self._reset_for = 0  # the attempt that the last reset made room for
         self._kinds: dict[str, Callable[[chat_pb2.SessionEvent], None]] = {
             "opened": self._opened,
             "started": self._started,
@@ -150,8 +160,17 @@ class PageView:
         self._mark(event, f"session {safe_line(event.session_id)}{agent}", Tone.DIM)
 
     def _started(self, event: chat_pb2.SessionEvent) -> None:
-        attempt = f" (attempt {event.attempt})" if event.attempt > 1 else ""
-        self._mark(event, f"commander {_name(event.started.commander_id)} takes it{attempt}", Tone.DIM)
+        commander = f"commander {_name(event.started.commander_id)}"
+        if event.attempt <= 1:
+            self._mark(event, f"{commander} takes it", Tone.DIM)
+            return
+        # Where no reset came with it, its agent goes on from what viewers have.
+        stays = "" if self._reset_for == event.attempt else "; what stands above stays"
+        self._mark(
+            event,
+            f"{commander} takes over: attempt {event.attempt}, as the one before was lost{stays}",
+            Tone.DIM,
+        )
 
     def _thought(self, event: chat_pb2.SessionEvent) -> None:
         step = _name(event.thought.step_name) or "thought"
@@ -220,7 +239,9 @@ class PageView:
     def _answer(self, event: chat_pb2.SessionEvent) -> None:
         answer = event.answer
         if answer.WhichOneof("result") == "cancelled":
-            self._short(event, f"= no answer: {_name(answer.cancelled.why) or 'cancelled'}", Tone.ASKING)
+            why = answer.cancelled.why
+            why = "whoever asked was lost" if why == "commander_lost" else _name(why) or "cancelled"
+            self._short(event, f"= no answer: {why}", Tone.ASKING)
         else:
             self._short(event, f"= {safe_line(answer.value_json)}", Tone.ASKING)
 
@@ -254,15 +275,26 @@ class PageView:
         self._short(event, f"! {error_text(event.error)}", Tone.BAD)
 
     def _reset(self, event: chat_pb2.SessionEvent) -> None:
-        self._artifact_bytes.clear()
-        self._speakers.end()
-        after = cursor_text(event.reset.discard_after)
-        self._mark(
-            event, _phrase(f"! discard what came after {safe_line(after)}", event.reset.reason), Tone.BAD
-        )
+        self._begin_anew()
+        self._reset_for = event.attempt
+        after = event.reset.discard_after
+        # Behind the first event, which says what was asked, there is all of the answer.
+        void = "all above" if after.offset <= 1 else f"all above behind event {safe_line(cursor_text(after))}"
+        why = f" ({safe_line(event.reset.reason)})" if event.reset.reason else ""
+        # One line by which the void part is told from the answer also where it was written to a file already.
+        self._page.line(f"{RESET_MARK} {void} is void{why}; the answer follows", Tone.BAD)
 
     def _gap(self, event: chat_pb2.SessionEvent) -> None:
-        self._mark(event, _phrase("! part of the session is no longer kept", event.gap.reason), Tone.BAD)
+        self._begin_anew()
+        self._page.line(f"! {gap_text(event.gap)}", Tone.BAD)
+
+    def _begin_anew(self) -> None:
+        """Nobody is in the midst of anything any more."""
+        self._artifact_bytes.clear()
+        self._last_kinds.clear()
+        self._last_progress = ""
+        self._speakers.end()
+        self._page.bar("")
 
     def _user_message(self, event: chat_pb2.SessionEvent) -> None:
         self._short(event, f"+ {safe_line(event.user_message.text)}", Tone.ASKING)
@@ -297,6 +329,20 @@ def percent_of(progress: agent_pb2.Progress) -> float | None:
     else:
         return None
     return None if math.isnan(percent) else min(max(percent, 0.0), 100.0)
+
+
+def gap_text(gap: chat_pb2.Gap) -> str:
+    """What of a session is not to be had, why, and what is."""
+    requested = safe_line(cursor_text(gap.requested)) if gap.requested.offset else "what was asked for"
+    said = _GAPS.get(gap.reason, _phrase("part of the session is not to be had", gap.reason))
+    first = gap.available_from
+    if not first.offset:
+        rest = "nothing of it is to be had"
+    elif first.offset == 1:
+        rest = "all that is kept follows, from its first event on, in place of what is shown above"
+    else:
+        rest = f"what follows begins with event {safe_line(cursor_text(first))}"
+    return f"{said.replace('{requested}', requested)}; {rest}"
 
 
 def error_text(error: agent_pb2.ErrorSignal) -> str:

@@ -4,23 +4,23 @@ Called by `dispatcher.cli`.
 """
 
 import argparse
-import os
-import sys
 
 from southwest.ai.agent.v1 import admin_pb2, chat_pb2
 
 from dispatcher.console.account import Account
-from dispatcher.console.chat import conclude
+from dispatcher.console.conclusion import conclude
 from dispatcher.console.connection import Connection
 from dispatcher.console.following import EventStream, follow
-from dispatcher.console.outcome import Exit
-from dispatcher.console.view import View, view_of
+from dispatcher.console.outcome import ConsoleError, Exit
+from dispatcher.console.view import View
+from dispatcher.console.whole import shown
 
 
 async def run(arguments: argparse.Namespace, connection: Connection) -> Exit:
     """The command `watch`."""
-    view = view_of(sys.stdout, sys.stderr, os.environ, as_json=arguments.json)
-    return await watch(connection, arguments.session, arguments.cursor, view)
+    if arguments.answer and arguments.cursor is not None:
+        raise ConsoleError("--answer prints all of the answer: leave out --cursor", Exit.USAGE)
+    return await shown(arguments, lambda view: watch(connection, arguments.session, arguments.cursor, view))
 
 
 async def watch(connection: Connection, session_id: str, cursor: chat_pb2.Cursor | None, view: View) -> Exit:
