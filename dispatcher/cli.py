@@ -239,6 +239,18 @@ def _find_chat() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]"
     return run
 
 
+def _find_answer() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]":
+    from dispatcher.console.steer import answer  # noqa: PLC0415 - grpc is slow to import
+
+    return answer
+
+
+def _find_say() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]":
+    from dispatcher.console.steer import say  # noqa: PLC0415 - grpc is slow to import
+
+    return say
+
+
 def _find_watch() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]":
     from dispatcher.console.watch import run  # noqa: PLC0415 - grpc is slow to import
 
@@ -267,6 +279,23 @@ def _chat_flags(parser: argparse.ArgumentParser) -> None:
         help="show the agent's reasoning (default: yes)",
     )
     _add_answer_flag(parser)
+
+
+def _answer_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("session", metavar="SESSION", type=flags.word, help="the session's id")
+    parser.add_argument("question", metavar="QUESTION", type=flags.word, help="the question's id")
+    parser.add_argument(
+        "value",
+        metavar="VALUE",
+        nargs="?",
+        help="the answer: an option's text or number, JSON where a schema asks for it, else any text",
+    )
+    parser.add_argument("--decline", action="store_true", help="tell the agent that nobody will answer")
+
+
+def _say_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("session", metavar="SESSION", type=flags.word, help="the session's id")
+    parser.add_argument("text", metavar="TEXT", type=flags.text_to_ask, help="what to tell its agent")
 
 
 def _watch_flags(parser: argparse.ArgumentParser) -> None:
@@ -351,6 +380,8 @@ def _no_flags(parser: argparse.ArgumentParser) -> None:
 COMMANDS: Final[dict[str, Command]] = {
     "serve": Command(_serve_flags, _serve),
     "chat": Command(_client(_chat_flags), _over_grpc(_find_chat)),
+    "answer": Command(_client(_answer_flags), _over_grpc(_find_answer)),
+    "say": Command(_client(_say_flags), _over_grpc(_find_say)),
     "agents": Command(_client(_no_flags), _operation("agents")),
     "sessions": Command(_client(_sessions_flags), _operation("sessions")),
     "session": Command(_client(_session_flags), _operation("session")),

@@ -143,7 +143,7 @@ def test_no_sessions_is_said_and_is_no_failure() -> None:
 
 def test_session_shows_what_is_known() -> None:
     one = view(1)
-    one.open_questions.add(text="Which?", options=["a", "b"])
+    one.open_questions.add(question_id="q1", text="Which?", options=["a", "b"])
     one.ended.CopyFrom(
         chat_pb2.SessionEnded(name="stopped", stop=agent_pb2.StopSignal(reason="Enough", actor="alice"))
     )
@@ -153,7 +153,7 @@ def test_session_shows_what_is_known() -> None:
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert lines["session"] == "s-1"
     assert lines["cursor"] == "e1:9"
-    assert lines["question"] == "Which? (a / b)"
+    assert lines["question"] == "q1: Which? (a / b)"
     assert lines["ending"] == "stopped"
     assert lines["stop"] == "Enough by alice"
     assert "usage" not in lines

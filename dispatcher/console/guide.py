@@ -75,6 +75,33 @@ LESSONS: Final[tuple[Lesson, ...]] = (
         ),
     ),
     Lesson(
+        "answer",
+        "use",
+        "answer a question of a session that runs elsewhere",
+        "Answers an open question of a session, whoever opened it. VALUE is an option's text or number; where "
+        "the question has a schema, JSON that fits it; else any text. Who may not look into sessions, as an "
+        "application's token may not, gives JSON as JSON and all else as text. "
+        "`session` shows which questions are open.",
+        (
+            ('dispatcher answer SESSION q1 "Bern"', "an option, or a text"),
+            ("dispatcher answer SESSION q1 --decline", "the agent learns that nobody will answer"),
+        ),
+    ),
+    Lesson(
+        "say",
+        "use",
+        "tell the agent of a session something while it runs",
+        "Adds a message to a running session, whoever opened it. Its agent takes it up when it looks for one; a "
+        "message that no agent has read when the session ends is given back: its id is in the ending.",
+        (
+            ('dispatcher say SESSION "shorter, please"', "steers it"),
+            (
+                'dispatcher say SESSION "go on" --json | jq -r .message_id',
+                "the id by which the ending tells of it",
+            ),
+        ),
+    ),
+    Lesson(
         "agents",
         "use",
         "list the agents that can be asked",

@@ -3,6 +3,7 @@
 Owns columns and wording. Prints to stdout; complaints go to stderr.
 """
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -209,6 +210,24 @@ def limits(told: Sequence[admin_pb2.Limit], *, as_json: bool) -> None:
     _listing(headings, rows, told, "no limits", as_json=as_json)
 
 
+def answered(session_id: str, question_id: str, value_json: str | None, *, as_json: bool) -> None:
+    """`value_json` None: declined."""
+    if as_json:
+        value = None if value_json is None else json.loads(value_json)
+        answer = {"declined": value_json is None, "value": value}
+        _print_json({"session_id": session_id, "question_id": question_id, **answer})
+        return
+    how = "declined" if value_json is None else f"answered: {value_json}"
+    print(safe_line(f"{session_id} question {question_id} {how}"))
+
+
+def said(session_id: str, message_id: str, *, as_json: bool) -> None:
+    if as_json:
+        _print_json({"session_id": session_id, "message_id": message_id})
+        return
+    print(safe_line(f"{session_id} was told, as message {message_id}"))
+
+
 def draining(commander: str | None, running: int, *, as_json: bool) -> None:
     if as_json:
         _print_json({"commander_id": commander, "running": running})
@@ -280,4 +299,4 @@ def _usage(usage: agent_pb2.Usage) -> str:
 
 def _question(question: agent_pb2.Question) -> str:
     options = f" ({' / '.join(question.options)})" if question.options else ""
-    return f"{question.text}{options}"
+    return f"{question.question_id}: {question.text}{options}"
