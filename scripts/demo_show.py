@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 import urllib.request
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -256,8 +255,6 @@ class Show:
             messages=[agent_pb2.Message(role=agent_pb2.ROLE_USER, parts=[part])],
             metadata=self._metadata,
             include_thoughts=True,
-            # Lets a lost stream be joined again, instead of asking twice.
-            idempotency_key=uuid.uuid4().hex,
         )
         limit_s = ACT_WITH_PERSON_S if self._is_person_there else ACT_S
         conversing = asyncio.create_task(chat(connection, ask, seen, keyboard))
