@@ -218,3 +218,31 @@ def test_a_table_fits_the_terminal() -> None:
         assert row.endswith("…")
 
     play(scene())
+
+
+def test_a_line_that_comes_too_late_is_shown_again() -> None:
+    async def scene() -> None:
+        async def script(stage: Stage) -> None:
+            tale = Tale()
+            await stage.accept()
+            await stage.tell(tale.opened())
+            refused, unheard = await stage.heard(), await stage.heard()
+            assert unheard.message.text == "and in rhyme"
+            await stage.tell(tale.ended())
+            await stage.half_closed()
+            ended = agent_pb2.ErrorSignal(code="session_ended", message="it has ended: completed")
+            await stage.receipt(refused, error=ended)
+
+        async with scripted_dispatcher() as server:
+            server.converse(script)
+            async with terminal("chat", "Hi", address=server.address) as person:
+                await person.sees("session s-1")
+                person.type("in short\nand in rhyme\n")
+                assert await person.exit_status() == 0
+        said = [line for line in person.screen.splitlines() if "session" in line][1:]
+        assert said[:2] == [
+            "refused: session_ended: it has ended: completed; not told: in short",
+            "the session ended before this was confirmed: and in rhyme",
+        ]
+
+    play(scene())

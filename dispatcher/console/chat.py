@@ -77,7 +77,7 @@ class _Chat:
             await self._speech.finish()
             self._view.close()
             for text in self._speech.unsaid():
-                self._view.notice(f"the session ended before this could be told to it: {text}")
+                self._view.notice(f"the session ended before this was confirmed: {text}")
             return conclude(self._account, self._speech.session_id, self._view)
         except asyncio.CancelledError:
             if not self._leaving:
