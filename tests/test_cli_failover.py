@@ -81,6 +81,28 @@ async def test_scripts_see_the_reset_itself(quick: DispatcherProcess) -> None:
 
 
 @asynchronous
+async def test_an_attempt_that_continues_makes_nothing_void(quick: DispatcherProcess) -> None:
+    offer = agent_pb2.AgentOffer(name=unique("agent"), on_restart=agent_pb2.ON_RESTART_CONTINUE)
+    async with linked(quick.address, agents=[offer]) as first:
+        chat = asked(quick.address, offer.name)
+        turn = await first.started()
+        await turn.say("half ")
+        await turn.acknowledged(1)
+        await first.leave()
+        async with linked(quick.address, agents=[offer], commander_id="second") as second:
+            turn = await second.started()
+            await turn.say("whole")
+            await turn.finish()
+            status, out, err = await chat
+    assert out.splitlines()[2:] == [
+        "half ",
+        "commander second takes over: attempt 2, as the one before was lost; what stands above stays",
+        "whole",
+    ]
+    assert (status, err) == (0, f"completed: session {turn.session_id}, 10 characters\n")
+
+
+@asynchronous
 async def test_a_session_that_kills_its_commanders_says_what_to_do(quick: DispatcherProcess) -> None:
     agent = unique("agent")
     chat = asked(quick.address, agent)
