@@ -130,6 +130,15 @@ class Processes:
         if not self.fallen.done():
             self.fallen.set_result(child)
 
+    async def lose(self, name: str) -> int:
+        """Kills one of them, as a power failure would; its process id. That it is gone concerns nobody any more."""
+        at = [child.name for child in self._children].index(name)
+        self._watches.pop(at).cancel()
+        child = self._children.pop(at)
+        child.kill()
+        await child.end()
+        return child.pid
+
     async def end(self) -> dict[str, int]:
         """Ends all, the last started first; their exit codes by name."""
         codes = {}

@@ -38,6 +38,7 @@ class Witness:
         self.question: agent_pb2.Question | None = None
         self.is_asked = asyncio.Event()
         self.is_mid_sentence = asyncio.Event()
+        self.begins_anew = asyncio.Event()
         self._view = view
 
     def show(self, event: chat_pb2.SessionEvent) -> None:
@@ -54,6 +55,10 @@ class Witness:
         elif kind == "answer":
             self.question = None
             self.is_asked.clear()
+        elif kind == "reset":
+            self.text = ""
+            self.is_mid_sentence.clear()
+            self.begins_anew.set()
         elif kind == "ended":
             self.ended_at = time.perf_counter()
             self.ending = event.ended

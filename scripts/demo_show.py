@@ -22,10 +22,11 @@ from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
 from dispatcher.console.chat import chat
 from dispatcher.console.connection import Connection, Endpoint
+from dispatcher.console.errand import tell
 from dispatcher.console.outcome import ConsoleError, Exit
 from dispatcher.console.terminal import Look, Tone
 from dispatcher.console.view import view_of
-from scripts.demo_processes import DRAIN_S, DemoError, Processes
+from scripts.demo_processes import DRAIN_S, Child, DemoError, Processes
 from scripts.demo_seat import PatientKeyboard, Witness
 
 TOOLS: Final = "dispatcher.tools.demo:TOOLS"
@@ -36,6 +37,9 @@ ASKED: Final = (
     "Tell me a long story",
 )
 RPC_S: Final = 10.0
+# A newcomer does not wait for the default, which lets a commander come back over a bad network.
+DETACH_GRACE_S: Final = 3.5
+GRACE: Final = ("--heartbeat-interval-s", "1", "--detach-grace-s", str(DETACH_GRACE_S))
 # An act with a person in it takes as long as the person likes to talk, within reason.
 ACT_S: Final = 30.0
 ACT_WITH_PERSON_S: Final = 180.0
@@ -97,6 +101,7 @@ class Show:
             await self._work(connection)
             await self._question(connection)
             await self._stop(connection)
+            await self._takeover(connection)
         await self._metrics()
         self._how_to_go_on()
         if self._keep:
@@ -109,21 +114,22 @@ class Show:
         drain = ("--drain-deadline-s", str(DRAIN_S))
         addresses = ("--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0")
         dispatcher = await self._processes.start(
-            "dispatcher", "dispatcher", "serve", *addresses, "--tools", TOOLS, *drain
+            "dispatcher", "dispatcher", "serve", *addresses, "--tools", TOOLS, *drain, *GRACE
         )
         ready = await dispatcher.says(r"ready at ([^\s;]+); metrics at (\S+)")
         self._address, self._metrics_url = ready[1], ready[2]
         self._say(f"  dispatcher  process {dispatcher.pid}, listens on {self._address}")
-        where = ("--dispatcher", self._address)
-        commanders = [
-            await self._processes.start(
-                name, "commander", "run", "demo", *where, "--commander-id", name, "--slots", "10", *drain
-            )
-            for name in COMMANDERS
-        ]
-        for commander in commanders:
-            await commander.says(r"linked to")
-            self._say(f"  commander   process {commander.pid}, {commander.name}, is linked")
+        for commander in [await self._commander(name) for name in COMMANDERS]:
+            await self._linked(commander)
+
+    async def _commander(self, name: str) -> Child:
+        where = ("--dispatcher", self._address, "--commander-id", name)
+        drain = ("--drain-deadline-s", str(DRAIN_S))
+        return await self._processes.start(name, "commander", "run", "demo", *where, "--slots", "10", *drain)
+
+    async def _linked(self, commander: Child) -> None:
+        await commander.says(r"linked to")
+        self._say(f"  commander   process {commander.pid}, {commander.name}, is linked")
 
     async def _work(self, connection: Connection) -> None:
         self._act("The agent thinks aloud and calls three tools at once; the dispatcher runs them.")
@@ -142,11 +148,7 @@ class Show:
     async def _stop(self, connection: Connection) -> None:
         self._act("A long story, until an operator stops it in the middle of a sentence.")
         async with self._conversation(connection, ASKED[2]) as (seen, conversing):
-            mid_sentence = asyncio.create_task(seen.is_mid_sentence.wait())
-            await asyncio.wait((mid_sentence, conversing), return_when=asyncio.FIRST_COMPLETED)
-            mid_sentence.cancel()
-            self._leave_if_stopped_by_person(seen, conversing)
-            _require(not conversing.done(), "the story ended before it could be stopped")
+            await self._until(seen.is_mid_sentence, seen, conversing)
             asked_at = time.perf_counter()
             request = admin_pb2.StopSessionRequest(
                 session_id=seen.session_id, reason="the demo has heard enough", actor="operator"
@@ -167,6 +169,39 @@ class Show:
             f" the operator had the answer after {_ms(answered_at - asked_at)}."
         )
         self._say("  The agent has ended too, its slot is free again, and nothing came after the ending.")
+
+    async def _until(self, news: asyncio.Event, seen: Witness, conversing: "asyncio.Task[Exit]") -> None:
+        coming = asyncio.create_task(news.wait())
+        await asyncio.wait((coming, conversing), return_when=asyncio.FIRST_COMPLETED)
+        coming.cancel()
+        self._leave_if_stopped_by_person(seen, conversing)
+        _require(not conversing.done(), "the story ended too early")
+
+    async def _takeover(self, connection: Connection) -> None:
+        self._act(
+            "The story again. Its commander is killed in the middle of it, and the other one takes over."
+        )
+        async with self._conversation(connection, ASKED[2]) as (seen, conversing):
+            await self._until(seen.is_mid_sentence, seen, conversing)
+            request = admin_pb2.GetSessionRequest(session_id=seen.session_id)
+            lost = (await connection.ask(connection.admin.GetSession, request)).session.commander_id
+            pid = await self._processes.lose(lost)
+            seen.notice(f"\n  (kill -9 {pid}: {lost} is gone; it may come back for {DETACH_GRACE_S:g} s)")
+            await self._until(seen.begins_anew, seen, conversing)
+            await self._until(seen.is_mid_sentence, seen, conversing)
+            message = chat_pb2.AddMessage(text="enough")
+            packet = chat_pb2.ClientPacket(session_id=seen.session_id, request_id="enough", message=message)
+            receipt = await tell(connection, packet)
+            _require(not receipt.HasField("error"), f"the message was refused: {receipt.error.message}")
+            status = await conversing
+        self._leave_if_stopped_by_person(seen, conversing)
+        _require(status is Exit.COMPLETED, f"the session ended as {seen.ending.name}: {seen.ending.message}")
+        _require(seen.kinds["reset"] == 1, f"it began anew {seen.kinds['reset']} times")
+        _require(len(seen.text) == seen.ending.content_chars, "what followed the reset is not the answer")
+        self._say(
+            "  What was said from there on is the answer: its length and checksum are those of its ending."
+        )
+        await self._linked(await self._commander(lost))
 
     async def _nothing_follows(self, connection: Connection, seen: Witness) -> None:
         """Checks that the stopped session is over for all: its agent has ended, and its journal is as it was seen."""
@@ -201,7 +236,7 @@ class Show:
         ended = {
             dict(labels).get("ending"): value for (name, labels), value in samples.items() if name == _ENDED
         }
-        _require(ended == {"completed": 2, "stopped": 1}, f"metrics tell of other endings: {ended}")
+        _require(ended == {"completed": 3, "stopped": 1}, f"metrics tell of other endings: {ended}")
         for name in (_ENDED, "dispatcher_tool_calls_total", "dispatcher_events_kept_total", *_STOP_STEPS):
             for (of, labels), value in samples.items():
                 if of == name:

@@ -114,7 +114,16 @@ async def test_in_a_pipe_it_shows_everything_by_itself() -> None:
         "the demo has heard enough by operator",
         "The sentence ends at: … ",
         "nothing came after the ending",
-        'dispatcher_sessions_ended_total{ending="completed"} 2',
+        "5. The story again.",
+        "Chapter 1.",
+        "(kill -9 ",
+        "! ==== all above is void",
+        "takes over: attempt 2, as the one before was lost",
+        "Chapter 1.",
+        "+ enough",
+        "What was said from there on is the answer",
+        ", is linked",
+        'dispatcher_sessions_ended_total{ending="completed"} 3',
         'dispatcher_sessions_ended_total{ending="stopped"} 1',
         'dispatcher_stop_step_seconds_count{step="applied"} 1',
         "commander run demo",
@@ -124,7 +133,7 @@ async def test_in_a_pipe_it_shows_everything_by_itself() -> None:
     for line in lines:
         assert line in out[at:], f"{line!r} is missing in its place:\n{out}"
         at = out.index(line, at)
-    assert len(shown.pids) == 3
+    assert len(shown.pids) == 4
     assert "Chapter 3." not in out
 
 
