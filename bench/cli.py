@@ -65,9 +65,10 @@ with the same messages, options and event loop. The ratio of each round's two va
 median of these ratios, the least and the greatest. Numbers of one machine mean little on another, ratios more; on a
 machine that does other things too, look at the spread before you believe a median.
 
-"to the journal" is when the dispatcher has kept a token: from then on no viewer can miss it. A goal that is not met
-is printed as NO, and never makes the command fail. A measurement that fails or takes too long is left out, and the
-table says so; the others go on with processes of their own, and the command exits with 1.
+"to the journal" is when the dispatcher has kept a token: from then on no viewer can miss it. Where the column of the
+bare peer holds something else, such as the journal in memory or what the settings allow, the row's note says so. A
+goal that is not met is printed as NO, and never makes the command fail. A measurement that fails or takes too long is
+left out, and the table says so; the others go on with processes of their own, and the command exits with 1.
 
 measurements:
 """
