@@ -76,9 +76,11 @@ def _limits_of(mode: str) -> list[str]:
     return sorted(name for name, its_mode in MODES.items() if its_mode == mode)
 
 
-def core_limits(settings: Settings, deny: Matcher | None) -> Limits:
-    """The core's numbers, from settings. `deny` are the patterns, None where there are none."""
+def core_limits(settings: Settings, deny: Matcher | None, told_bytes: int = 0) -> Limits:
+    """The core's numbers, from settings. `deny` are the patterns, None where there are none; `told_bytes` is what a
+    Start holds besides what was asked and what was published, which all have to fit one message."""
     s = settings
+    room_bytes = s.max_message_bytes - s.request_bytes_max - told_bytes
     enforced = s.deny_mode == "enforce"
     return Limits(
         sessions_max=s.sessions_max,
@@ -97,7 +99,7 @@ def core_limits(settings: Settings, deny: Matcher | None) -> Limits:
         detach_grace_s=s.detach_grace_s,
         attempts_max=s.attempts_max,
         restart_backoff_s=s.restart_backoff_s,
-        published_bytes_max=s.published_bytes_max,
+        published_bytes_max=max(0, min(s.published_bytes_max, room_bytes)),
         stop_grace_s=s.stop_grace_s,
         stop_received_s=s.stop_received_s,
         messages_waiting_max=s.messages_waiting_max,

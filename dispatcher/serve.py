@@ -198,7 +198,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     try:
         async with asyncio.TaskGroup() as tasks:
             hub = Hub(
-                Router(core_limits(settings, deny)),
+                Router(core_limits(settings, deny, _told_bytes(runner))),
                 keeping.journal,
                 runner,
                 metrics,
@@ -282,7 +282,7 @@ def _deny(settings: Settings) -> Patterns | None:
 
 def _apply(settings: Settings, deny: Patterns | None, hub: Hub, runner: ToolRunner) -> None:
     """Limits were changed by an operator."""
-    hub.submit(LimitsChanged(core_limits(settings, deny)))
+    hub.submit(LimitsChanged(core_limits(settings, deny, _told_bytes(runner))))
     runner.change_limits(_runner_limits(settings))
 
 
@@ -366,6 +366,22 @@ async def _drain(hub: Hub, serving: Serving, leaving: Leaving) -> None:
         serving.go_away(why)
 
 
+def _offers(runner: ToolRunner) -> list[agent_pb2.ToolOffer]:
+    return [
+        agent_pb2.ToolOffer(
+            name=offer.name,
+            description=offer.description,
+            parameters_schema_json=offer.parameters_schema_json,
+        )
+        for offer in runner.offers()
+    ]
+
+
+def _told_bytes(runner: ToolRunner) -> int:
+    """What each Start holds besides what is a session's own."""
+    return sum(offer.ByteSize() for offer in _offers(runner)) + START_ENVELOPE_BYTES
+
+
 @contextlib.asynccontextmanager
 async def _grpc_server(
     settings: Settings,
@@ -380,21 +396,13 @@ async def _grpc_server(
     if settings.tokens_file is not None:
         interceptors.append(auth.AuthInterceptor(auth.load_tokens(settings.tokens_file)))
     server = aio.server(interceptors=interceptors, options=server_options(settings))
-    offers = [
-        agent_pb2.ToolOffer(
-            name=offer.name,
-            description=offer.description,
-            parameters_schema_json=offer.parameters_schema_json,
-        )
-        for offer in runner.offers()
-    ]
-    told_bytes = sum(offer.ByteSize() for offer in offers) + START_ENVELOPE_BYTES
-    told_bytes += settings.published_bytes_max
+    offers = _offers(runner)
+    told_bytes = _told_bytes(runner)
     if settings.request_bytes_max + told_bytes > settings.max_message_bytes:
         raise StartError(
-            f"request_bytes_max: {settings.request_bytes_max}, published_bytes_max and the descriptions of the tools, "
-            f"{told_bytes} bytes, have to fit one message: at most {max(0, settings.max_message_bytes - told_bytes)} "
-            "is right, or lower published_bytes_max, or raise max_message_bytes on both sides"
+            f"request_bytes_max: {settings.request_bytes_max} and the descriptions of the tools, {told_bytes} "
+            f"bytes, have to fit one message: at most {max(0, settings.max_message_bytes - told_bytes)} is right, "
+            "or raise max_message_bytes on both sides"
         )
     down = codec.Downstream(
         max_message_bytes=settings.max_message_bytes,

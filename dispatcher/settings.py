@@ -257,7 +257,7 @@ class Settings(BaseModel):
     published_bytes_max: int = setting(
         SIZES,
         262_144,
-        "Up to so much, an agent that continues after a failover is told what was published; beyond, it restarts.",
+        "So much of what was published is told to an agent that continues, if a message has room; else it restarts.",
         0,
         67_108_864,
     )

@@ -119,7 +119,7 @@ def test_what_has_to_fit_a_message_is_measured_with_all_that_goes_with_it(tmp_pa
     flags = ("--request-bytes-max", "900000", "--tools", "wordy_tools:wordy")
     ended = serve_and_fail(*flags, PYTHONPATH=str(tmp_path))
     assert ended.returncode == 2
-    assert "request_bytes_max: 900000, published_bytes_max and the descriptions of the tools" in ended.stderr
+    assert "request_bytes_max: 900000 and the descriptions of the tools" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

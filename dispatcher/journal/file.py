@@ -99,7 +99,7 @@ class Contents:
             session_id, mark = stored.requested.session_id, stored.mark
             if stored.rows and mark is None:
                 raise RecordError(f"where session {session_id} stood is missing")
-            if mark is not None and mark.offset != len(stored.rows):
+            if mark is not None and mark.offset not in (0, len(stored.rows)):
                 raise RecordError(f"session {session_id} has {len(stored.rows)} events of {mark.offset}")
 
 
