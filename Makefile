@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PROTOS := $(wildcard proto/southwest/ai/agent/v1/*.proto)
+# Tests wait more than they compute: some more processes than most machines have cores.
+TEST_WORKERS ?= 3
 # The contract as last released. `make released-proto` moves it forward.
 RELEASED := proto/released.binpb
 
@@ -69,7 +71,7 @@ check-docs: $(READY)
 	@$(BIN)/python -m scripts.generate_docs --check
 
 test: $(READY) ## Run every test that needs no root
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 slow: $(READY) ## Run the slow campaigns; bound them with SLOW_SECONDS=… SIMULATION_RUNS=…
 	@$(BIN)/python -m pytest -m slow --override-ini timeout=0

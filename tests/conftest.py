@@ -1,6 +1,7 @@
 """Fixtures, named for what they give."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 from dispatcher_process import DispatcherProcess, running_dispatcher
@@ -15,3 +16,12 @@ def dispatcher(request: pytest.FixtureRequest) -> Iterator[DispatcherProcess]:
     flags: tuple[str, ...] = getattr(request.module, "DISPATCHER_FLAGS", ())
     with running_dispatcher(*flags) as process:
         yield process
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+    """What tests print may hold halves of surrogate pairs, which no process can send to the one that tells results."""
+    data = yield
+    if data is not None and "sections" in data:
+        data["sections"] = [(name, text.encode(errors="replace").decode()) for name, text in data["sections"]]
+    return data
