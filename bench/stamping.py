@@ -10,17 +10,17 @@ from functools import partial
 
 from bench.keeping import Arrivals
 from bench.orders import Orders
-from dispatcher.core.events import SessionRequested
 from dispatcher.core.mark import Mark
-from dispatcher.core.packets import Ended, Hello, SessionEvent
-from dispatcher.journal import Journal, Page
+from dispatcher.core.packets import Ended, SessionEvent
+from dispatcher.journal import Journal
+from dispatcher.journal.around import Around
 
 
-class StampingJournal:
-    """Implements `Journal`; notes when each text was kept, and when each session ended."""
+class StampingJournal(Around):
+    """Notes when each text was kept, and when each session ended."""
 
     def __init__(self, journal: Journal, arrivals: Arrivals) -> None:
-        self._journal = journal
+        super().__init__(journal)
         self._arrivals = arrivals
         self._over: set[str] = set()
         self._after_ending = 0
@@ -28,39 +28,13 @@ class StampingJournal:
         # By session: when the first word of a second attempt was kept.
         self._retried: dict[str, int] = {}
 
-    @property
-    def epoch(self) -> str:
-        return self._journal.epoch
-
-    @property
-    def is_lasting(self) -> bool:
-        return self._journal.is_lasting
-
-    def open(self, requested: SessionRequested) -> None:
-        self._journal.open(requested)
-
-    def remember(self, commander_id: str, hello: Hello | None) -> None:
-        self._journal.remember(commander_id, hello)
-
-    def when_kept(self, act: Callable[[], None]) -> None:
-        self._journal.when_kept(act)
-
     def append(self, session_id: str, events: Sequence[SessionEvent], mark: Callable[[], Mark]) -> None:
-        self._journal.append(session_id, events, mark)
+        super().append(session_id, events, mark)
         if session_id in self._over:
             self._after_ending += 1
         elif events and isinstance(events[-1].body, Ended):
             self._over.add(session_id)
-        self._journal.when_kept(partial(self._kept, session_id, events))
-
-    def read(self, session_id: str, after: int, most: int) -> Page:
-        return self._journal.read(session_id, after, most)
-
-    def forget(self, session_id: str) -> None:
-        self._journal.forget(session_id)
-
-    def subscribe(self, session_id: str, wake: Callable[[], None]) -> Callable[[], None]:
-        return self._journal.subscribe(session_id, wake)
+        self.when_kept(partial(self._kept, session_id, events))
 
     # -- for the bench ---------------------------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dispatcher.core.events import SessionRequested
 from dispatcher.core.mark import Mark
-from dispatcher.core.packets import Hello, SessionEvent
-from dispatcher.journal import Journal, Page
+from dispatcher.core.packets import SessionEvent
+from dispatcher.journal import Journal
+from dispatcher.journal.around import Around
 
 log = logging.getLogger(__name__)
 
@@ -29,47 +29,21 @@ class _Step:
     text: str
 
 
-class ThoughtLog:
-    """Implements `Journal`."""
+class ThoughtLog(Around):
+    """See the module."""
 
     def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+        super().__init__(journal)
         # By session, then by the path of the agent: they interleave.
         self._steps: dict[str, dict[str, _Step]] = {}
 
     def __repr__(self) -> str:
         return f"<ThoughtLog of {len(self._steps)} sessions around {self._journal!r}>"
 
-    @property
-    def epoch(self) -> str:
-        return self._journal.epoch
-
-    @property
-    def is_lasting(self) -> bool:
-        return self._journal.is_lasting
-
-    def open(self, requested: SessionRequested) -> None:
-        self._journal.open(requested)
-
-    def remember(self, commander_id: str, hello: Hello | None) -> None:
-        self._journal.remember(commander_id, hello)
-
-    def when_kept(self, act: Callable[[], None]) -> None:
-        self._journal.when_kept(act)
-
     def append(self, session_id: str, events: Sequence[SessionEvent], mark: Callable[[], Mark]) -> None:
-        self._journal.append(session_id, events, mark)
+        super().append(session_id, events, mark)
         for event in events:
             self._heard(session_id, event)
-
-    def read(self, session_id: str, after: int, most: int) -> Page:
-        return self._journal.read(session_id, after, most)
-
-    def forget(self, session_id: str) -> None:
-        self._journal.forget(session_id)
-
-    def subscribe(self, session_id: str, wake: Callable[[], None]) -> Callable[[], None]:
-        return self._journal.subscribe(session_id, wake)
 
     def _heard(self, session_id: str, event: SessionEvent) -> None:
         steps = self._steps.get(session_id)

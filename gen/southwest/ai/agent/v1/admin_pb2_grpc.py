@@ -177,6 +177,7 @@ class AdminServicer:
     def SetLimits(self, request, context):
         """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names what is wrong. What a session
         may do by its policies was settled when it opened: there a change is for sessions that open later.
+        A dispatcher that is started anew begins with its settings.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

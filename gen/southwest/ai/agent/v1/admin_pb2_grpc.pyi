@@ -70,6 +70,7 @@ class AdminStub:
     SetLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetLimitsRequest, _admin_pb2.SetLimitsResponse]
     """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names what is wrong. What a session
     may do by its policies was settled when it opened: there a change is for sessions that open later.
+    A dispatcher that is started anew begins with its settings.
     """
     ListTools: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListToolsRequest, _admin_pb2.ListToolsResponse]
     """The tools on offer, with what they have done."""
@@ -115,6 +116,7 @@ class AdminAsyncStub(AdminStub):
     SetLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetLimitsRequest, _admin_pb2.SetLimitsResponse]  # type: ignore[assignment]
     """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names what is wrong. What a session
     may do by its policies was settled when it opened: there a change is for sessions that open later.
+    A dispatcher that is started anew begins with its settings.
     """
     ListTools: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListToolsRequest, _admin_pb2.ListToolsResponse]  # type: ignore[assignment]
     """The tools on offer, with what they have done."""
@@ -217,6 +219,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.SetLimitsResponse, _abc.Awaitable[_admin_pb2.SetLimitsResponse]]:
         """Changes limits while it runs, all of those named or none. INVALID_ARGUMENT names what is wrong. What a session
         may do by its policies was settled when it opened: there a change is for sessions that open later.
+        A dispatcher that is started anew begins with its settings.
         """
 
     @_abc_1.abstractmethod

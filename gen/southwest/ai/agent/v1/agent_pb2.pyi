@@ -2162,7 +2162,7 @@ class AnswerCancelled(_message.Message):
 
     WHY_FIELD_NUMBER: _builtins.int
     why: _builtins.str
-    """Why, as a stable name: "expired", "declined"."""
+    """Why, as a stable name: "expired", "declined", "commander_lost"."""
     def __init__(
         self,
         *,
