@@ -71,10 +71,10 @@ check-docs: $(READY)
 	@$(BIN)/python -m scripts.generate_docs --check
 
 test: $(READY) ## Run every test that needs no root
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest -rs -n $(TEST_WORKERS) --dist loadfile
 
 slow: $(READY) ## Run the slow campaigns; bound them with SLOW_SECONDS=… SIMULATION_RUNS=…
-	@$(BIN)/python -m pytest -m slow --override-ini timeout=0
+	@$(BIN)/python -m pytest -rs -m slow --override-ini timeout=0
 
 bench: $(READY) ## Measure, as ratios; results also as JSON in bench/results/
 	@$(BIN)/python -m bench
