@@ -151,17 +151,19 @@ class Hub:
     def _perform_late(self, effects: list[Effect]) -> None:
         """What had to wait until a step was kept, perhaps for nothing."""
         if self._stepping:
-            for effect in effects:
-                self._perform[type(effect)](effect)
+            self._perform_all(effects)
             return
         self._stepping = True
         try:
-            for effect in effects:
-                self._perform[type(effect)](effect)
+            self._perform_all(effects)
             self._step_waiting()
         finally:
             self._stepping = False
         self._arm()
+
+    def _perform_all(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._perform[type(effect)](effect)
 
     def _step_waiting(self) -> None:
         while self._waiting:

@@ -5,7 +5,8 @@ import asyncio
 import resource
 import signal
 import zlib
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ def dispatcher_at(place: Path, *flags: str) -> AbstractContextManager[Dispatcher
     """One life on the journal in that folder."""
     flags = ("--journal", f"sqlite:{place / 'journal'}", "--tools", "noting:TOOLS", *flags)
     return running_dispatcher(*flags, environ={"PYTHONPATH": str(place)})
+
+
+@contextmanager
+def killed_after(life: AbstractContextManager[DispatcherProcess]) -> Iterator[DispatcherProcess]:
+    """A dispatcher that ends by SIGKILL."""
+    with life as process:
+        yield process
+        process.signal(signal.SIGKILL)
+        process.wait()
 
 
 def least_size(place: Path) -> int:
@@ -185,14 +195,12 @@ async def _beats(link: Link) -> int:
 async def test_an_idempotent_tool_runs_once_more_with_the_same_key(place: Path) -> None:
     agent = unique("agent")
     me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
-    with dispatcher_at(place) as first:
+    with killed_after(dispatcher_at(place)) as first:
         async with linked(first.address, agent, **me) as link, conversing(first.address) as talk:
             await talk.ask(agent)
             turn = await link.started()
             await turn.call("hang_once", '{"word": "again"}', call_id="c1")
             await eventually(lambda: _now(runs(place)), lambda noted: noted == ["again"])
-        first.signal(signal.SIGKILL)
-        first.wait()
     with dispatcher_at(place) as second:
         async with linked(second.address, agent, **me, resumes=[resumed(turn, signals=0)]) as link:
             result = (await link.heard("tool_result", turn.session_id)).tool_result
@@ -203,15 +211,13 @@ async def test_an_idempotent_tool_runs_once_more_with_the_same_key(place: Path) 
 @asynchronous
 async def test_an_ended_session_is_read_in_another_life(place: Path) -> None:
     agent = unique("agent")
-    with dispatcher_at(place) as first:
+    with killed_after(dispatcher_at(place)) as first:
         async with linked(first.address, agent) as link, conversing(first.address) as talk:
             seen = await talk.ask(agent)
             turn = await link.started()
             await turn.say("whole")
             await turn.finish()
             await seen.ended()
-        first.signal(signal.SIGKILL)
-        first.wait()
     with dispatcher_at(place) as second:
         async with chatting(second.address) as chat, administering(second.address) as admin:
             for event, left in ((seen.events[0], seen.events[1:]), (seen.events[-1], [])):
@@ -227,7 +233,7 @@ async def test_an_ended_session_is_read_in_another_life(place: Path) -> None:
 async def test_a_restart_forgets_nothing_that_is_held_back(place: Path) -> None:
     agent = unique("agent")
     me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
-    with dispatcher_at(place, "--deny", "secret") as first:
+    with killed_after(dispatcher_at(place, "--deny", "secret")) as first:
         async with linked(first.address, agent, **me) as link, conversing(first.address) as talk:
             seen = await talk.ask(agent)
             turn = await link.started()
@@ -235,8 +241,6 @@ async def test_a_restart_forgets_nothing_that_is_held_back(place: Path) -> None:
             await turn.say("sec")
             await turn.acknowledged(1)
             await seen.until_text("the ")
-        first.signal(signal.SIGKILL)
-        first.wait()
     with dispatcher_at(place, "--deny", "secret") as second:
         async with (
             linked(second.address, agent, **me, resumes=[resumed(turn, signals=0)]) as link,
@@ -255,14 +259,12 @@ async def test_a_restart_forgets_nothing_that_is_held_back(place: Path) -> None:
 @asynchronous
 async def test_a_commander_that_does_not_come_back_is_replaced(place: Path) -> None:
     agent = unique("agent")
-    with dispatcher_at(place) as first:
+    with killed_after(dispatcher_at(place)) as first:
         async with linked(first.address, agent) as link, conversing(first.address) as talk:
             seen = await talk.ask(agent)
             turn = await link.started()
             await turn.say("half")
             await seen.until_text("half")
-        first.signal(signal.SIGKILL)
-        first.wait()
     flags = ("--heartbeat-interval-s", "0.1", "--detach-grace-s", "0.5")
     with dispatcher_at(place, *flags) as second:
         async with linked(second.address, agent) as link, chatting(second.address) as chat:
@@ -322,14 +324,12 @@ async def test_sigterm_leaves_sessions_as_they_stand_and_tells_viewers_where_to_
 async def test_with_the_journal_in_memory_everybody_is_told_that_it_began_anew() -> None:
     agent = unique("agent")
     me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
-    with running_dispatcher() as first:
+    with killed_after(running_dispatcher()) as first:
         async with linked(first.address, agent, **me) as link, conversing(first.address) as talk:
             seen = await talk.ask(agent)
             turn = await link.started()
             await turn.say("half")
             await seen.until_text("half")
-        first.signal(signal.SIGKILL)
-        first.wait()
     with running_dispatcher() as second:
         async with linked(second.address, agent, **me, resumes=[resumed(turn, signals=0)]) as link:
             assert link.welcome.resumes[0].WhichOneof("verdict") == "unknown"
@@ -409,7 +409,7 @@ async def test_what_a_viewer_that_left_at_once_asked_for_is_nobodys_to_watch(pla
 async def test_what_was_held_back_for_a_pattern_that_is_gone_goes_on(place: Path) -> None:
     agent = unique("agent")
     me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
-    with dispatcher_at(place, "--deny", "password") as first:
+    with killed_after(dispatcher_at(place, "--deny", "password")) as first:
         async with linked(first.address, agent, **me) as link, conversing(first.address) as talk:
             seen = await talk.ask(agent)
             turn = await link.started()
@@ -419,8 +419,6 @@ async def test_what_was_held_back_for_a_pattern_that_is_gone_goes_on(place: Path
             await turn.say("pass")
             await turn.ask("q1")
             await seen.until("question")
-        first.signal(signal.SIGKILL)
-        first.wait()
     with dispatcher_at(place) as second:
         async with (
             linked(second.address, agent, **me, resumes=[resumed(turn, signals=0)]) as link,

@@ -356,8 +356,7 @@ class Session:
         self.attempt += 1
         if self.touched and not goes_on:
             self._discard()
-        goes_on = goes_on and self.touched
-        self.published = self._published() if goes_on else None
+        self.published = self._published() if self.touched else None
         self.commander_id = commander_id
         self.instance = link.commander.instance if link is not None and link.commander is not None else ""
         self.link = link
