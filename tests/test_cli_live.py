@@ -228,10 +228,10 @@ def test_a_line_that_comes_too_late_is_shown_again() -> None:
             await stage.tell(tale.opened())
             refused, unheard = await stage.heard(), await stage.heard()
             assert unheard.message.text == "and in rhyme"
-            await stage.tell(tale.ended())
-            await stage.half_closed()
             ended = agent_pb2.ErrorSignal(code="session_ended", message="it has ended: completed")
             await stage.receipt(refused, error=ended)
+            await stage.tell(tale.ended())
+            await stage.half_closed()
 
         async with scripted_dispatcher() as server:
             server.converse(script)
