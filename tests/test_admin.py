@@ -248,6 +248,7 @@ async def test_watching_shows_thoughts_and_all_the_rest(dispatcher: DispatcherPr
             await watched.ended()
             assert (await viewer.status()).code is grpc.StatusCode.OK
             assert watched.kinds == ["opened", "started", "thought", "content", "ended"]
+        await seen.ended()
         assert seen.kinds == ["opened", "started", "content", "ended"]
 
 

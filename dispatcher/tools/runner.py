@@ -248,17 +248,20 @@ class ToolRunner:
             in_thread=call.in_thread,
         )
         task = call.start(self._outcome(station, request, arguments, context))
+        timed_out = False
         try:
             # Not wait_for: it waits until a cancelled task has ended, and that may be never.
-            await asyncio.wait(
+            ended, _ = await asyncio.wait(
                 (task, call.dropped), timeout=_left(deadline), return_when=asyncio.FIRST_COMPLETED
             )
+            # Not asked of the clock: a loop's timers may be a little early by it.
+            timed_out = not ended
         finally:
             if not task.done():
                 call.abandon()
                 # Not the tool's fault: the call was cancelled, or had no thread, or no time to speak of.
                 had_time = time.monotonic() - call.began_at >= station.timeout_s / 2
-                if had_time and _left(deadline) == 0.0 and not (self._closed or call.waited_for_thread):
+                if had_time and timed_out and not (self._closed or call.waited_for_thread):
                     self._failed_again(station)
                 else:
                     station.breaker.let_go()
