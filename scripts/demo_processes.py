@@ -97,8 +97,9 @@ class Child:
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.returncode is None:
+            # Not send_signal: that looks whether it has ended, and takes its exit code away from the loop.
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(self.pid, number)
 
     async def _read(self) -> None:
         assert self._process.stdout is not None

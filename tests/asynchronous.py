@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 # How long a test waits for what must come. Generous: the machine may be busy, and nothing is measured by it.
-PATIENCE_S = 20.0
-_TEST_S = 100.0
+PATIENCE_S = 60.0
+_TEST_S = 200.0
 # Only where nothing can be awaited, e.g. a view of another process.
 _POLL_S = 0.02
 

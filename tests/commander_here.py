@@ -12,7 +12,7 @@ from commander.agent import AnyAgent
 from commander.serve import Commander
 from commander.settings import Settings
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class CommanderHere:

@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
-PATIENCE_S = 20.0  # how long a test waits for what must come; generous, as the machine may be busy
+PATIENCE_S = 60.0  # how long a test waits for what must come; generous, as the machine may be busy
 SESSION = "s-1"
 EPOCH = "e1"
 

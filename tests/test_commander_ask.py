@@ -14,7 +14,7 @@ from minimal_dispatcher import MinimalDispatcher, Stop
 from scripted_dispatcher import ScriptedDispatcher
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 AGENTS = """
 import asyncio, sys

@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Callable
 from typing import Any, Final, cast
 
 import pytest
 from filled import cases
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from southwest.ai.agent.v1 import chat_pb2
 
@@ -196,6 +197,18 @@ def test_what_was_asked_comes_back() -> None:
 
 def test_a_mark_comes_back() -> None:
     _comes_back(marks, records.mark)
+
+
+@given(marks)
+@example(Mark())
+@example(Mark(3, 2, 1, commander_id="c – 1", questions=(("q", 4, math.inf), ("r", 5, 1.5)), unsafe=((6, 7),)))
+@example(
+    Mark(received=1 << 64, guard=GuardMark(8, held=(HeldText("content", "a", "", "l", "h", 9, ((1, 2),)),)))
+)
+def test_a_mark_is_the_same_record_by_the_quick_way(mark: Mark) -> None:
+    quick = records.seal_mark(7, mark)
+    assert records.unseal(quick) == there_and_back(mark)
+    assert shape(records.mark(records.unseal(quick))) == shape(mark)
 
 
 def test_a_hello_comes_back() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dispatcher.tools.places import Places, PlacesClosedError, PlacesFullError
 from dispatcher.tools.threads import Job, Raised, Returned, Threads, ThreadsClosedError, ThreadsFullError
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Ends:

@@ -17,7 +17,7 @@ Drive = Callable[[Coroutine[Any, Any, T]], T]
 
 # The loops that the dispatcher may run on.
 LOOPS = ["asyncio", "uvloop"]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 CODES = get_args(FailureCode)
 
 

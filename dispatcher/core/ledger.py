@@ -73,7 +73,7 @@ class Ledger:
     @property
     def waiting_calls(self) -> tuple[str, ...]:
         """Calls that wait until fewer run, in their order."""
-        return tuple(call.request.call_id for call in self._owed)
+        return tuple(call.request.call_id for call in self._owed) if self._owed else ()
 
     def find(self, attempt: int, call_id: str) -> Call | None:
         return self._calls.get((attempt, call_id))

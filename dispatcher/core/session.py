@@ -44,6 +44,7 @@ from dispatcher.core.packets import (
 from dispatcher.core.policy import Guard
 from dispatcher.core.windows import Release
 
+_NO_GUARD: Final = GuardMark()
 # How finely is known which bytes of what was received are not safe yet, so that a long hold costs little.
 _UNSAFE_RUN_BYTES: Final = 16_384
 # What an event costs the journal besides its text and body, bytes. Rough, and the same on every journal.
@@ -514,6 +515,8 @@ class Session:
 
     def mark(self) -> Mark:
         """Where it stands now, as far as its events do not tell."""
+        # No generator where there is nothing to go through: this is asked for at each commit.
+        owed, unread, questions = self.owed, self.unread, self.questions
         return Mark(
             attempt=self.attempt,
             tries=self.tries,
@@ -533,17 +536,18 @@ class Session:
             thought_chars=self.thought_chars,
             usage=self.usage,
             usage_before=self.usage_before,
-            owed=tuple(
-                (signal.sequence, at) for signal, at in zip(self.owed, self._owed_told_at, strict=True)
-            ),
+            owed=tuple((each.sequence, at) for each, at in zip(owed, self._owed_told_at, strict=True))
+            if owed
+            else (),
             owed_sequence=self.owed_sequence,
-            unread=tuple((sequence, at) for sequence, _, at in self.unread),
+            unread=tuple((sequence, at) for sequence, _, at in unread) if unread else (),
             questions=tuple(
-                (question.question_id, question.told_at, question.expires_in_s)
-                for question in self.questions.values()
-            ),
+                (each.question_id, each.told_at, each.expires_in_s) for each in questions.values()
+            )
+            if questions
+            else (),
             waiting_calls=self.ledger.waiting_calls,
-            guard=self.guard.mark if self.guard is not None else GuardMark(),
+            guard=self.guard.mark if self.guard is not None else _NO_GUARD,
             unsafe=tuple(self.unsafe),
             offset=self.offset,
         )

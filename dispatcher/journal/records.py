@@ -6,6 +6,7 @@ a few pages at the ends of the shelves, and not one in each session. The checksu
 only read where it was written. What comes back is checked down to the types: a file may have been changed by anybody.
 """
 
+import contextlib
 import json
 import sys
 from base64 import b64decode, b64encode
@@ -14,7 +15,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, from_json
 
 from dispatcher.core.events import SessionRequested
 from dispatcher.core.mark import Mark
@@ -78,11 +80,23 @@ def seal(at: int, value: object) -> Record:
     return Record(at, _checksum(at, content), content)
 
 
+def seal_mark(at: int, mark: Mark) -> Record:
+    """As `seal` does, in a third of the time: there is one for each session of each commit."""
+    try:
+        content = _dump_mark(mark)
+    except PydanticSerializationError:
+        return seal(at, mark)
+    return Record(at, _checksum(at, content), content)
+
+
 def unseal(record: Record) -> Any:
     """What was sealed, in JSON's own types. Raises RecordError."""
     at, checksum, content = record
     if type(at) is not int or not isinstance(content, bytes) or checksum != _checksum(at, content):
         raise RecordError("it is not as it was written")
+    # The quicker of two readers does not know halves of surrogate pairs.
+    with contextlib.suppress(ValueError):
+        return from_json(content)
     try:
         return json.loads(content.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
@@ -178,9 +192,10 @@ BODIES: Final[Mapping[str, Callable[[Any], object]]] = {
 
 # --- all else --------------------------------------------------------------------------------------------
 
-_MARK: Final = TypeAdapter(Mark)
+_MARK: Final = TypeAdapter(Mark, config=ConfigDict(ser_json_inf_nan="constants"))
 _REQUESTED: Final = TypeAdapter(SessionRequested)
 _HELLO: Final = TypeAdapter(Hello)
+_dump_mark: Final = _MARK.dump_json
 
 
 def mark(value: Any) -> Mark:

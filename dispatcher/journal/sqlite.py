@@ -311,7 +311,7 @@ def _sealed(session: _Log, chunk: int, unix_ms: int) -> list[Record]:
         put.append(records.seal(chunk, (number, unix_ms, session.pending)))
         session.chunk = chunk
     if session.mark is not None:
-        put.append(records.seal(records.place(records.MARKS, number), session.mark()))
+        put.append(records.seal_mark(records.place(records.MARKS, number), session.mark()))
     return put
 
 
