@@ -52,6 +52,16 @@ class LinkLost:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalTooLarge:
+    """A signal to a commander is larger than one message may be: it can't be sent."""
+
+    session_id: str
+    attempt: int
+    size_bytes: int
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionRequested:
     """Somebody asks. `request` is what goes to the agent, unopened; None: nothing does. Answered by Accepted or
     Declined."""
@@ -216,6 +226,7 @@ Event = (
     | HelloReceived
     | PacketsReceived
     | LinkLost
+    | SignalTooLarge
     | SessionRequested
     | StopRequested
     | StopsRequested
