@@ -60,10 +60,11 @@ class Crossing:
         self._want_room: deque[Future[None]] = deque()
         self._want_message: deque[Future[None]] = deque()
         self._ids = dict.fromkeys(("call", "question", "artifact"), 0)
-        # Viewers and tools know ids of the attempts that this one continues, and not all of those can be told: a
-        # question or a half artifact is no part of what was published. One that begins anew asks under the same ids,
-        # so that the same call has the same idempotency key.
-        self._ids_of = "" if request.published is None else f"{request.attempt}."
+        # Viewers and tools know ids of attempts before, and not all of those can be told: a question or a half artifact
+        # is no part of what was published. One that begins anew calls under the same ids, so that the same call has the
+        # same idempotency key; but what was asked before is not to be taken for what it asks.
+        ids = "" if request.attempt <= 1 else f"{request.attempt}."
+        self._ids_of = {"call": "" if request.published is None else ids, "question": ids, "artifact": ids}
         self._over = False
         # The agent is a sync one, in a thread of its own.
         self.is_blocking = False
@@ -254,7 +255,7 @@ class Crossing:
 
     def _mint(self, kind: str) -> str:
         self._ids[kind] += 1
-        return f"{kind}-{self._ids_of}{self._ids[kind]}"
+        return f"{kind}-{self._ids_of[kind]}{self._ids[kind]}"
 
     def _marked(self, room: bool, *, urgent: bool = False) -> bool:
         if not self.turn.queued:

@@ -291,6 +291,12 @@ def _answer_flags(parser: argparse.ArgumentParser) -> None:
         help="the answer: an option's text or number, JSON where a schema asks for it, else any text",
     )
     parser.add_argument("--decline", action="store_true", help="tell the agent that nobody will answer")
+    parser.add_argument(
+        "--attempt",
+        metavar="N",
+        type=flags.count,
+        help="the attempt that asks; to be said where one before it has asked under the same id",
+    )
 
 
 def _say_flags(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,11 @@ from typing import Any
 
 import pytest
 from dispatcher_process import DispatcherProcess, running_dispatcher
+from hypothesis import settings
+
+# What holds, holds on a busy machine too, where an example may take any time.
+settings.register_profile("patient", settings(), deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="module")

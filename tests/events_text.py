@@ -183,6 +183,8 @@ def ask(words: Words) -> Event:
         commander_labels=words.pairs("commander_labels"),
         affinity_key=words.text("affinity"),
         idempotency_key=words.text("idempotency"),
+        application=words.text("application"),
+        request_crc32=words.number("request_crc32"),
         budgets=Budgets(**given) if given else None,
         stop_when_unwatched_s=words.seconds("stop_when_unwatched_s"),
     )

@@ -200,8 +200,9 @@ class Witness:
 
     # --- another life ------------------------------------------------------------------------------------
 
-    def restart(self) -> None:
-        """The process dies, and with it all but what is kept."""
+    def restart(self, limits: Limits | None = None) -> None:
+        """The process dies, and with it all but what is kept; the next one may have other limits."""
+        self._limits = limits or self._limits
         self.router = Router(self._limits)
         for (session_id, number), attempt in self._attempts.items():
             attempt.interrupted, attempt.running = attempt.running, set()

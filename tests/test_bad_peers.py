@@ -19,7 +19,7 @@ EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_a_killed_commander_is_noticed_and_its_sessions_are_lost() -> None:
-    flags = ("--heartbeat-interval-s", "0.2", "--detach-grace-s", "1", "--attempts-max", "1")
+    flags = ("--heartbeat-interval-s", "1", "--detach-grace-s", "3.1", "--attempts-max", "1")
 
     @asynchronous
     async def scene() -> None:

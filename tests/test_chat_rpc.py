@@ -278,7 +278,8 @@ async def test_an_idempotency_key_joins_the_first_session(dispatcher: Dispatcher
         turn = await link.started()
         await turn.say("once")
         await seen.until_text("once")
-        joined = await second.ask(agent, "other words", idempotency_key=key, user_id="u1")
+        # How it is watched is another matter.
+        joined = await second.ask(agent, idempotency_key=key, user_id="u1", include_thoughts=True)
         await joined.until_text("once")
         assert joined.events[0] == seen.events[0]
         other = await third.ask(agent, idempotency_key=key, user_id="u2")
@@ -290,6 +291,12 @@ async def test_an_idempotency_key_joins_the_first_session(dispatcher: Dispatcher
         # It holds after the ending, as long as the session is kept.
         late = await second.ask(agent, client_ref="late", idempotency_key=key, user_id="u1")
         assert late is joined
+        mistaken = asking(agent, "other words", idempotency_key=key, user_id="u1")
+        refused = (await second.request("mistaken", ask=mistaken)).error
+        assert (refused.code, refused.message) == (
+            "invalid_request",
+            "idempotency_key: was used for another request; use another one, or ask for the same",
+        )
 
 
 @asynchronous

@@ -218,9 +218,11 @@ def test_one_that_continues_is_told_all_that_was_published(dispatcher: ScriptedD
 @pytest.mark.parametrize(
     ("start", "prefix"), [(pb.Start(), ""), (pb.Start(published=PUBLISHED), "3.")], ids=["anew", "continued"]
 )
-def test_ids_of_one_that_continues_are_none_of_an_earlier_attempt(
+def test_ids_are_none_of_an_earlier_attempt_but_those_of_the_same_call(
     dispatcher: ScriptedDispatcher, start: pb.Start, prefix: str
 ) -> None:
+    """Of a call alone one that begins anew wants to be known again: its idempotency key is made of its id."""
+
     @agent("asker")
     async def asker(turn: Turn) -> Any:
         yield turn.artifact("dot", b"1")
@@ -229,9 +231,9 @@ def test_ids_of_one_that_continues_are_none_of_an_earlier_attempt(
 
     with serving(dispatcher.address, asker):
         session = ScriptedSession(dispatcher.accept(), "s", attempt=3, start=start)
-        assert session.next_of("artifact").artifact.artifact_id == f"artifact-{prefix}1"
+        assert session.next_of("artifact").artifact.artifact_id == "artifact-3.1"
         question = session.next_of("question").question
-        assert question.question_id == f"question-{prefix}1"
+        assert question.question_id == "question-3.1"
         for number in (1, 2):
             call = session.next_of("tool_call")
             assert call.tool_call.call_id == f"call-{prefix}{number}"

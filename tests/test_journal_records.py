@@ -147,7 +147,7 @@ FIELDS: Final[dict[type, str]] = {
     Mark: (
         "attempt tries deaths touched on_restart goes_on since_attempt commander_id instance received "
         "safe sent_chars sent_crc32 content_chars content_crc32 thought_chars usage usage_before owed "
-        "owed_sequence unread questions waiting_calls guard unsafe offset"
+        "owed_sequence unread questions waiting_calls guard unsafe offset asked vanished"
     ),
     GuardMark: "content_chars thought_chars tool_calls held",
     HeldText: "kind agent step left held released arrivals",

@@ -72,8 +72,8 @@ class Scene:
             "ask": ask,
             "stop": stop,
             "stops": stops,
-            "answer": lambda words: events.AnswerGiven(words.next(), words.next(), words.next()),
-            "decline": lambda words: events.AnswerGiven(words.next(), words.next(), None),
+            "answer": lambda words: _answer(words, words.next(), words.next(), words.next()),
+            "decline": lambda words: _answer(words, words.next(), words.next(), None),
             "message": lambda words: events.MessageGiven(words.next(), words.next(), words.next()),
             "tool": tool,
             "viewer_came": lambda words: events.ViewerCame(words.next()),
@@ -86,6 +86,8 @@ class Scene:
                 words.next(), words.text("reason", "gone"), words.has("hands_over")
             ),
             "journal": lambda words: events.JournalChanged(words.next() == "stalls"),
+            "dropped": _dropped,
+            "late": lambda words: events.TimePassed(float(words.next())),
             "limits": self._limits_changed,
         }
 
@@ -103,6 +105,9 @@ class Scene:
         if verb == "limits" and self._witness is None:
             self._limits = limits_of(words, self._limits)
             return event
+        if verb == "late":
+            # The process stood still: what was due meanwhile is due now.
+            return [*event, *self._performed(verb, words, at)]
         until = at + _SAME_S if verb == "tick" else at - _SAME_S
         return [*self._due(until), *event, *self._performed(verb, words, at)]
 
@@ -114,9 +119,9 @@ class Scene:
             return [f"= {view!r}" for view in self._shown(words)]
         if verb == "restart":
             idempotent = words.text("idempotent")
-            words.end()
+            self._limits = limits_of(words, self._limits)
             self._now = at
-            self.witness.restart()
+            self.witness.restart(self._limits)
             return self._lines(self.witness.restored(at, frozenset({idempotent} - {""})))
         read = self._verbs.get(verb)
         if read is None:
@@ -161,7 +166,7 @@ class Scene:
         commander_id, _, instance = words.next().partition("/")
         offers = [offer.partition("@") for offer in words.text("agents", "echo").split(",")]
         on_restart: Any = words.text("on_restart", "restart")
-        resumes = [_RESUME.fullmatch(each) for each in words.text("resume").split(",") if each]
+        resumes = [_resume(each) for each in words.text("resume").split(",") if each]
         hello = Hello(
             commander_id,
             instance,
@@ -170,11 +175,7 @@ class Scene:
             words.pairs("labels"),
             words.number("slots", 1),
             words.number("stuck"),
-            tuple(
-                Resume(found["session"], int(found["attempt"]), int(found["sent"]), int(found["signal"] or 0))
-                for found in resumes
-                if found is not None
-            ),
+            tuple(resumes),
             message_bytes_max=words.number("message_bytes"),
         )
         return events.HelloReceived(link_id, hello)
@@ -213,6 +214,23 @@ class Scene:
         self._last[session_id, attempt] = max(sequence, last)
         who = (session_id, attempt, sequence)
         return Packet(kind, *who, path, text, finish, signals, size, detail, body, "", reads)
+
+
+def _resume(text: str) -> Resume:
+    found = _RESUME.fullmatch(text)
+    if found is None:
+        raise TranscriptError(f"resume: {text} is to be SESSION/ATTEMPT#SENT or SESSION/ATTEMPT#SENT^SIGNAL")
+    return Resume(found["session"], int(found["attempt"]), int(found["sent"]), int(found["signal"] or 0))
+
+
+def _answer(words: Words, session_id: str, question_id: str, value_json: str | None) -> Event:
+    attempt = words.number("attempt") if "attempt" in words.named else None
+    return events.AnswerGiven(session_id, question_id, value_json, attempt)
+
+
+def _dropped(words: Words) -> Event:
+    session_id, _, attempt = words.next().partition("/")
+    return events.SignalDropped(session_id, int(attempt), words.number("size"), words.number("limit"))
 
 
 # --- the text --------------------------------------------------------------------------------------------

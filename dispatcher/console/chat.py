@@ -55,6 +55,7 @@ class _Chat:
         self._account = Account()
         self._speech = Speech(connection, ask, self._receipt, view.notice)
         self._questions: dict[str, agent_pb2.Question] = {}  # open and not answered here, oldest first
+        self._asked_by: dict[str, int] = {}  # the attempt that has asked, by the question's id
         self._answered: dict[str, agent_pb2.Question] = {}  # by the request id of the answer under way
         self._question_open = asyncio.Event()
         self._shown = ""  # the question that was printed last
@@ -161,6 +162,7 @@ class _Chat:
         kind = event.WhichOneof("event")
         if kind == "question":
             self._questions[event.question.question_id] = event.question
+            self._asked_by[event.question.question_id] = event.attempt
             self._shown = event.question.question_id
         elif kind == "answer":
             self._questions.pop(event.answer.question_id, None)
@@ -198,7 +200,9 @@ class _Chat:
         except UnfitError as unfit:
             self._view.notice(str(unfit))
             return
-        answer = chat_pb2.AnswerQuestion(question_id=question.question_id, value_json=value)
+        answer = chat_pb2.AnswerQuestion(
+            question_id=question.question_id, value_json=value, attempt=self._asked_by[question.question_id]
+        )
         self._answered[self._speech.answer(answer)] = self._questions.pop(question.question_id)
 
     def _decline(self) -> None:
@@ -206,7 +210,10 @@ class _Chat:
             if not self._keyboard.terminal:
                 text = safe_line(question.text)
                 self._view.notice(f"standard input has no answer: the question is declined: {text}")
-            self._speech.answer(chat_pb2.AnswerQuestion(question_id=question.question_id, decline=True))
+            declined = chat_pb2.AnswerQuestion(
+                question_id=question.question_id, decline=True, attempt=self._asked_by[question.question_id]
+            )
+            self._speech.answer(declined)
         self._questions.clear()
 
     def _say(self, line: str) -> None:

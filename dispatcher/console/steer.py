@@ -32,7 +32,7 @@ async def answer(arguments: argparse.Namespace, connection: Connection) -> Exit:
     """The command `answer`."""
     if arguments.decline == (arguments.value is not None):
         raise ConsoleError("say what to answer, or --decline: one of the two", Exit.USAGE)
-    asked = chat_pb2.AnswerQuestion(question_id=arguments.question)
+    asked = chat_pb2.AnswerQuestion(question_id=arguments.question, attempt=arguments.attempt)
     if arguments.decline:
         asked.decline = True
     else:

@@ -87,7 +87,7 @@ class Board:
         self.live = 0
         self.kept_bytes = 0
         self.affinity: OrderedDict[str, str] = OrderedDict()
-        self.by_idempotency_key: dict[tuple[str, str], str] = {}
+        self._by_idempotency_key: dict[tuple[str, str, str], Session] = {}
         self._ended: OrderedDict[str, Session] = OrderedDict()
         # Those that were kept long enough, and have viewers that may not have read the ending yet.
         self._overdue: OrderedDict[str, Session] = OrderedDict()
@@ -166,7 +166,17 @@ class Board:
         self.live += session.live
         self.quotas.entered(session)
         if session.idempotency_key:
-            self.by_idempotency_key[session.user_id, session.idempotency_key] = session.session_id
+            self._by_idempotency_key[session.asked_as] = session
+
+    def asked_before(self, requested: SessionRequested) -> Session | None:
+        """The session that was asked for under the same key. Not one whose ending says to try again."""
+        if not requested.idempotency_key:
+            return None
+        key = (requested.application, requested.user_id, requested.idempotency_key)
+        session = self._by_idempotency_key.get(key)
+        if session is None or (session.ending is not None and session.ending.traits.retryable):
+            return None
+        return session
 
     def end(
         self,
@@ -606,8 +616,9 @@ class Board:
         self.sessions.pop(session.session_id, None)
         self.quotas.forgotten(session)
         self.kept_bytes -= session.kept_bytes
-        if session.idempotency_key:
-            self.by_idempotency_key.pop((session.user_id, session.idempotency_key), None)
+        # Another may have been asked for under the same key since.
+        if session.idempotency_key and self._by_idempotency_key.get(session.asked_as) is session:
+            del self._by_idempotency_key[session.asked_as]
         self.out.append(Forget(session.session_id))
         self.feed_starved()
 

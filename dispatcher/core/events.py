@@ -52,8 +52,8 @@ class LinkLost:
 
 
 @dataclass(frozen=True, slots=True)
-class SignalTooLarge:
-    """A signal to a commander is larger than one message may be: it can't be sent."""
+class SignalDropped:
+    """A signal to a commander is larger than one message may be, and was not sent."""
 
     session_id: str
     attempt: int
@@ -77,6 +77,10 @@ class SessionRequested:
     idempotency_key: str = ""
     budgets: Budgets | None = None
     stop_when_unwatched_s: float | None = None
+    # Who asks for the user, as its token names it: each has idempotency keys of its own.
+    application: str = ""
+    # Of what is asked, to know another request under the same key.
+    request_crc32: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +120,13 @@ class StopsRequested:
 
 @dataclass(frozen=True, slots=True)
 class AnswerGiven:
-    """`value_json` None: the user declines. Answered by Accepted or Declined."""
+    """`value_json` None: the user declines. `attempt`: the one that asked, where that was said. Answered by Accepted or
+    Declined."""
 
     session_id: str
     question_id: str
     value_json: str | None
+    attempt: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +232,7 @@ Event = (
     | HelloReceived
     | PacketsReceived
     | LinkLost
-    | SignalTooLarge
+    | SignalDropped
     | SessionRequested
     | StopRequested
     | StopsRequested

@@ -155,8 +155,16 @@ class Intake:
                 + "; send hello first",
             )
             return False
-        if board.draining or board.live >= board.limits.sessions_max:
-            refusal = Refusal.DRAINING if board.draining else Refusal.SESSIONS_FULL
+        refusal = (
+            Refusal.DRAINING
+            if board.draining
+            else Refusal.JOURNAL_STALLED
+            if board.stalled
+            else Refusal.SESSIONS_FULL
+            if board.live >= board.limits.sessions_max
+            else None
+        )
+        if refusal is not None:
             board.out.append(Count("sessions_refused", (refusal.value,)))
             self._links.cut(link, refusal.traits.grpc, f"{refusal.value}: {refusal.traits.advice}")
             return False
@@ -460,6 +468,7 @@ class Intake:
         if not board.may_pass(session, packet.text, packet.agent):
             return
         board.emit(session, "question", packet.agent, "", question.body, packet.size)
+        session.asked.setdefault(question.question_id, session.attempt)
         board.await_answer(session, question._replace(told_at=session.offset), board.now)
 
     def _error(self, session: Session, packet: Packet, link: Link) -> None:

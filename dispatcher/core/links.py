@@ -2,7 +2,7 @@
 comes and goes; called by `router.py` alone."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Final, Literal
 
 from dispatcher.core.board import Board
 from dispatcher.core.endings import Ending, of_error
@@ -28,6 +28,11 @@ from dispatcher.core.packets import (
     Welcome,
 )
 from dispatcher.core.session import Session, State, Step
+
+# Deadlines for what others are to do: time in which nobody here could have heard of it does not count.
+_WAITS_FOR_OTHERS: Final = frozenset(
+    {"grace", "stop_received", "stop_applied", "unwatched", "mute", "finish"}
+)
 
 
 class Links:
@@ -102,6 +107,7 @@ class Links:
         elif session.ending is not None:
             verdict = Verdict(*who, "ended", why=session.ending.value)
         elif slot is None or slot.state is not SlotState.BUSY or session.attempt != resume.attempt:
+            session.lives_after_all(resume.attempt, commander.instance)
             is_nobodys = session.state is State.QUEUED
             why = f"attempt {session.attempt} {'is lost' if is_nobodys else 'counts now'}"
             verdict = Verdict(*who, "fenced", why=why)
@@ -176,6 +182,10 @@ class Links:
         board = self._board
         for link in board.fleet.links.values():
             link.heard_at = min(board.now, link.heard_at + seconds)
+        for session in board.sessions.values():
+            if session.live and session.silent_since is not None:
+                session.started_at = min(board.now, session.started_at + seconds)
+        board.timers.postpone(_WAITS_FOR_OTHERS, seconds)
         board.out.append(Measure("stood_still_s", seconds))
 
     def mute(self, link_id: str) -> None:

@@ -65,3 +65,7 @@ class Mark(NamedTuple):
     unsafe: tuple[tuple[int, int], ...] = ()
     # Of its last event.
     offset: int = 0
+    # Ids of questions, open or not, and the attempt that asked first under each.
+    asked: tuple[tuple[str, int], ...] = ()
+    # Attempts that count among `deaths`, each with the instance that had vanished.
+    vanished: tuple[tuple[int, str], ...] = ()

@@ -38,8 +38,9 @@ class Restoring:
         ended = [session for session in sessions if not session.live]
         for session in sorted(ended, key=lambda session: session.ended_at):
             board.keep(session)
-        for session in live:
-            self._take_up(session, event.idempotent_tools)
+        for kept, session in zip(event.sessions, sessions, strict=True):
+            if session.live:
+                self._take_up(session, kept, event.idempotent_tools)
         if sessions:
             told = f"restored {len(sessions)} sessions, {len(live)} of them live"
             board.out.append(Log("info", f"{told}, and {len(event.commanders)} commanders"))
@@ -75,7 +76,7 @@ class Restoring:
                 board.affinity[requested.affinity_key] = session.commander_id
         return session
 
-    def _take_up(self, session: Session, idempotent_tools: frozenset[str]) -> None:
+    def _take_up(self, session: Session, kept: Kept, idempotent_tools: frozenset[str]) -> None:
         """Sees to a live session: who runs it, what it waits for, what it is owed."""
         board, requested = self._board, session.requested
         assert requested is not None, session
@@ -99,7 +100,13 @@ class Restoring:
         while (owed := session.ledger.next_owed()) is not None:
             board.run_tool(session, owed)
         if session.state is State.QUEUED:
+            if not session.tries:
+                session.queue_due = session.opened_at + board.limits.queue_wait_s
             board.queue_again(session)
+            return
+        if kept.mark.goes_on and session.published is None and session.untouched:
+            why = "published_bytes_max is lower now, and its agent can't be told again where to go on"
+            board.attempt_lost(session, why, died=False)
             return
         commander = board.fleet.commanders.get(session.commander_id)
         if commander is None or commander.instance != session.instance:

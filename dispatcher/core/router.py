@@ -35,6 +35,7 @@ from dispatcher.core.events import (
     Selector,
     SessionRequested,
     ShutdownRequested,
+    SignalDropped,
     Stopped,
     StoppedMany,
     StopRequested,
@@ -75,6 +76,7 @@ class Router:
             AnswerGiven: self._answer_given,
             MessageGiven: self._message_given,
             ToolFinished: self._tool_finished,
+            SignalDropped: self._signal_dropped,
             ViewerCame: self._viewer_came,
             ViewerLeft: self._viewer_left,
             CommanderDrainRequested: self._commander_drain_requested,
@@ -177,9 +179,9 @@ class Router:
 
     def _session_requested(self, event: SessionRequested) -> None:
         board = self._board
-        first = board.by_idempotency_key.get((event.user_id, event.idempotency_key))
-        if event.idempotency_key and first is not None:
-            self._join(event, board.sessions[first])
+        first = board.asked_before(event)
+        if first is not None:
+            self._join(event, first)
             return
         agents = board.fleet.agents()
         if not event.agent and len(agents) == 1:
@@ -231,13 +233,15 @@ class Router:
 
     def _join(self, event: SessionRequested, first: Session) -> None:
         """Its key was used before: for the same, or by mistake."""
-        if event.agent in ("", first.agent):
-            self._board.out.append(Accepted(first.session_id, joined=True))
+        message = ""
+        if event.agent not in ("", first.agent):
+            message = f"was used to ask {first.agent!r}; use another one to ask {event.agent!r}"
+        elif event.request_crc32 != first.request_crc32:
+            message = "was used for another request; use another one, or ask for the same"
+        if message:
+            self._refuse(Refusal.INVALID_REQUEST, f"idempotency_key: {message}")
         else:
-            message = (
-                f"idempotency_key: was used to ask {first.agent!r}; use another one to ask {event.agent!r}"
-            )
-            self._refuse(Refusal.INVALID_REQUEST, message)
+            self._board.out.append(Accepted(first.session_id, joined=True))
 
     def _refuse(self, refusal: Refusal, message: str, retry_after_s: float | None = None) -> None:
         self._board.out.append(Count("sessions_refused", (refusal.value,)))
@@ -309,9 +313,18 @@ class Router:
         if session is None or session.ending is not None:
             self._declined_for(session, event.session_id)
             return
+        message = ""
         if event.question_id not in session.questions:
             open_ids = ", ".join(session.questions) or "none"
             message = f"question_id: {event.question_id!r} is not an open question; open: {open_ids}"
+        elif event.attempt not in (None, session.attempt):
+            message = f"attempt: {event.attempt} is lost, and its question with it; attempt {session.attempt} asks now"
+        elif event.attempt is None and session.asked[event.question_id] != session.attempt:
+            message = (
+                f"attempt: is not set, and more than one has asked under {event.question_id!r}; "
+                f"for the question that is open, attempt {session.attempt} is right"
+            )
+        if message:
             board.out.append(Declined("no_such_question", message))
             return
         self._answer(
@@ -358,6 +371,16 @@ class Router:
         else:
             ending = session.ending.value if session.ending else ""
             self._board.out.append(Declined("session_ended", f"session_id: it has ended: {ending}"))
+
+    def _signal_dropped(self, event: SignalDropped) -> None:
+        """What an earlier life accepted under other limits: it ends this session alone."""
+        session = self._board.sessions.get(event.session_id)
+        if session is not None and session.live and session.attempt == event.attempt:
+            told = (
+                f"a message to its commander would have {event.size_bytes} bytes; "
+                f"max_message_bytes is {event.limit_bytes}"
+            )
+            self._board.end(session, Ending.LIMIT_EXCEEDED, told, turn_over=session.untouched)
 
     def _tool_finished(self, event: ToolFinished) -> None:
         board = self._board

@@ -105,6 +105,8 @@ class Session:
         "_owed_told_at",
         "agent",
         "allowed",
+        "application",
+        "asked",
         "attempt",
         "commander_id",
         "content_chars",
@@ -140,6 +142,7 @@ class Session:
         "queue_due",
         "received",
         "refused_by",
+        "request_crc32",
         "requested",
         "safe",
         "said",
@@ -165,6 +168,7 @@ class Session:
         "usage",
         "usage_before",
         "user_id",
+        "vanished",
         "viewers",
     )
 
@@ -181,7 +185,9 @@ class Session:
         self.agent = requested.agent
         self.user_id = requested.user_id
         self.labels = dict(requested.labels)
+        self.application = requested.application
         self.idempotency_key = requested.idempotency_key
+        self.request_crc32 = requested.request_crc32
         self.requested: SessionRequested | None = requested
         self.state = State.QUEUED
         self.opened_at = now
@@ -191,6 +197,8 @@ class Session:
         self.attempt = 0
         self.tries = 0
         self.deaths = 0
+        # Those: the attempts, and the instances that ran them.
+        self.vanished: list[tuple[int, str]] = []
         # Viewers may have something of attempts that were lost: since which one, and whether at all.
         self.since_attempt = 1
         self.touched = False
@@ -250,6 +258,8 @@ class Session:
         self._owed_told_at: deque[int] = deque()
         self.owed_sequence = 0
         self.questions: dict[str, Question] = {}
+        # Ids of all questions, and the attempt that asked first under each.
+        self.asked: dict[str, int] = {}
         self.guard: Guard | None = guard
         self.ledger = Ledger(running_tools_max)
         self.published_bytes_max = published_bytes_max
@@ -268,6 +278,11 @@ class Session:
     @property
     def live(self) -> bool:
         return self.state is not State.ENDED
+
+    @property
+    def asked_as(self) -> tuple[str, str, str]:
+        """Who asked, for whom, and under which key."""
+        return self.application, self.user_id, self.idempotency_key
 
     @property
     def can_resume(self) -> bool:
@@ -396,8 +411,16 @@ class Session:
     def lose_attempt(self, *, died: bool) -> None:
         """The attempt under way is lost; `died`: its commander has vanished with it."""
         self.tries += 1
-        self.deaths += died
+        if died:
+            self.deaths += 1
+            self.vanished.append((self.attempt, self.instance))
         self.touched = self.touched or not self.untouched
+
+    def lives_after_all(self, attempt: int, instance: str) -> None:
+        """A commander is back that was taken for dead with that attempt."""
+        if (attempt, instance) in self.vanished:
+            self.vanished.remove((attempt, instance))
+            self.deaths -= 1
 
     def give_back(self, step: Step) -> None:
         """Its commander won't run it: it is nobody's, and waits for a slot again."""
@@ -479,6 +502,8 @@ class Session:
         """Stands where it stood in a life before, once all its events were put back: its commander may return. What was
         held and is not any more goes on now."""
         self.attempt, self.tries, self.deaths = mark.attempt, mark.tries, mark.deaths
+        self.vanished = list(mark.vanished)
+        self.asked = dict(mark.asked)
         self.since_attempt, self.touched, self.on_restart = mark.since_attempt, mark.touched, mark.on_restart
         self.commander_id, self.instance = mark.commander_id, mark.instance
         self.received = self.marked = mark.received
@@ -501,7 +526,8 @@ class Session:
         self.unread.extend((sequence, messages.pop(at), at) for sequence, at in mark.unread)
         self.taken = [(message, at) for at, message in messages.items()]
         self.ledger.put_back_waiting(mark.attempt, mark.waiting_calls)
-        if mark.goes_on:
+        # The limit on what an agent is told may be lower now; see `restore.py`.
+        if mark.goes_on and self.may_continue():
             self.published = self._published()
         assert self.guard is not None, self
         return self.guard.put_back(mark.guard)
@@ -550,6 +576,8 @@ class Session:
             guard=self.guard.mark if self.guard is not None else _NO_GUARD,
             unsafe=tuple(self.unsafe),
             offset=self.offset,
+            asked=tuple(self.asked.items()) if self.asked else (),
+            vanished=tuple(self.vanished) if self.vanished else (),
         )
 
     def close(self, ending: Ending, ended: Ended, now: float) -> None:

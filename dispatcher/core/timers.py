@@ -1,5 +1,6 @@
 """Deadlines by key: set, moved, cancelled, and due in order. Owns no clock; seconds are the caller's."""
 
+from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
@@ -37,6 +38,12 @@ class Timers(Generic[Key]):
         """Sets the deadline of `key` unless it has one."""
         if key not in self._due_at:
             self.set(key, at)
+
+    def postpone(self, kinds: Collection[str], seconds: float) -> None:
+        """Moves every deadline whose key begins with one of `kinds`."""
+        for key, due in list(self._due_at.items()):
+            if key[0] in kinds:
+                self.set(key, due + seconds)
 
     def cancel(self, key: Key) -> None:
         self._due_at.pop(key, None)

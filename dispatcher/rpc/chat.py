@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 import grpc
 from grpc import aio
@@ -289,7 +290,8 @@ class _Conversation:
             self._require_fitting(receipt.session_id, answer.question_id, value_json)
         elif not answer.decline:
             raise _Wrong("invalid_request", "answer: neither value_json nor decline is set; set one")
-        self._submit(AnswerGiven(receipt.session_id, answer.question_id, value_json))
+        attempt = answer.attempt if answer.HasField("attempt") else None
+        self._submit(AnswerGiven(receipt.session_id, answer.question_id, value_json, attempt))
 
     def _require_fitting(self, session_id: str, question_id: str, value_json: str) -> None:
         """Raises _Wrong for an answer that its question does not allow; the question stays open."""
@@ -349,7 +351,20 @@ def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
         idempotency_key=ask.idempotency_key,
         budgets=_budgets(ask.budgets) if ask.HasField("budgets") else None,
         stop_when_unwatched_s=codec.seconds(ask.on_detach.stop_after) if unwatched else None,
+        application=caller.get(),
+        request_crc32=_asked_crc32(ask),
     )
+
+
+def _asked_crc32(ask: chat_pb2.Ask) -> int:
+    """Of what is asked under a key. How it is watched and traced may be another when it is asked again."""
+    if not ask.idempotency_key:
+        return 0
+    asked = chat_pb2.Ask()
+    asked.CopyFrom(ask)
+    for apart in ("include_thoughts", "on_detach", "trace_context"):
+        asked.ClearField(apart)
+    return crc32(asked.SerializeToString(deterministic=True))
 
 
 def _require_message(where: str, message: agent_pb2.Message) -> None:

@@ -247,8 +247,9 @@ class Ask(_message.Message):
     include_thoughts: _builtins.bool
     """The viewer wants thoughts, if it may have them."""
     idempotency_key: _builtins.str
-    """A repeat of the same key by the same user joins the first one's session; for another agent it is refused.
-    Empty: none.
+    """A repeat of the same key by the same application for the same user joins the first one's session, unless that has
+    an ending that is `retryable`: then it opens another. For another agent or with other messages, budgets or labels
+    it is refused. Empty: none.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -330,24 +331,36 @@ class AnswerQuestion(_message.Message):
     QUESTION_ID_FIELD_NUMBER: _builtins.int
     VALUE_JSON_FIELD_NUMBER: _builtins.int
     DECLINE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     question_id: _builtins.str
     value_json: _builtins.str
     """Any JSON value that fits the question."""
     decline: _builtins.bool
     """The user declines to answer."""
+    attempt: _builtins.int
+    """The attempt that asks, as the question's event tells it. Where it is set, an answer to what another attempt asked
+    is refused. It has to be set where an attempt before has asked under the same id: an answer may be on its way while
+    another attempt takes over.
+    """
     def __init__(
         self,
         *,
         question_id: _builtins.str = ...,
         value_json: _builtins.str = ...,
         decline: _builtins.bool = ...,
+        attempt: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decline", b"decline", "result", b"result", "value_json", b"value_json"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "attempt", b"attempt", "decline", b"decline", "result", b"result", "value_json", b"value_json"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decline", b"decline", "question_id", b"question_id", "result", b"result", "value_json", b"value_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "attempt", b"attempt", "decline", b"decline", "question_id", b"question_id", "result", b"result", "value_json", b"value_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__attempt: _TypeAlias = _typing.Literal["attempt"]  # noqa: Y015
+    _WhichOneofArgType__attempt: _TypeAlias = _typing.Literal["_attempt", b"_attempt"]  # noqa: Y015
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["value_json", "decline"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__attempt) -> _WhichOneofReturnType__attempt | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___AnswerQuestion: _TypeAlias = AnswerQuestion  # noqa: Y015
