@@ -85,9 +85,9 @@ class Stream:
         try:
             await self._call.write(raw)
         except grpc.aio.AioRpcError as error:
-            ended = _ended(error.code(), error.details())
+            code, details = error.code(), error.details()
         except asyncio.InvalidStateError:  # so says grpc.aio when the call is over
-            ended = await self.ending()
+            code, details = await self._status()
         else:
             return len(raw)
         finally:
@@ -95,14 +95,15 @@ class Stream:
         # The last thing that the other side said may tell more: whoever reads has the first word.
         if self._is_reading:
             await at_most(COME_BACK_S, self._has_read_all.wait())
-        raise ended
+        # Raised without a name, see `greet`.
+        raise _ended(code, details)
 
     async def half_close(self) -> None:
         await self._call.done_writing()
 
     async def ending(self) -> StreamEnded:
         """How the call ended; waits until it has."""
-        return _ended(await self._call.code(), await self._call.details())
+        return _ended(*await self._status())
 
     async def greet(
         self, hello: pb.UpstreamPacket, patience_s: float, given_up: asyncio.Event
@@ -151,6 +152,9 @@ class Stream:
 
     def cancel(self) -> None:
         self._call.cancel()
+
+    async def _status(self) -> tuple[grpc.StatusCode, str | None]:
+        return await self._call.code(), await self._call.details()
 
     async def _come_back(self, tasks: Tasks) -> None:
         _, late = await asyncio.wait(tasks, timeout=COME_BACK_S)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import gc
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -105,6 +107,61 @@ def test_the_last_word_of_the_other_side_is_heard() -> None:
     ended = asyncio.run(converse())
     assert isinstance(ended, StreamEnded)
     assert (ended.code, ended.why) == (grpc.StatusCode.UNAVAILABLE, "an upgrade")
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector, who hides what is forgotten only by and by."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def hang(_: Any) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def converse(stream: Stream) -> None:
+    raise await stream.converse(read(stream), write(stream))
+
+
+async def converse_until_it_is_too_silent(stream: Stream) -> None:
+    async def listen() -> None:
+        raise StreamEnded(grpc.StatusCode.UNAVAILABLE, "nothing heard of it")
+
+    raise await stream.converse(read(stream), write(stream), listen())
+
+
+async def greet_in_vain(stream: Stream) -> None:
+    assert await stream.greet(pb.UpstreamPacket(), 0.1, asyncio.Event()) is None
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "use"),
+    [
+        (refuse, converse),
+        (end, converse),
+        (say_goodbye, converse),
+        (hang, converse_until_it_is_too_silent),
+        (hang, greet_in_vain),
+    ],
+)
+def test_nothing_remembers_a_stream_that_is_over(
+    behaviour: Behaviour, use: Callable[[Stream], Awaitable[None]]
+) -> None:
+    """Its connection is open for as long as anything does."""
+
+    async def begin_to_end() -> "weakref.ref[Stream]":
+        async with stream_to(behaviour) as stream:
+            with contextlib.suppress(StreamEnded):
+                await use(stream)
+            return weakref.ref(stream)
+
+    with uncollected():
+        over = asyncio.run(begin_to_end())
+        assert over() is None
 
 
 def test_a_writer_beside_whom_nobody_reads_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
