@@ -12,6 +12,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PROTOS := $(wildcard proto/southwest/ai/agent/v1/*.proto)
 # Tests wait more than they compute: some more processes than most machines have cores.
 TEST_WORKERS ?= 3
+# Some campaigns wait, some compute.
+SLOW_WORKERS ?= $(shell expr 2 + $$(getconf _NPROCESSORS_ONLN))
+# What takes longest begins first, and what is in small parts comes last: so no process is left alone with much.
+LONGEST_FIRST := tests/test_soak.py tests/test_keepalive.py tests/test_fuzz.py tests/test_router.py
+SLOW_FILES = $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(shell grep -l 'mark\.slow' tests/test_*.py))
 # The contract as last released. `make released-proto` moves it forward.
 RELEASED := proto/released.binpb
 
@@ -73,8 +78,9 @@ check-docs: $(READY)
 test: $(READY) ## Run every test that needs no root
 	@$(BIN)/python -m pytest -rs -n $(TEST_WORKERS) --dist loadfile
 
-slow: $(READY) ## Run the slow campaigns; bound them with SLOW_SECONDS=… SIMULATION_RUNS=…
-	@$(BIN)/python -m pytest -rs -m slow --override-ini timeout=0
+slow: $(READY) ## Run the slow campaigns, those that measure first; bound them with SLOW_SECONDS=… SIMULATION_RUNS=…
+	@$(BIN)/python -m pytest -v -rs -m 'slow and alone' --override-ini timeout=0 $(SLOW_FILES)
+	@$(BIN)/python -m pytest -v -rs -m 'slow and not alone' --override-ini timeout=0 -n $(SLOW_WORKERS) --dist loadgroup $(SLOW_FILES)
 
 bench: $(READY) ## Measure, as ratios; results also as JSON in bench/results/
 	@$(BIN)/python -m bench

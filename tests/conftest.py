@@ -1,6 +1,8 @@
 """Fixtures, named for what they give."""
 
-from collections.abc import Generator, Iterator
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +23,26 @@ def dispatcher(request: pytest.FixtureRequest) -> Iterator[DispatcherProcess]:
     flags: tuple[str, ...] = getattr(request.module, "DISPATCHER_FLAGS", ())
     with running_dispatcher(*flags) as process:
         yield process
+
+
+# Of a campaign something is heard this often.
+_PROGRESS_S = 30.0
+
+
+@pytest.fixture
+def progress(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Says how far a campaign is, past all capturing, at once but not too often. It may be called all the time."""
+    said_at = time.monotonic()
+
+    def say(line: str) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= _PROGRESS_S:
+            said_at = time.monotonic()
+            with capsys.disabled():
+                # Of a worker's streams this is the one that leads to people; there may be half a line on it.
+                print(f"\n{line}", file=sys.stderr, flush=True)
+
+    return say
 
 
 @pytest.hookimpl(wrapper=True)

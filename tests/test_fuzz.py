@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,13 +60,13 @@ def test_statuses_are_those_of_the_contract() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("service", SERVICES)
-def test_nothing_that_is_thought_up_breaks_anything(service: str) -> None:
+def test_nothing_that_is_thought_up_breaks_anything(service: str, progress: Callable[[str], None]) -> None:
     until = time.monotonic() + SECONDS
     found = Path(tempfile.gettempdir()) / f"fuzz-{service}.case"
     with standing_ground() as ground:
 
         @settings(
-            max_examples=500,
+            max_examples=100,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
@@ -75,6 +75,7 @@ def test_nothing_that_is_thought_up_breaks_anything(service: str) -> None:
         @given(NUMBERS)
         def one(numbers: list[int]) -> None:
             case = invented(service, numbers)
+            progress(f"fuzzing {service}: {ground.cases} cases, {until - time.monotonic():.0f} s left")
             try:
                 ground.play(case)
             except BrokenError:

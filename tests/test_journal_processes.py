@@ -84,8 +84,10 @@ def test_what_was_told_as_kept_survives_a_kill(path: Path, lines: int) -> None:
 
 
 @pytest.mark.slow
-def test_kill_after_kill(tmp_path: Path) -> None:
-    for number in range(100):
+@pytest.mark.parametrize("part", range(5), ids=lambda part: f"{part + 1} of 5")
+def test_kill_after_kill(tmp_path: Path, part: int) -> None:
+    """In parts, for several processes to share."""
+    for number in range(part, 100, 5):
         said = Said()
         with appending(tmp_path / f"{number}.db") as appender:
             listen(appender, said, 1 + number * 37)

@@ -101,6 +101,7 @@ async def test_frozen_swallowed_and_stalled_peers_are_noticed(dispatcher: Dispat
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @asynchronous
 async def test_they_are_noticed_in_the_time_that_is_promised(dispatcher: DispatcherProcess) -> None:
     await _noticed(dispatcher, _FOUND_WITHIN_S)

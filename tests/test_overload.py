@@ -82,6 +82,7 @@ async def test_a_rate_is_refused_with_the_time_to_wait() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @asynchronous
 async def test_five_thousand_idle_viewers_fit() -> None:
     viewers = 5_000
@@ -118,6 +119,7 @@ async def test_five_thousand_idle_viewers_fit() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @asynchronous
 async def test_ten_megabytes_for_viewers_that_do_not_read() -> None:
     flags = ("--content-chars-max", "20000000", "--viewer-write-s", "600")
@@ -146,6 +148,7 @@ async def test_ten_megabytes_for_viewers_that_do_not_read() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @asynchronous
 async def test_a_flood_of_tiny_packets_is_held_by_the_journals_bound() -> None:
     bound = 16 * MIB
@@ -168,6 +171,7 @@ async def test_a_flood_of_tiny_packets_is_held_by_the_journals_bound() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @asynchronous
 async def test_a_thousand_viewers_come_at_once_and_see_the_same() -> None:
     with running_dispatcher() as dispatcher:

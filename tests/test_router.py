@@ -5,7 +5,7 @@ What it does about each event is in `transcripts/`.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -60,13 +60,14 @@ def test_the_laws_hold_whatever_happens() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_the_laws_hold_for_long() -> None:
+def test_the_laws_hold_for_long(progress: Callable[[str], None]) -> None:
     until = time.monotonic() + float(os.environ.get("SLOW_SECONDS", "300"))
-    while time.monotonic() < until:
+    while (left_s := until - time.monotonic()) > 0:
+        progress(f"laws of the router: {left_s:.0f} s left")
         run_state_machine_as_test(
             Unruly,
             settings=settings(
-                max_examples=500,
+                max_examples=100,
                 stateful_step_count=100,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
