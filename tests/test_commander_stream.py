@@ -134,6 +134,10 @@ async def converse_until_it_is_too_silent(stream: Stream) -> None:
     raise await stream.converse(read(stream), write(stream), listen())
 
 
+async def greet(stream: Stream) -> None:
+    await stream.greet(pb.UpstreamPacket(), PATIENCE_S, asyncio.Event())
+
+
 async def greet_in_vain(stream: Stream) -> None:
     assert await stream.greet(pb.UpstreamPacket(), 0.1, asyncio.Event()) is None
 
@@ -145,6 +149,8 @@ async def greet_in_vain(stream: Stream) -> None:
         (end, converse),
         (say_goodbye, converse),
         (hang, converse_until_it_is_too_silent),
+        (refuse, greet),
+        (end, greet),
         (hang, greet_in_vain),
     ],
 )

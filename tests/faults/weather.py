@@ -112,9 +112,9 @@ class Weather:
         self.had: Counter[str] = Counter()
 
     @property
-    def survivor(self) -> CommanderProcess:
-        """The one whose process is never ended."""
-        return self._workers[0].process
+    def pids(self) -> dict[str, int]:
+        """Of the workers, by name. The first one's process is never ended."""
+        return {worker.name: worker.process.pid for worker in self._workers}
 
     async def rage(self, lasts_s: float) -> None:
         """A fault each second for so long; fair again at its end."""
