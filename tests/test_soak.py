@@ -30,8 +30,9 @@ from southwest.ai.agent.v1 import chat_pb2_grpc
 SECONDS = min(float(os.environ.get("SOAK_SECONDS", "900")), float(os.environ.get("SLOW_SECONDS", "inf")))
 SESSIONS = int(os.environ.get("SOAK_SESSIONS", "200"))
 SEED = int(os.environ.get("SOAK_SEED", str(secrets.randbelow(1_000_000))))
-# A session that takes longer hangs: it is a few seconds of talk, and faults are over after three.
-_SESSION_S = 120.0
+# A session of which nothing is heard for longer hangs: faults are over after three seconds. How long all of it takes
+# is a matter of luck: an agent may be begun anew again and again.
+_SILENCE_S = 60.0
 _KEEP_S = 20.0
 _FLAGS = (
     *("--detach-grace-s", "2", "--attempts-max", "50", "--restart-backoff-s", "0.1"),
@@ -63,7 +64,8 @@ def size_of(pid: int) -> Size:
 class Crowd:
     """Users who ask again and again, each with somebody who watches and comes and goes."""
 
-    def __init__(self, door: str, choice: random.Random, progress: Tell) -> None:
+    def __init__(self, place: Place, door: str, choice: random.Random, progress: Tell) -> None:
+        self._place = place
         self._door = door
         self._choice = choice
         self._progress = progress
@@ -95,17 +97,24 @@ class Crowd:
             await user.ask()
             guest = Watcher(chat, user.session_id, random.Random(self._choice.random()))
             try:
-                async with asyncio.timeout(_SESSION_S):
+                async with asyncio.timeout(_SILENCE_S) as silence:
+                    user.hears = guest.hears = lambda silence=silence: _put_off(silence)  # type: ignore[misc]
                     await asyncio.gather(user.run(), guest.run())
                     text_is_kept(user, script)
                     assert guest.seen.events == user.seen.events, (user, guest)
                     await ended_once(chat, user)
             except TimeoutError:
-                raise AssertionError(f"it hangs: {user}, {guest}; {script}") from None
+                said = [line for line in self._place.process.log if user.session_id in line]
+                raise AssertionError(f"it hangs: {user}, {guest}; {script}; log: {said}") from None
             self.joins += user.joins + guest.joins + 1
             self.scripts[user.session_id] = script
             left_s = max(0.0, self.until - loop.time())
             self._progress(f"{len(self.scripts)} sessions have ended; others begin for {left_s:.0f} s more")
+
+
+def _put_off(silence: asyncio.Timeout) -> None:
+    if not silence.expired():
+        silence.reschedule(asyncio.get_running_loop().time() + _SILENCE_S)
 
 
 async def _quiet(place: Place) -> None:
@@ -176,7 +185,7 @@ async def _soak(folder: Path, progress: Tell, *, is_mortal: bool) -> None:
 
         async with weather(place, choice, restart if is_mortal else None) as storm:
             fresh = _sizes(place, storm)
-            crowd = Crowd(storm.door.address, choice, progress)
+            crowd = Crowd(place, storm.door.address, choice, progress)
             await _storm(crowd, storm, warm_up_s)
             await _quiet(place)
             warm, joins = _sizes(place, storm), crowd.joins

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -44,6 +45,8 @@ class Watcher:
         # One with whims leaves of its own accord now and then.
         self._whims = whims
         self.session_id = session_id
+        # Called at each event.
+        self.hears: Callable[[], None] = lambda: None
         self.seen = Seen()
         self.joins = 0
 
@@ -81,6 +84,7 @@ class Watcher:
         assert event.cursor.offset == len(events) + 1, f"after {len(events)} events: {event}"
         assert not events or event.cursor.epoch == events[0].cursor.epoch
         self.seen.take(event)
+        self.hears()
 
 
 class User(Watcher):
