@@ -86,19 +86,30 @@ def test_a_repeated_start_changes_nothing() -> None:
     assert slots.running == 1
 
 
-def test_a_start_that_its_stop_has_overtaken_is_obeyed_already() -> None:
+def test_a_start_that_its_stop_has_overtaken_is_refused() -> None:
     slots = slots_of(1)
     assert steps(stop(slots)) == [("stop-1", StopStep.APPLIED)]
-    assert slots.start(start(), 0.0) == []
+    assert refusal(slots.start(start(), 0.0)) is Refusal.STOPPED
     assert slots.running == 0
-    assert slots.start(start(attempt=2), 0.0)
+    assert kinds(slots.start(start(attempt=2), 0.0)) == [Begin]
+
+
+def test_a_start_of_what_is_being_stopped_or_is_stuck_is_refused() -> None:
+    """A dispatcher that died before it had kept why it was stopped starts it again in its next life, and waits."""
+    slots = slots_of()
+    begun(slots)
+    stop(slots)
+    assert refusal(slots.start(start(), 1.0)) is Refusal.STOPPED
+    slots.expire(GRACE_S)
+    assert slots.stuck == 1
+    assert refusal(slots.start(start(), 10.0)) is Refusal.STOPPED
 
 
 def test_of_stops_that_overtook_their_starts_the_oldest_are_forgotten() -> None:
     slots = slots_of()
     for number in range(UNSTARTED_REMEMBERED_MAX + 1):
         slots.stop(f"s-{number}", 1, "stop", "UserCancel", None, 0.0)
-    assert slots.start(start("s-1"), 0.0) == []
+    assert refusal(slots.start(start("s-1"), 0.0)) is Refusal.STOPPED
     assert kinds(slots.start(start("s-0"), 0.0)) == [Begin]
 
 

@@ -49,6 +49,7 @@ class Refusal(Enum):
     NO_SLOT = "no_slot"
     NO_SUCH_AGENT = "no_such_agent"
     DRAINING = "draining"
+    STOPPED = "stopped"
 
 
 # ---- What comes in besides plain arguments ----
@@ -263,11 +264,15 @@ class Slots:
     # -- what happens ----------------------------------------------------------------------------------------
 
     def start(self, start: Start, now: float) -> list[Effect]:
-        """A slot is taken or the Start refused. A repeat of one that is held changes nothing, and one that its stop
-        has overtaken is obeyed already."""
+        """A slot is taken or the Start refused. A repeat of one that runs changes nothing. One that was stopped already
+        is refused: its stop may have overtaken it, or been told by a dispatcher that died before it had kept why, and
+        whoever starts it waits for an answer."""
         key = (start.session_id, start.attempt)
-        if key in self._held or key in self._unstarted:
+        held = self._held.get(key)
+        if held is not None and not held.turn.fenced:
             return []
+        if held is not None or key in self._unstarted:
+            return [_refuse(start, Refusal.STOPPED, f"attempt {start.attempt} of it was stopped here")]
         if self.is_draining:
             return [_refuse(start, Refusal.DRAINING, "this commander takes no more sessions")]
         agent = self._agent(start.agent, start.agent_version)

@@ -34,7 +34,7 @@ from dispatcher.core.session import Session, State, Step
 # How many strays of one link are answered with a stop; the rest are only counted.
 FENCED_TOLD_MAX: Final = 1_024
 # The reasons that the contract names.
-REFUSED_CODES: Final = frozenset({"no_slot", "no_such_agent", "draining"})
+REFUSED_CODES: Final = frozenset({"no_slot", "no_such_agent", "draining", "stopped"})
 # Sub-agents of one session.
 PATHS_MAX: Final = 1_000
 # What a stream without Hello may begin with: the fixed table, what one turn may say besides, what is not known yet.

@@ -861,7 +861,7 @@ class Refused(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Why, as a stable name: "no_slot", "no_such_agent", "draining"."""
+    """Why, as a stable name: "no_slot", "no_such_agent", "draining", or "stopped": this attempt was stopped here already."""
     why: _builtins.str
     """For people."""
     def __init__(
