@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import pytest
 from asynchronous import eventually
-from dialling import dialled
+from dialling import administering, dialled
 from faults.promises import ended_once, text_is_kept, tools_ran_once
 from faults.scene import AGENTS, Place, dispatching
 from faults.script import Script, Step
 from faults.viewers import IMPATIENT, User, Watcher
 from faults.weather import Weather, weather
-from southwest.ai.agent.v1 import chat_pb2_grpc
+from southwest.ai.agent.v1 import admin_pb2, chat_pb2_grpc
 
 SECONDS = min(float(os.environ.get("SOAK_SECONDS", "900")), float(os.environ.get("SLOW_SECONDS", "inf")))
 SESSIONS = int(os.environ.get("SOAK_SESSIONS", "200"))
@@ -104,8 +104,8 @@ class Crowd:
                     assert guest.seen.events == user.seen.events, (user, guest)
                     await ended_once(chat, user)
             except TimeoutError:
-                said = [line for line in self._place.process.log if user.session_id in line]
-                raise AssertionError(f"it hangs: {user}, {guest}; {script}; log: {said}") from None
+                told = await _told_of(self._place, user.session_id)
+                raise AssertionError(f"it hangs: {user}, {guest}; {script}; {told}") from None
             self.joins += user.joins + guest.joins + 1
             self.scripts[user.session_id] = script
             left_s = max(0.0, self.until - loop.time())
@@ -115,6 +115,16 @@ class Crowd:
 def _put_off(silence: asyncio.Timeout) -> None:
     if not silence.expired():
         silence.reschedule(asyncio.get_running_loop().time() + _SILENCE_S)
+
+
+async def _told_of(place: Place, session_id: str) -> str:
+    """What the dispatcher knows of a session, asked by no way round; and of who runs it."""
+    said = [line for line in place.process.log if session_id in line]
+    async with administering(place.address) as admin:
+        request = admin_pb2.GetSessionRequest(session_id=session_id)
+        session = (await admin.GetSession(request, timeout=5.0)).session
+        commanders = await admin.ListCommanders(admin_pb2.ListCommandersRequest(), timeout=5.0)
+    return f"the dispatcher: {session}, {commanders}, {said}"
 
 
 async def _quiet(place: Place) -> None:
