@@ -202,9 +202,15 @@ class _Conversation:
     def receive(self, data: bytes) -> None:
         """One packet from the application. Whatever is wrong with it is said in its receipt."""
         packet = codec.parse(chat_pb2.ClientPacket, data)
-        receipt = chat_pb2.Receipt(client_ref=packet.client_ref, request_id=packet.request_id)
-        receipt.session_id = packet.session_id or self._sessions.get(packet.client_ref, "")
-        opened = None
+        # Cut: receipts wait for a client that doesn't read, and what is too long is refused below.
+        receipt = chat_pb2.Receipt(
+            client_ref=packet.client_ref[: codec.ID_CHARS_MAX],
+            request_id=packet.request_id[: codec.ID_CHARS_MAX],
+            session_id=packet.session_id[: codec.SESSION_ID_CHARS_MAX],
+        )
+        if not packet.session_id:
+            receipt.session_id = self._sessions.get(packet.client_ref, "")
+        opened, thoughts = None, packet.ask.include_thoughts
         try:
             if len(data) > self._limits.request_bytes_max:
                 raise _Wrong(
@@ -229,7 +235,7 @@ class _Conversation:
         def tell() -> None:
             self._feed.receipt(receipt)
             if opened:
-                self._feed.watch(opened, None, thoughts=packet.ask.include_thoughts)
+                self._feed.watch(opened, None, thoughts=thoughts)
 
         if receipt.HasField("error") and self._hub.router.stalled:
             # While nothing can be kept, only that is told.
@@ -244,6 +250,8 @@ class _Conversation:
         if packet.session_id and packet.client_ref in self._sessions:
             told = "session_id: this stream knows the session by its client_ref already; set one of the two"
             raise _Wrong("invalid_request", told)
+        if len(packet.request_id) > codec.ID_CHARS_MAX:
+            raise _Wrong("invalid_request", f"request_id: at most {codec.ID_CHARS_MAX} characters are right")
         if len(packet.session_id) > codec.SESSION_ID_CHARS_MAX:
             raise _Wrong(
                 "invalid_request", f"session_id: at most {codec.SESSION_ID_CHARS_MAX} characters are right"
@@ -436,7 +444,7 @@ class _Wrong(Exception):  # noqa: N818 - said in a receipt, not an error of ours
             code=self.code,
             origin=agent_pb2.ERROR_ORIGIN_CLIENT,
             scope=agent_pb2.ERROR_SCOPE_SESSION,
-            message=str(self),
+            message=codec.shortened(str(self)),
         )
         refusal = self.declined.refusal if self.declined else None
         if refusal is not None:

@@ -200,7 +200,7 @@ def _is_name(text: str, chars_max: int) -> bool:
     return len(text) <= chars_max and text.isprintable() and " " not in text
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     return text if len(text) <= MESSAGE_CHARS_MAX else text[: MESSAGE_CHARS_MAX - 1] + "…"
 
 
@@ -273,7 +273,7 @@ def error_report(wire: agent_pb2.ErrorSignal) -> core.ErrorReport:
         wire.code[:ID_CHARS_MAX],
         _known(wire.origin, ORIGINS),
         _known(wire.scope, SCOPES),
-        _shortened(wire.message),
+        shortened(wire.message),
         wire.error_type[:ID_CHARS_MAX],
         wire.retryable,
         wire.retry_after_ms if wire.HasField("retry_after_ms") else None,
@@ -317,11 +317,11 @@ def _heartbeat(wire: agent_pb2.Heartbeat) -> core.Heartbeat:
 
 
 def _refused(wire: agent_pb2.Refused) -> core.Refused:
-    return core.Refused(wire.code[:ID_CHARS_MAX], _shortened(wire.why))
+    return core.Refused(wire.code[:ID_CHARS_MAX], shortened(wire.why))
 
 
 def _goodbye(wire: agent_pb2.Goodbye) -> core.Goodbye:
-    return core.Goodbye(_shortened(wire.reason))
+    return core.Goodbye(shortened(wire.reason))
 
 
 _DETAILS: Final[dict[str, Callable[[Any], core.Detail]]] = {

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 # How many events of one session are taken at once, so that sessions on one stream take turns.
 _PAGE_EVENTS = 256
-# Receipts that may wait for a viewer which doesn't read.
+# Receipts that may wait for a viewer which doesn't read, or to be kept.
 _RECEIPTS_WAITING_MAX: Final = 256
 
 
@@ -51,8 +51,8 @@ class Feed:
         self._room.set()
         self._closed = False
         self._leaving: tuple[str, int] | None = None
-        # What it is to be told once it is kept, and whether there is still anybody to tell.
-        self._expected = 0
+        # What it is to be told once that is kept, oldest first, and whether there is still anybody to tell.
+        self._untold: deque[Callable[[], None]] = deque()
         self._is_over = False
         self._begun = False
 
@@ -70,26 +70,32 @@ class Feed:
         self._news(session_id)
 
     def tell_when_kept(self, tell: Callable[[], None]) -> None:
-        """Calls `tell`, which gives this feed something, once all that was decided is kept; the stream does not end
+        """Calls `tell`, which gives this feed one receipt, once all that was decided is kept; the stream does not end
         before."""
+        if not self._is_over:
+            self._untold.append(tell)
+            self._hub.journal.when_kept(self._kept)
+            self._measure_room()
 
-        def kept() -> None:
-            self._expected -= 1
-            if not self._is_over:
-                tell()
-                self._wake.set()
-
-        self._expected += 1
-        self._hub.journal.when_kept(kept)
+    def _kept(self) -> None:
+        if self._untold:
+            self._untold.popleft()()
+            self._measure_room()
+            self._wake.set()
 
     def receipt(self, receipt: chat_pb2.Receipt) -> None:
         self._first.append(chat_pb2.SessionEvents(receipts=[receipt]))
+        self._measure_room()
         self._wake.set()
-        if len(self._first) >= _RECEIPTS_WAITING_MAX:
+
+    def _measure_room(self) -> None:
+        if len(self._first) + len(self._untold) < _RECEIPTS_WAITING_MAX:
+            self._room.set()
+        else:
             self._room.clear()
 
     async def room(self) -> None:
-        """Waits while as many receipts wait for the viewer as may."""
+        """Waits while as many receipts wait as may, for the viewer or to be kept."""
         await self._room.wait()
 
     def go_away(self, reason: str, retry_after_s: float) -> None:
@@ -117,7 +123,7 @@ class Feed:
                 message = self._next()
                 if message is not None:
                     await self._write(message)
-                elif self._closed and not self._watched and not self._expected:
+                elif self._closed and not self._watched and not self._untold:
                     return
                 elif self._fresh:
                     # A page of nothing but what this viewer may not see: there is more behind it.
@@ -134,6 +140,7 @@ class Feed:
             return
         finally:
             self._is_over = True
+            self._untold.clear()
             for session_id in list(self._watched):
                 self._leave(session_id)
 
@@ -170,8 +177,7 @@ class Feed:
         """What has gathered, up to the size of a message; None when there is nothing."""
         if self._first:
             first = self._first.popleft()
-            if len(self._first) < _RECEIPTS_WAITING_MAX:
-                self._room.set()
+            self._measure_room()
             return first
         message = chat_pb2.SessionEvents()
         room = self._max_message_bytes

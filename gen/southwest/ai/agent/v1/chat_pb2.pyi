@@ -117,7 +117,7 @@ class ClientPacket(_message.Message):
     session_id is set.
     """
     request_id: _builtins.str
-    """Repeated in the Receipt, so that a client can match the two. Optional."""
+    """Repeated in the Receipt, so that a client can match the two. Up to 128 characters; optional."""
     session_id: _builtins.str
     """Instead of client_ref, for all but `ask`: a session that was opened on another stream."""
     @_builtins.property
@@ -542,6 +542,7 @@ class Receipt(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     client_ref: _builtins.str
+    """As in the packet, but that one longer than the packet may have is cut to its first 128 characters; so is request_id."""
     request_id: _builtins.str
     session_id: _builtins.str
     """The session that client_ref stands for, when there is one."""

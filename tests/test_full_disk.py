@@ -1,0 +1,68 @@
+"""While the journal can't be written: what is still answered, and what waits stays bounded."""
+
+import asyncio
+import contextlib
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from asynchronous import asynchronous
+from chat_viewer import conversing
+from dialling import administering
+from dispatcher_process import DispatcherProcess, running_dispatcher
+from scripted_commander import Turn, linked, unique
+from southwest.ai.agent.v1 import admin_pb2, chat_pb2
+
+
+def dispatcher_at(place: Path, *flags: str) -> AbstractContextManager[DispatcherProcess]:
+    return running_dispatcher("--journal", f"sqlite:{place / 'journal'}", *flags)
+
+
+@contextmanager
+def full_disk(dispatcher: DispatcherProcess, place: Path) -> Iterator[None]:
+    """Nothing more can be written, until the block ends."""
+    unlimited = resource.prlimit(dispatcher.pid, resource.RLIMIT_FSIZE)
+    least = min(path.stat().st_size for path in place.glob("journal*"))
+    resource.prlimit(dispatcher.pid, resource.RLIMIT_FSIZE, (least, unlimited[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(dispatcher.pid, resource.RLIMIT_FSIZE, unlimited)
+
+
+@contextlib.asynccontextmanager
+async def stalled(dispatcher: DispatcherProcess, place: Path, turn: Turn) -> AsyncIterator[None]:
+    """As `full_disk`, once what the turn has said is known to wait."""
+    with full_disk(dispatcher, place):
+        await turn.say("meanwhile ")
+        await asyncio.to_thread(dispatcher.wait_for_log, "can't be written")
+        yield
+
+
+@asynchronous
+async def test_a_client_that_goes_on_while_nothing_is_kept_is_held_up(tmp_path: Path) -> None:
+    """As many receipts wait to be kept as wait for a client that doesn't read; then its packets wait."""
+    agent = unique("agent")
+    with dispatcher_at(tmp_path) as dispatcher:
+        async with (
+            linked(dispatcher.address, agent) as link,
+            conversing(dispatcher.address) as talk,
+            administering(dispatcher.address) as admin,
+        ):
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await seen.until("started")
+            async with stalled(dispatcher, tmp_path, turn):
+                stop = chat_pb2.ClientPacket(client_ref="1", stop=chat_pb2.StopAsked())
+                for number in range(256):
+                    stop.request_id = f"{number}"
+                    await talk.send(stop)
+                # Refused, and so answered at once even now: if it were read.
+                await talk.send(chat_pb2.ClientPacket(client_ref="1", request_id="256"))
+                for _ in range(50):
+                    await admin.ListSessions(admin_pb2.ListSessionsRequest())
+                assert talk.receipts.empty()
+            order = [(await talk.receipt()).request_id for _ in range(257)]
+            assert order == [f"{number}" for number in range(257)]
+            assert (await seen.ended()).name == "stopped"
