@@ -3,7 +3,7 @@
 Start: tools, core, hub, gRPC with health and reflection, metrics; then it is ready and says so on standard
 output. End, by SIGTERM, SIGINT or Admin.Drain: not ready, no new sessions, those that run may finish until the
 deadline, then all that is left ends as `shutdown`; with a journal that lasts it is left as it stands, for the next
-dispatcher on that journal. A second signal ends it at once.
+dispatcher on that journal. A second signal ends it at once; an Admin.Drain is none.
 """
 
 import asyncio
@@ -301,6 +301,9 @@ class Leaving:
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self.wanted = asyncio.Event()
+        # What signals mean; Admin.Drain may say otherwise.
+        self._signal_deadline_s = deadline_s
+        self._was_signalled = False
         self._over = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
 
@@ -338,13 +341,19 @@ class Leaving:
                 loop.remove_signal_handler(number)
 
     def _signalled(self, number: int) -> None:
+        """The first takes part in a drain that Admin.Drain began: supervisors send one and mean no hurry by it."""
         name = signal.Signals(number).name
-        if self.wanted.is_set():
+        if self._was_signalled:
             log.warning("%s again: ending at once", name)
             self._over.set()
-        else:
-            log.info("%s: draining for up to %g s; send it again to end at once", name, self.deadline_s)
-            self.ask()
+            return
+        self._was_signalled = True
+        self.ask(self._signal_deadline_s)
+        log.info("%s: draining for up to %g s; send it again to end at once", name, self._left_s())
+
+    def _left_s(self) -> float:
+        due = self._patience.when() if self._patience is not None else None
+        return self.deadline_s if due is None else round(due - asyncio.get_running_loop().time(), 1)
 
 
 async def _drain(hub: Hub, serving: Serving, leaving: Leaving) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 from typing import Any
 
 import grpc
@@ -401,6 +402,55 @@ async def test_of_two_drains_the_sooner_deadline_holds() -> None:
             await admin.Drain(admin_pb2.DrainRequest(deadline=Duration(seconds=600)))
             await admin.Drain(admin_pb2.DrainRequest(deadline=Duration(nanos=100_000_000)))
             assert (await seen.ended()).name == "shutdown"
+            await talk.half_close()
+        assert await asyncio.to_thread(dispatcher.wait) == 0
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_the_first_signal_after_a_drain_takes_part_in_it_and_the_second_ends_it(signals: int) -> None:
+    @asynchronous
+    async def scene() -> None:
+        with running_dispatcher("--drain-deadline-s", "600") as dispatcher:
+            agent = unique("agent")
+            async with (
+                linked(dispatcher.address, agent) as link,
+                administering(dispatcher.address) as admin,
+                conversing(dispatcher.address) as talk,
+            ):
+                seen = await talk.ask(agent)
+                turn = await link.started()
+                await admin.Drain(admin_pb2.DrainRequest(deadline=Duration(seconds=500)))
+                dispatcher.signal(signal.SIGTERM)
+                said = await asyncio.to_thread(dispatcher.wait_for_log, "SIGTERM: draining for up to ")
+                left_s = float(said.partition("for up to ")[2].partition(" s;")[0])
+                assert left_s <= 500
+                if signals == 1:
+                    await turn.say("in peace")
+                    await turn.finish()
+                else:
+                    dispatcher.signal(signal.SIGTERM)
+                assert (await seen.ended()).name == ("completed" if signals == 1 else "shutdown")
+                await talk.half_close()
+            assert await asyncio.to_thread(dispatcher.wait) == 0
+
+    scene()
+
+
+@asynchronous
+async def test_a_signal_after_a_drain_brings_its_own_deadline() -> None:
+    with running_dispatcher("--drain-deadline-s", "0.1") as dispatcher:
+        agent = unique("agent")
+        async with (
+            linked(dispatcher.address, agent) as link,
+            administering(dispatcher.address) as admin,
+            conversing(dispatcher.address) as talk,
+        ):
+            seen = await talk.ask(agent)
+            await link.started()
+            await admin.Drain(admin_pb2.DrainRequest(deadline=Duration(seconds=600)))
+            dispatcher.signal(signal.SIGTERM)
+            assert (await seen.ended()).name == "shutdown"
+            assert not [line for line in dispatcher.log if "SIGTERM again" in line]
             await talk.half_close()
         assert await asyncio.to_thread(dispatcher.wait) == 0
 

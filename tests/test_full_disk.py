@@ -11,6 +11,7 @@ from asynchronous import asynchronous
 from chat_viewer import conversing
 from dialling import administering
 from dispatcher_process import DispatcherProcess, running_dispatcher
+from google.protobuf.duration_pb2 import Duration
 from scripted_commander import Turn, linked, unique
 from southwest.ai.agent.v1 import admin_pb2, chat_pb2
 
@@ -66,3 +67,25 @@ async def test_a_client_that_goes_on_while_nothing_is_kept_is_held_up(tmp_path: 
             order = [(await talk.receipt()).request_id for _ in range(257)]
             assert order == [f"{number}" for number in range(257)]
             assert (await seen.ended()).name == "stopped"
+
+
+@asynchronous
+async def test_a_drain_whose_caller_gives_up_takes_place_all_the_same(tmp_path: Path) -> None:
+    agent = unique("agent")
+    with dispatcher_at(tmp_path) as dispatcher:
+        async with (
+            linked(dispatcher.address, agent) as link,
+            conversing(dispatcher.address) as talk,
+            administering(dispatcher.address) as admin,
+        ):
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await seen.until("started")
+            async with stalled(dispatcher, tmp_path, turn):
+                call = admin.Drain(admin_pb2.DrainRequest(deadline=Duration(seconds=600)))
+                await asyncio.to_thread(dispatcher.wait_for_log, "draining: AdminDrain")
+                call.cancel()
+            await turn.finish()
+            assert (await seen.ended()).name == "completed"
+            await talk.half_close()
+        assert await asyncio.to_thread(dispatcher.wait) == 0

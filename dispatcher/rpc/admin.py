@@ -186,9 +186,11 @@ class AdminService:
 
     async def drain(self, request: admin_pb2.DrainRequest, context: Any) -> admin_pb2.DrainResponse:
         deadline_s = _deadline_s(request)
-        reply = await self._decided(DrainRequested(bounded("reason", request.reason) or "AdminDrain"))
+        reply = self._hub.submit(DrainRequested(bounded("reason", request.reason) or "AdminDrain"))
         assert isinstance(reply, Draining)
+        # At once: who is to be told may give up, and then it would take nothing more and never go.
         self._leave(deadline_s)
+        await self._hub.kept()
         return admin_pb2.DrainResponse(running=reply.running)
 
     async def get_limits(
