@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from asynchronous import asynchronous
-from chat_viewer import conversing
-from dialling import administering
+import grpc
+from asynchronous import asynchronous, soon
+from chat_viewer import conversing, viewing
+from dialling import administering, chatting
 from dispatcher_process import DispatcherProcess, running_dispatcher
 from google.protobuf.duration_pb2 import Duration
 from scripted_commander import Turn, linked, unique
@@ -89,3 +90,53 @@ async def test_a_drain_whose_caller_gives_up_takes_place_all_the_same(tmp_path: 
             assert (await seen.ended()).name == "completed"
             await talk.half_close()
         assert await asyncio.to_thread(dispatcher.wait) == 0
+
+
+@asynchronous
+async def test_what_was_kept_before_is_read_and_stopped_as_ever(tmp_path: Path) -> None:
+    agent = unique("agent")
+    with dispatcher_at(tmp_path, "--viewers-per-session-max", "3") as dispatcher:
+        async with (
+            linked(dispatcher.address, agent) as link,
+            conversing(dispatcher.address) as talk,
+            administering(dispatcher.address) as admin,
+            chatting(dispatcher.address) as chat,
+        ):
+            over = await talk.ask(agent, client_ref="1")
+            done = await link.started()
+            await done.say("whole")
+            await done.finish()
+            await over.ended()
+            seen = await talk.ask(agent, client_ref="2")
+            turn = await link.started()
+            await turn.say("before ")
+            await seen.until_text("before ")
+            async with stalled(dispatcher, tmp_path, turn):
+                for call in (
+                    chat.Subscribe(chat_pb2.SubscribeRequest(session_id=done.session_id)),
+                    admin.WatchSession(admin_pb2.WatchSessionRequest(session_id=done.session_id)),
+                ):
+                    async with viewing(call, done.session_id) as (viewer, again):
+                        assert (await viewer.status()).code is grpc.StatusCode.OK
+                        assert again.events == over.events
+                stopped = await soon(
+                    admin.StopSession(admin_pb2.StopSessionRequest(session_id=done.session_id))
+                )
+                assert (stopped.result, stopped.ending) == (
+                    admin_pb2.STOP_RESULT_ALREADY_ENDED,
+                    "completed",
+                )
+                receipt = await talk.request("", session_id=done.session_id, stop=chat_pb2.StopAsked())
+                assert not receipt.HasField("error")
+                # One that runs is shown so far, to as many as may watch it.
+                request = chat_pb2.SubscribeRequest(session_id=turn.session_id)
+                async with contextlib.AsyncExitStack() as viewers:
+                    for _ in range(2):
+                        view = viewing(chat.Subscribe(request), turn.session_id)
+                        _, so_far = await viewers.enter_async_context(view)
+                        await so_far.until_text("before ")
+                        assert so_far.text == "before "
+                    async with viewing(chat.Subscribe(request), turn.session_id) as (viewer, _):
+                        assert (await viewer.status()).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await turn.finish()
+            assert (await seen.ended()).name == "completed"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -44,6 +45,29 @@ async def test_every_cursor_gets_exactly_the_rest(dispatcher: DispatcherProcess)
             async with viewing(chat.Subscribe(request), turn.session_id) as (viewer, rest):
                 assert await viewer.status() == (OK, "")
                 assert rest.events == seen.events[position + 1 :]
+
+
+@asynchronous
+async def test_with_any_cursor_of_a_session_that_is_not_kept_there_is_a_gap(
+    dispatcher: DispatcherProcess,
+) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, chatting(dispatcher.address) as chat:
+        _, seen = await _told(dispatcher.address, agent, link)
+        epoch = seen.events[0].cursor.epoch
+        for cursor, reason in (
+            (chat_pb2.Cursor(epoch=epoch, offset=3), "forgotten"),
+            (chat_pb2.Cursor(offset=3), "forgotten"),
+            (chat_pb2.Cursor(), "forgotten"),
+            (chat_pb2.Cursor(epoch="deadbeef", offset=3), "other_epoch"),
+            (None, None),
+        ):
+            request = chat_pb2.SubscribeRequest(session_id="s-none", cursor=cursor)
+            async with viewing(chat.Subscribe(request), "s-none") as (viewer, again):
+                status = await viewer.status()
+                assert status.code is grpc.StatusCode.NOT_FOUND
+                assert "there is no session 's-none'" in status.details
+                assert [event.gap.reason for event in again.of("gap")] == ([reason] if reason else [])
 
 
 @asynchronous
@@ -197,6 +221,32 @@ async def test_viewers_of_one_session_are_bounded(dispatcher: DispatcherProcess)
         await viewers.aclose()
         async with viewing(chat.Subscribe(_request(turn)), turn.session_id) as (_, seen):
             await seen.until("opened")
+
+
+@asynchronous
+async def test_who_joins_while_it_waits_to_be_kept_counts_too(tmp_path: Path) -> None:
+    """All of them ask before the session is known to be kept, and so before anybody watches it."""
+    agent = unique("agent")
+    journal = ("--journal", f"sqlite:{tmp_path / 'journal'}", "--journal-sync", "power")
+    with running_dispatcher(*journal, "--viewers-per-session-max", "3") as dispatcher:
+        async with linked(dispatcher.address, agent), contextlib.AsyncExitStack() as streams:
+            talks = [await streams.enter_async_context(conversing(dispatcher.address)) for _ in range(30)]
+            for talk in talks:
+                # The first packet opens the connection.
+                assert (await talk.request("0")).error.code == "unknown_request"
+            key = unique("key")
+            asked = [talk.request("1", ask=asking(agent, idempotency_key=key)) for talk in talks]
+            receipts = await asyncio.gather(*asked)
+            codes = sorted(receipt.error.code for receipt in receipts)
+            assert codes == [""] * 3 + ["too_many_viewers"] * 27
+            watching = [talk for talk, receipt in zip(talks, receipts, strict=True) if receipt.session_id]
+            assert len(watching) == 3
+            for talk, receipt in zip(talks, receipts, strict=True):
+                if receipt.HasField("error"):
+                    # The reference is free again.
+                    assert (
+                        await talk.request("1", stop=chat_pb2.StopAsked())
+                    ).error.code == "unknown_session"
 
 
 async def _say_two_megabytes(turn: Turn) -> None:

@@ -30,6 +30,7 @@ from dispatcher.hub import Hub
 from dispatcher.limits import LiveLimits
 from dispatcher.rpc import codec
 from dispatcher.rpc.chat import ChatService, agent_offer
+from dispatcher.rpc.feed import ending_is_kept
 from dispatcher.rpc.methods import Answered, bounded, page, unary, watched
 from dispatcher.settings import SettingsError
 from dispatcher.tools.runner import ToolRunner
@@ -180,9 +181,16 @@ class AdminService:
     async def _decided(self, event: Event) -> Reply | None:
         """What came of it, once a restart can't undo that any more."""
         reply = self._hub.submit(event)
-        if not isinstance(reply, Declined):
+        if not (isinstance(reply, Declined) or self._is_old_news(reply)):
             await self._hub.kept()
         return reply
+
+    def _is_old_news(self, reply: Reply | None) -> bool:
+        return (
+            isinstance(reply, Stopped)
+            and reply.already_ended
+            and ending_is_kept(self._hub.journal, reply.session_id)
+        )
 
     async def drain(self, request: admin_pb2.DrainRequest, context: Any) -> admin_pb2.DrainResponse:
         deadline_s = _deadline_s(request)

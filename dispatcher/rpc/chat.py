@@ -25,7 +25,7 @@ from dispatcher.core.fleet import CommanderState
 from dispatcher.core.policy import Budgets
 from dispatcher.hub import Hub
 from dispatcher.rpc import answers, codec
-from dispatcher.rpc.feed import Feed
+from dispatcher.rpc.feed import Feed, ending_is_kept
 from dispatcher.rpc.methods import REASON_CHARS_MAX, Answered, conversed, page, unary, watched
 
 LABELS_MAX: Final = 64
@@ -118,16 +118,15 @@ class ChatService:
         self, context: Any, session_id: str, cursor: chat_pb2.Cursor | None, *, thoughts: bool
     ) -> None:
         """Streams one session to `context`, from the cursor to its ending."""
-        session = self._hub.router.sessions.get(session_id)
-        if session is None:
+        sessions, journal = self._hub.router.sessions, self._hub.journal
+        if session_id in sessions and not journal.read(session_id, 0, 0).head:
+            # Nothing is shown that a restart could undo, that there is this session included.
+            await self._hub.kept()
+        # From here to the watching nothing waits, or more would watch than may.
+        if session_id not in sessions:
             raise Answered("NOT_FOUND", await self._tell_missing(context, session_id, cursor))
-        if session.viewers >= self._limits.viewers_per_session_max:
-            raise Answered(
-                "RESOURCE_EXHAUSTED",
-                f"viewers_per_session_max is {self._limits.viewers_per_session_max}, and so many watch already",
-            )
-        # Nothing is shown that a restart could undo, that there is this session included.
-        await self._hub.kept()
+        if told := too_many_viewers(self._hub, self._limits, session_id):
+            raise Answered("RESOURCE_EXHAUSTED", told)
         feed = self.feed(context)
         feed.watch(session_id, cursor, thoughts=thoughts)
         feed.finish()
@@ -142,10 +141,11 @@ class ChatService:
         of it."""
         epoch = self._hub.journal.epoch
         missing = f"session_id: there is no session {session_id!r}, or it is no longer kept"
-        if cursor is None or not cursor.epoch:
+        if cursor is None:
             return missing
-        reason = "forgotten" if cursor.epoch == epoch else "other_epoch"
-        gap = codec.gap(session_id, epoch, cursor, 0, reason)
+        # A cursor without an epoch is of this one, as everywhere.
+        reason = "other_epoch" if cursor.epoch and cursor.epoch != epoch else "forgotten"
+        gap = codec.gap(session_id[: codec.SESSION_ID_CHARS_MAX], epoch, cursor, 0, reason)
         await context.write(chat_pb2.SessionEvents(events=[gap]).SerializeToString())
         if reason == "forgotten":
             return missing
@@ -171,6 +171,14 @@ class ChatService:
         views, more = page((listings[key] for key in keys), self._limits.max_message_bytes)
         last = keys[len(views) - 1] if more else ()
         return chat_pb2.ListAgentsResponse(agents=views, next_page_token=_KEY_SEPARATOR.join(last))
+
+
+def too_many_viewers(hub: Hub, limits: ViewLimits, session_id: str) -> str:
+    """Why one more may not watch the session; empty where one may."""
+    session = hub.router.sessions.get(session_id)
+    if session is None or session.viewers < limits.viewers_per_session_max:
+        return ""
+    return f"viewers_per_session_max is {limits.viewers_per_session_max}, and so many watch already"
 
 
 def agent_offer(offer: Any) -> agent_pb2.AgentOffer:
@@ -202,6 +210,7 @@ class _Conversation:
     def receive(self, data: bytes) -> None:
         """One packet from the application. Whatever is wrong with it is said in its receipt."""
         packet = codec.parse(chat_pb2.ClientPacket, data)
+        kind = packet.WhichOneof("request")
         # Cut: receipts wait for a client that doesn't read, and what is too long is refused below.
         receipt = chat_pb2.Receipt(
             client_ref=packet.client_ref[: codec.ID_CHARS_MAX],
@@ -210,14 +219,13 @@ class _Conversation:
         )
         if not packet.session_id:
             receipt.session_id = self._sessions.get(packet.client_ref, "")
-        opened, thoughts = None, packet.ask.include_thoughts
+        opened, thoughts = "", packet.ask.include_thoughts
         try:
             if len(data) > self._limits.request_bytes_max:
                 raise _Wrong(
                     "too_large",
                     f"the packet has {len(data)} bytes; request_bytes_max is {self._limits.request_bytes_max}",
                 )
-            kind = packet.WhichOneof("request")
             self._require_address(packet, kind)
             if kind is None:
                 names = ", ".join(self._requests)
@@ -228,21 +236,34 @@ class _Conversation:
                 told = f"client_ref: {packet.client_ref!r} was never asked for on this stream; name its session_id"
                 raise _Wrong("unknown_session", told)
             self._requests[kind](packet, receipt)
-            opened = receipt.session_id if kind == "ask" else None
+            opened = receipt.session_id if kind == "ask" else ""
         except _Wrong as wrong:
             receipt.error.CopyFrom(wrong.signal())
 
         def tell() -> None:
-            self._feed.receipt(receipt)
-            if opened:
-                self._feed.watch(opened, None, thoughts=thoughts)
+            self._tell(receipt, opened, thoughts=thoughts)
 
-        if receipt.HasField("error") and self._hub.router.stalled:
-            # While nothing can be kept, only that is told.
+        is_settled = kind == "stop" and ending_is_kept(self._hub.journal, receipt.session_id)
+        if self._hub.router.stalled and (is_settled or receipt.HasField("error")):
+            # While nothing can be kept, only what changes nothing is told.
             tell()
         else:
             # Nobody is told of anything that a restart could undo; and each is told in turn.
             self._feed.tell_when_kept(tell)
+
+    def _tell(self, receipt: chat_pb2.Receipt, opened: str, *, thoughts: bool) -> None:
+        """Gives the client its receipt, and shows it the session that it opened or joined."""
+        try:
+            if opened:
+                # Once more: others may have joined while this waited to be kept.
+                self._require_room_to_watch(opened)
+        except _Wrong as wrong:
+            self._sessions.pop(receipt.client_ref, None)
+            receipt.session_id, opened = "", ""
+            receipt.error.CopyFrom(wrong.signal())
+        self._feed.receipt(receipt)
+        if opened:
+            self._feed.watch(opened, None, thoughts=thoughts)
 
     def _require_address(self, packet: chat_pb2.ClientPacket, kind: str | None) -> None:
         if packet.session_id and kind == "ask":
@@ -282,12 +303,13 @@ class _Conversation:
         asked = requested(packet.ask, self._mint("s"))
         reply = self._submit(asked)
         assert isinstance(reply, Accepted)
-        viewers_max = self._limits.viewers_per_session_max
-        if reply.joined and self._hub.router.sessions[reply.session_id].viewers >= viewers_max:
-            raise _Wrong(
-                "too_many_viewers", f"viewers_per_session_max is {viewers_max}, and so many watch already"
-            )
+        if reply.joined:
+            self._require_room_to_watch(reply.session_id)
         self._sessions[packet.client_ref] = receipt.session_id = reply.session_id
+
+    def _require_room_to_watch(self, session_id: str) -> None:
+        if told := too_many_viewers(self._hub, self._limits, session_id):
+            raise _Wrong("too_many_viewers", told)
 
     def _answer(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
         answer = packet.answer

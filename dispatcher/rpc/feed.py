@@ -13,6 +13,7 @@ from southwest.ai.agent.v1 import chat_pb2
 
 from dispatcher.core.events import ViewerCame, ViewerLeft
 from dispatcher.hub import Hub
+from dispatcher.journal import Journal
 from dispatcher.rpc import codec
 from dispatcher.rpc.methods import STREAM_GONE, Answered
 
@@ -22,6 +23,12 @@ log = logging.getLogger(__name__)
 _PAGE_EVENTS = 256
 # Receipts that may wait for a viewer which doesn't read, or to be kept.
 _RECEIPTS_WAITING_MAX: Final = 256
+
+
+def ending_is_kept(journal: Journal, session_id: str) -> bool:
+    """Nothing more comes of the session, and a restart can't undo that."""
+    head = journal.read(session_id, 0, 0).head
+    return head > 0 and journal.read(session_id, head - 1, 1).entries[-1].event.kind == "ended"
 
 
 @dataclass(slots=True)
@@ -200,7 +207,7 @@ class Feed:
             message.events.append(codec.gap(session_id, journal.epoch, asked, 0, "forgotten"))
             self._leave(session_id)
             return message.events[-1].ByteSize()
-        if not page.entries and journal.read(session_id, page.head - 1, 1).entries[-1].event.kind == "ended":
+        if not page.entries and ending_is_kept(journal, session_id):
             # It came back with the cursor of the very last event: there is nothing more to come.
             self._leave(session_id)
             return 0
