@@ -45,6 +45,7 @@ from dispatcher.metrics import Metrics, Snapshot
 from dispatcher.patterns import PatternError, Patterns, compile_patterns
 from dispatcher.pulse import Pulse
 from dispatcher.rpc import admin, chat, codec, interaction
+from dispatcher.rpc.feed import SENT_RATIO
 from dispatcher.rpc.interceptors import MetricsInterceptor
 from dispatcher.settings import Loaded, Settings, parse_address
 from dispatcher.tools.contract import Tool, ToolLoadError
@@ -470,7 +471,7 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_connection_idle_ms", int(s.connection_idle_s * 1000)),
         ("grpc.max_concurrent_streams", s.streams_per_connection),
         ("grpc.max_receive_message_length", s.max_message_bytes),
-        ("grpc.max_send_message_length", s.max_message_bytes * 2),
+        ("grpc.max_send_message_length", s.max_message_bytes * SENT_RATIO),
         ("grpc.http2.settings_timeout", 5000),
         ("grpc.server_handshake_timeout_ms", 5000),
         ("grpc.max_metadata_size", 8192),

@@ -63,7 +63,7 @@ class ChatService:
             self._hub,
             context,
             write_s=self._limits.write_s,
-            max_message_bytes=self._limits.max_message_bytes // 2,
+            max_message_bytes=self._limits.max_message_bytes,
         )
 
     def leave(self) -> None:

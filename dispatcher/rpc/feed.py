@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 _PAGE_EVENTS = 256
 # Receipts that may wait for a viewer which doesn't read, or to be kept.
 _RECEIPTS_WAITING_MAX: Final = 256
+# So much larger than what is received a message may be that is sent: an event is a packet, and its cursor besides.
+SENT_RATIO: Final = 2
+# Around an event in its message: its tag and its length.
+_EVENT_OVERHEAD_BYTES: Final = 16
 
 
 def ending_is_kept(journal: Journal, session_id: str) -> bool:
@@ -42,7 +46,8 @@ class _Watched:
 class Feed:
     """Writes to `context` what the sessions it watches have to tell.
 
-    `write_s`: how long one write may take; `max_message_bytes`: a message is closed when it has grown so far.
+    `write_s`: how long one write may take; `max_message_bytes`: a message is closed when it has half of it, but an
+    event may have `SENT_RATIO` times as much.
     """
 
     def __init__(self, hub: Hub, context: Any, *, write_s: float, max_message_bytes: int) -> None:
@@ -187,7 +192,7 @@ class Feed:
             self._measure_room()
             return first
         message = chat_pb2.SessionEvents()
-        room = self._max_message_bytes
+        room = self._max_message_bytes // 2
         for session_id in list(self._fresh):
             if room <= 0:
                 break
@@ -221,6 +226,8 @@ class Feed:
             size = wire.ByteSize()
             if taken + size > room and (taken or message.events):
                 break
+            if size + _EVENT_OVERHEAD_BYTES > self._max_message_bytes * SENT_RATIO:
+                raise self._too_large(wire, size)
             message.events.append(wire)
             watched.after = event.offset
             taken += size
@@ -230,6 +237,16 @@ class Feed:
         if watched.after < page.head:
             self._fresh[session_id] = None
         return taken
+
+    def _too_large(self, event: chat_pb2.SessionEvent, size: int) -> Answered:
+        """It was kept when more was allowed; grpc would only say that some message is too large."""
+        at, largest = event.cursor, self._max_message_bytes * SENT_RATIO
+        return Answered(
+            "RESOURCE_EXHAUSTED",
+            f"event {at.offset} of {event.session_id} has {size} bytes, and max_message_bytes allows {largest} "
+            f"({SENT_RATIO} × {self._max_message_bytes}): raise it, or go on behind it with the cursor "
+            f"{at.epoch}:{at.offset}",
+        )
 
     async def _write(self, message: chat_pb2.SessionEvents) -> None:
         write = asyncio.ensure_future(self._context.write(message.SerializeToString()))

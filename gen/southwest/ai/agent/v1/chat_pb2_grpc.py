@@ -79,8 +79,9 @@ class ChatServicer:
         """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
         Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
-        request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, or
-        `slow`: a viewer that takes nothing; UNAVAILABLE behind a GoAway.
+        request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, for
+        `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were allowed; UNAVAILABLE
+        behind a GoAway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,8 +55,9 @@ class ChatStub:
     """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
     Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
-    request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, or
-    `slow`: a viewer that takes nothing; UNAVAILABLE behind a GoAway.
+    request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, for
+    `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were allowed; UNAVAILABLE
+    behind a GoAway.
     """
     ListAgents: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListAgentsRequest, _chat_pb2.ListAgentsResponse]
     """The agents that can be asked now."""
@@ -84,8 +85,9 @@ class ChatAsyncStub(ChatStub):
     """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
     Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
-    request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, or
-    `slow`: a viewer that takes nothing; UNAVAILABLE behind a GoAway.
+    request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, for
+    `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were allowed; UNAVAILABLE
+    behind a GoAway.
     """
     ListAgents: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListAgentsRequest, _chat_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """The agents that can be asked now."""
@@ -122,8 +124,9 @@ class ChatServicer(metaclass=_abc_1.ABCMeta):
         """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
         Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
-        request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, or
-        `slow`: a viewer that takes nothing; UNAVAILABLE behind a GoAway.
+        request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, for
+        `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were allowed; UNAVAILABLE
+        behind a GoAway.
         """
 
     @_abc_1.abstractmethod
