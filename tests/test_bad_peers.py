@@ -162,3 +162,24 @@ async def test_a_commander_that_ignores_its_credit_does_not_fill_the_journal() -
             assert ended.name in ("protocol_error", "journal_full")
             metrics = await asyncio.to_thread(dispatcher.scrape)
             assert metrics["dispatcher_journal_bytes"] < 1_000_000
+
+
+def _resumes(number: int, session_id: str) -> list[agent_pb2.Resume]:
+    """Of sessions that nobody knows, each a row in the Welcome."""
+    return [agent_pb2.Resume(session_id=f"{session_id}{each}", attempt=1) for each in range(number)]
+
+
+@asynchronous
+async def test_a_welcome_that_is_larger_than_a_message_may_be_is_refused() -> None:
+    flags = (
+        "--max-message-bytes", "65536", "--request-bytes-max", "32768", "--tool-output-bytes", "32768",
+        "--tool-arguments-bytes", "32768",
+    )  # fmt: skip
+    with running_dispatcher(*flags) as dispatcher:
+        async with undisturbed_neighbour(dispatcher.address), opened_link(dispatcher.address) as link:
+            many = _resumes(6_000, "")
+            await link.write(Up(hello=hello("agent", commander_id="c", resumes=many)))
+            status = await link.status()
+            assert status.code is EXHAUSTED
+            assert "a signal to it would have " in status.details
+            assert "max_message_bytes is 65536" in status.details

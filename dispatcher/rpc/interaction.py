@@ -21,7 +21,7 @@ from grpc import aio
 from southwest.ai.agent.v1 import agent_pb2
 
 from dispatcher.auth import hear_first
-from dispatcher.core.events import HelloReceived, LinkLost, LinkOpened, PacketsReceived
+from dispatcher.core.events import HelloReceived, LinkLost, LinkOpened, PacketsReceived, SignalDropped
 from dispatcher.core.packets import Hello, Signal, Start, Stop, Welcome
 from dispatcher.hub import Hub
 from dispatcher.metrics import Metrics
@@ -56,16 +56,26 @@ class StreamLimits(NamedTuple):
 
 
 class Stream:
-    """The way down one link, and the news that it is to be closed."""
+    """The way down one link, and the news that it is to be closed.
+
+    `overflowed` is told how many bytes wait when that is too many, `oversized` of a signal that is larger than a
+    message may be, and so is not sent: its session, attempt and bytes.
+    """
 
     def __init__(
-        self, context: Any, down: codec.Downstream, limits: StreamLimits, overflowed: Callable[[int], None]
+        self,
+        context: Any,
+        down: codec.Downstream,
+        limits: StreamLimits,
+        overflowed: Callable[[int], None],
+        oversized: Callable[[str, int, int], None],
     ) -> None:
         self.closing: asyncio.Future[Closing] = asyncio.get_running_loop().create_future()
         self._context = context
         self._down = down
         self._limits = limits
         self._overflowed = overflowed
+        self._oversized = oversized
         self._urgent: deque[agent_pb2.DownstreamPacket] = deque()
         self._waiting: deque[agent_pb2.DownstreamPacket] = deque()
         self._waiting_bytes = 0
@@ -86,6 +96,11 @@ class Stream:
         if isinstance(signal.body, Start) and who in self._stopped:
             return
         packet = self._down.packet(signal, int(time.time() * 1000))
+        size = packet.ByteSize()
+        if size > self._limits.max_message_bytes:
+            # Written, it would end the stream: with all its sessions, and again as soon as the commander is back.
+            self._oversized(*who, size)
+            return
         if isinstance(signal.body, Welcome):
             # The contract: alone and first, though a stop or what is owed waits with it.
             self._urgent.appendleft(packet)
@@ -97,7 +112,7 @@ class Stream:
                 if len(self._stopped) > _STOPPED_MAX:
                     del self._stopped[next(iter(self._stopped))]
             (self._urgent if urgent else self._waiting).append(packet)
-        self._waiting_bytes += packet.ByteSize() + _PACKET_OVERHEAD_BYTES
+        self._waiting_bytes += size + _PACKET_OVERHEAD_BYTES
         if self._waiting_bytes > self._limits.unwritten_bytes_max:
             self._urgent.clear()
             self._waiting.clear()
@@ -203,6 +218,7 @@ class Interaction:
             lambda size: self._lost(
                 link_id, f"it does not read: {size} bytes wait for it", "RESOURCE_EXHAUSTED"
             ),
+            lambda session_id, attempt, size: self._too_large(link_id, session_id, attempt, size),
         )
         self._links += 1
         self._hub.attach(link_id, stream)
@@ -248,6 +264,15 @@ class Interaction:
             return True
         session = router.sessions.get(link.session_id) if link.minimal else None
         return session is not None and (session.finishing or not session.live)
+
+    def _too_large(self, link_id: str, session_id: str, attempt: int, size: int) -> None:
+        limit = self._limits.max_message_bytes
+        if session_id:
+            self._hub.submit(SignalDropped(session_id, attempt, size, limit))
+        else:
+            # About the link itself, e.g. the Welcome for thousands of resumes: nothing goes on without it.
+            told = f"a signal to it would have {size} bytes; max_message_bytes is {limit}"
+            self._lost(link_id, told, "RESOURCE_EXHAUSTED")
 
     def _lost(self, link_id: str, why: str, status: str = "UNAVAILABLE") -> None:
         self._hub.submit(LinkLost(link_id, half_closed=False, why=why, status=status))
