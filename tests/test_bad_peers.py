@@ -170,6 +170,28 @@ def _resumes(number: int, session_id: str) -> list[agent_pb2.Resume]:
 
 
 @asynchronous
+async def test_a_link_is_told_how_it_ends_though_its_welcome_was_never_read() -> None:
+    """The Welcome is larger than what a connection holds unread: the stream ends while it is still being written."""
+    agent = unique("agent")
+    # Longer than the last bytes of a link are waited for.
+    with running_dispatcher("--heartbeat-interval-s", "1", "--detach-grace-s", "4") as dispatcher:
+        async with (
+            undisturbed_neighbour(dispatcher.address),
+            opened_link(dispatcher.address, reads=False) as link,
+            administering(dispatcher.address) as admin,
+        ):
+            many = _resumes(5_000, "s" * 100)
+            await link.write(Up(hello=hello(agent, commander_id=agent, resumes=many)))
+            await eventually(lambda: _present(admin, agent))
+            await link.write_bytes(b"\xff")
+            await eventually(lambda: _present(admin, agent), lambda present: not present)
+            link.begin_to_read()
+            status = await link.status()
+            assert status.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert "is not a protobuf" in status.details
+
+
+@asynchronous
 async def test_a_welcome_that_is_larger_than_a_message_may_be_is_refused() -> None:
     flags = (
         "--max-message-bytes", "65536", "--request-bytes-max", "32768", "--tool-output-bytes", "32768",

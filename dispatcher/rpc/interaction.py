@@ -203,6 +203,7 @@ class Interaction:
 
     async def chat_stream(self, _: object, context: Any) -> None:
         """Carries one link from its first packet to its status."""
+        await _send_headers(context)
         if self._links >= self._links_max:
             await hear_first(context)
             await abort(
@@ -287,6 +288,15 @@ class Interaction:
             else:
                 with metrics.processing(len(received)):
                     submit(PacketsReceived(link_id, received))
+
+
+async def _send_headers(context: Any) -> None:
+    """By themselves: with a first write that is given up they would be half sent, and the status after it would fail
+    for sending them again. Then its caller would wait for that for ever."""
+    try:
+        await context.send_initial_metadata(())
+    except STREAM_GONE:
+        raise asyncio.CancelledError from None
 
 
 def handlers(interaction: Interaction) -> grpc.GenericRpcHandler:
