@@ -1,18 +1,28 @@
 """A journal with a file and real processes: killed in the midst, two at once, no room on the disk."""
 
 import asyncio
+import shutil
 import signal
+import sqlite3
 import stat
 from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from asynchronous import asynchronous
+from chat_viewer import asking, conversing, viewing
+from dialling import chatting
 from dispatcher_process import running_dispatcher, serve_and_fail
 from journal_scenes import Appender, appending, asked, brought, texts
+from scripted_commander import linked, unique
+from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.core.events import Kept
 from dispatcher.core.mark import Mark
-from dispatcher.journal import Restored
+from dispatcher.journal import Restored, records
+from dispatcher.journal.life import LIFE, Life
 
 
 @pytest.fixture
@@ -173,3 +183,102 @@ def test_a_journal_that_there_is_not(told: str) -> None:
     ended = serve_and_fail("--journal", told)
     assert ended.returncode == 2
     assert "should be memory, or sqlite:PATH, e.g. sqlite:/var/lib/chat/journal.db" in ended.stderr
+
+
+def as_power_cut(path: Path, image: Path) -> None:
+    """The file as it was when the image was made, after another boot of the machine."""
+    # Not another file of that name.
+    path.write_bytes(image.read_bytes())
+    shutil.copy(f"{image}-wal", f"{path}-wal")
+    with closing(sqlite3.connect(path)) as database:
+        content = records.seal(LIFE, Life("before the power cut", power_safe=False, inode=path.stat().st_ino))
+        database.execute("REPLACE INTO records VALUES (?, ?, ?)", content)
+        database.commit()
+    # The one that just looked has brought it into the file, and deleted it.
+    path.with_name(f"{path.name}-wal").touch()
+
+
+@asynchronous
+async def test_after_a_power_cut_nobody_is_joined_to_what_is_other_than_they_saw(
+    tmp_path: Path, path: Path
+) -> None:
+    agent = unique("agent")
+    me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
+    image = tmp_path / "image"
+    with running_dispatcher("--journal", f"sqlite:{path}") as first:
+        async with linked(first.address, agent, **me) as link, conversing(first.address) as talk:
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("one ")
+            await seen.until_text("one ")
+            shutil.copy(path, image)
+            shutil.copy(f"{path}-wal", f"{image}-wal")
+            for sequence, word in enumerate(("two ", "three ", "four "), 2):
+                await turn.say(word)
+                await turn.acknowledged(sequence)
+            await seen.until_text("four ")
+            first.signal(signal.SIGKILL)
+            first.wait()
+    as_power_cut(path, image)
+    resume = agent_pb2.Resume(
+        session_id=turn.session_id, attempt=1, last_sequence_sent=turn.sequence, last_signal_received=0
+    )
+    with running_dispatcher("--journal", f"sqlite:{path}") as second:
+        second.wait_for_log("the machine went down while it was in use")
+        async with (
+            linked(second.address, agent, **me, resumes=[resume]) as link,
+            chatting(second.address) as chat,
+        ):
+            (verdict,) = link.welcome.resumes
+            assert verdict.WhichOneof("verdict") == "fenced"
+            again = await link.started()
+            assert again.attempt == 2
+            await again.say("A DIFFERENT ANSWER, AND A LONGER ONE")
+            cursor = seen.events[-1].cursor
+            request = chat_pb2.SubscribeRequest(session_id=turn.session_id, cursor=cursor)
+            async with viewing(chat.Subscribe(request), turn.session_id) as (_, rest):
+                await again.finish()
+                ended = await rest.ended()
+            assert rest.kinds[0] == "gap"
+            assert rest.events[0].gap.reason == "other_epoch"
+            assert rest.events[0].gap.available_from.offset == 1
+            assert ended.name == "completed"
+            # The whole, once more: with the reset between what was kept of the first attempt and the second.
+            assert rest.text == "A DIFFERENT ANSWER, AND A LONGER ONE"
+            assert {event.cursor.epoch for event in rest.events[1:]} != {cursor.epoch}
+
+
+def moved(folder: Path, to: Path) -> None:
+    for each in list(folder.glob("journal.db*")):
+        each.rename(to / each.name)
+
+
+@asynchronous
+async def test_while_its_file_is_not_at_its_place_nobody_is_told_anything(tmp_path: Path, path: Path) -> None:
+    agent = unique("agent")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with running_dispatcher("--journal", f"sqlite:{path}") as dispatcher:
+        async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("before ")
+            await seen.until_text("before ")
+            moved(tmp_path, elsewhere)
+
+            async def saying() -> None:
+                while True:
+                    await turn.say(".")
+                    await turn.acknowledged(turn.sequence)
+
+            async with asyncio.TaskGroup() as tasks:
+                said = tasks.create_task(saying())
+                await asyncio.to_thread(dispatcher.wait_for_log, f"can't be written: {path} is gone")
+                said.cancel()
+            refused = await talk.request("2", ask=asking(agent))
+            assert refused.error.code == "journal_stalled"
+            moved(elsewhere, tmp_path)
+            await turn.acknowledged(turn.sequence)
+            await turn.finish()
+            await seen.ended()
+            assert seen.text == "before " + "." * (turn.sequence - 2)

@@ -427,8 +427,14 @@ DAMAGES: dict[str, tuple[str, str]] = {
         "UPDATE records SET crc32 = 5 WHERE place = (3 << 56) + 2",
         "what session 2 was asked: it is not",
     ),
-    "a table": ("DROP TABLE records", "no such table"),
-    "a column": ("ALTER TABLE records DROP COLUMN crc32", "no such column"),
+    "a table": ("DROP TABLE records", "and is 'there is none'"),
+    "a column": ("ALTER TABLE records DROP COLUMN crc32", "its table should be"),
+    "one more column": ("ALTER TABLE records ADD COLUMN more", "its table should be"),
+    "an index": ("CREATE UNIQUE INDEX one ON records (crc32)", "its table should be"),
+    "a trigger": (
+        "CREATE TRIGGER t BEFORE INSERT ON records BEGIN SELECT RAISE(FAIL, 'no'); END",
+        "its table should be",
+    ),
 }
 
 

@@ -9,21 +9,18 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from dispatcher.core.events import SessionRequested
-from dispatcher.core.mark import Mark
-from dispatcher.core.packets import Hello
-from dispatcher.journal import records
-from dispatcher.journal.records import EntryRow, Record, RecordError
+from dispatcher.journal import life, records, wal
+from dispatcher.journal.contents import Contents, unsealed
+from dispatcher.journal.life import LIFE, Life
+from dispatcher.journal.records import Record, RecordError
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Part = TypeVar("Part")
 
 # "ChSt"; and the version of the schema.
@@ -37,6 +34,8 @@ WAL_PAGES: Final = 4_096
 WAL_BYTES_MAX: Final = 67_108_864
 # Fewer than the least number of parameters that a build of SQLite allows, 999, has room for.
 ROWS_PER_STATEMENT_MAX: Final = 200
+# While it writes it looks so often whether the file is still the one at its path.
+LOOK_S: Final = 1.0
 PROGRESS_S: Final = 5.0
 
 _SCHEMA: Final = (
@@ -47,68 +46,35 @@ _NEW_BEGINS: Final = (
 )
 
 
+_GAP: Final = (
+    "a new epoch begins: sessions go on with another attempt, and viewers that come back are told of a gap "
+    "(other_epoch)"
+)
+
+
 class JournalError(Exception):
     """The file can't be used. The message names it, and the mend."""
 
 
-@dataclass(slots=True)
-class Stored:
-    """A session as the file has it; `chunks` are the places of its events."""
-
-    requested: SessionRequested
-    mark: Mark | None = None
-    rows: list[EntryRow] = field(default_factory=list)
-    chunks: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Contents:
-    """All that a file has: its sessions and commanders by their numbers there, in the order in which they came."""
-
-    epoch: str
-    sessions: dict[int, Stored] = field(default_factory=dict)
-    commanders: dict[int, Hello] = field(default_factory=dict)
-    _marks: dict[int, Mark] = field(default_factory=dict)
-
-    def take_in(self, record: Record) -> None:
-        """The next record, in the order of places. Raises RecordError, which says whose it is."""
-        shelf, number = divmod(record.place, records.SHELF_SIZE)
-        if shelf == records.COMMANDERS:
-            self.commanders[number] = _unsealed(records.hello, record, f"commander {number}")
-        elif shelf == records.MARKS:
-            self._marks[number] = _unsealed(records.mark, record, f"where session {number} stood")
-        elif shelf == records.ASKED:
-            requested = _unsealed(records.requested, record, f"what session {number} was asked")
-            self.sessions[number] = Stored(requested, self._marks.pop(number, None))
-        else:
-            chunk = _unsealed(records.chunk, record, f"events at {record.place}")
-            stored = self.sessions.get(chunk.session)
-            if stored is None:
-                raise RecordError(f"what session {chunk.session} was asked is missing")
-            try:
-                stored.rows += records.rows(chunk, len(stored.rows))
-            except RecordError as error:
-                raise RecordError(f"session {stored.requested.session_id}: {error}") from None
-            stored.chunks.append(record.place)
-
-    def judge(self) -> None:
-        """Raises RecordError when something is missing."""
-        if self._marks:
-            raise RecordError(f"what session {min(self._marks)} was asked is missing")
-        for stored in self.sessions.values():
-            session_id, mark = stored.requested.session_id, stored.mark
-            if stored.rows and mark is None:
-                raise RecordError(f"where session {session_id} stood is missing")
-            if mark is not None and mark.offset not in (0, len(stored.rows)):
-                raise RecordError(f"session {session_id} has {len(stored.rows)} events of {mark.offset}")
+class DisplacedError(Exception):
+    """The file is not at its path any more: nobody would find what is written to it. The message has the mend."""
 
 
 class JournalFile:
-    """Raises JournalError in `__init__` and `read`, sqlite3.Error in `write`."""
+    """Raises JournalError in `__init__` and `read`, sqlite3.Error and DisplacedError in `write`. `boot` says in
+    which life of the machine it is used."""
 
-    def __init__(self, path: Path, *, power_safe: bool = False) -> None:
+    def __init__(self, path: Path, *, power_safe: bool = False, boot: str | None = None) -> None:
         self.path = path
-        _look(path)
+        self._wal = wal.beside(path)
+        # Why commits may be missing, if so.
+        self._lacks = ""
+        # What was at the paths of the file and its log when they were taken; empty until then.
+        self._own: list[tuple[int, int]] = []
+        self._look_at_s = 0.0
+        _look(path, self._wal)
+        self._life = Life(life.boot_id() if boot is None else boot, power_safe, path.stat().st_ino)
+        has_wal = self._wal.exists()
         with self._refusing():
             self._database = sqlite3.connect(
                 path,
@@ -118,7 +84,7 @@ class JournalFile:
                 check_same_thread=False,
             )
             try:
-                self._take(power_safe)
+                self._take(has_wal)
             except BaseException:
                 self._database.close()
                 raise
@@ -126,7 +92,7 @@ class JournalFile:
     def __repr__(self) -> str:
         return f"<JournalFile {self.path}>"
 
-    def _take(self, power_safe: bool) -> None:
+    def _take(self, has_wal: bool) -> None:
         """Makes it ours alone until it is closed, or the process ends in whatever way."""
         run = self._database.execute
         # A lock of SQLite's own: it also keeps everybody else out who knows the format, whatever name they found the
@@ -147,12 +113,75 @@ class JournalFile:
                 f"{self.path} was written by a newer dispatcher (format {version}, this one knows {VERSION}); "
                 f"start that one, or {_NEW_BEGINS}"
             )
+        self._judge(is_new, has_wal)
         run("PRAGMA journal_mode = WAL")
-        run(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
         run(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         run(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
+        # What is written before its commit would lie in the log as if it were lost, were the process killed then.
+        run("PRAGMA cache_spill = OFF")
+        # Until the file says that it is in use.
+        run("PRAGMA synchronous = FULL")
         if is_new:
             self._begin()
+
+    def _judge(self, is_new: bool, has_wal: bool) -> None:
+        """Sees whether all that was written is there. Raises JournalError where that can't come of a crash."""
+        run = self._database.execute
+        if not is_new:
+            self._judge_schema()
+        former = None if is_new else self._former_life()
+        # Brings the log into the file, which harms nothing, and tells how many of its frames SQLite has taken.
+        _, taken, _ = run("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        lost = wal.lost(self._wal, max(0, taken)) if has_wal else None
+        if former is not None:
+            self._lacks = former.why_it_lacks(self._life)
+            if not has_wal:
+                self._lacks = f"{self._wal.name} is missing, though the process that used it did not close it"
+        if lost is None or self._lacks:
+            return
+        if former is not None and not former.is_same_boot(self._life) and not lost.goes_on:
+            # It had not waited for the disk to the end, so nobody was told of it.
+            log.info("journal: %s: the last commit was not whole, and nobody was told of it", self.path)
+            return
+        self._leave_as_it_is()
+        raise JournalError(f"{self.path} is damaged: {lost.why}; {_NEW_BEGINS}")
+
+    def _judge_schema(self) -> None:
+        """Another one might be read, and refuse what is written."""
+        found = [
+            text
+            for (text,) in self._database.execute("SELECT sql FROM sqlite_schema WHERE tbl_name = 'records'")
+        ]
+        if found != [_SCHEMA]:
+            told = "; ".join(map(str, found)) or "there is none"
+            raise JournalError(
+                f"{self.path} is damaged: its table should be {_SCHEMA!r}, and is {told!r}; {_NEW_BEGINS}"
+            )
+
+    def _former_life(self) -> Life | None:
+        """Of the process that used it last, if that did not close it."""
+        found = self._database.execute(
+            "SELECT place, crc32, content FROM records WHERE place = ?", (LIFE,)
+        ).fetchone()
+        try:
+            return (
+                None
+                if found is None
+                else unsealed(life.life, Record._make(found), "in which life it was used")
+            )
+        except RecordError as error:
+            raise JournalError(f"{self.path} is damaged: {error}; {_NEW_BEGINS}") from None
+
+    def _leave_as_it_is(self) -> None:
+        """Closes it. SQLite would delete its log then, and with it what can tell that commits are lost."""
+        spare = self._wal.with_name(f"{self._wal.name}.kept")
+        spare.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.link(self._wal, spare)
+        self._database.close()
+        # Where there are no such links the log is gone: the next start misses it, and begins a new epoch.
+        with contextlib.suppress(FileNotFoundError):
+            spare.replace(self._wal)
 
     def _begin(self) -> None:
         """Writes what is in it from the first."""
@@ -167,7 +196,7 @@ class JournalFile:
         log.info("journal: %s is new", self.path)
 
     def read(self) -> Contents:
-        """Everything that is in it; says so now and then when it takes long."""
+        """Everything that is in it; says so now and then when it takes long. From then on it is in use."""
         with self._refusing():
             (verdict,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
@@ -176,15 +205,17 @@ class JournalFile:
             everything = self._database.execute("SELECT place, crc32, content FROM records ORDER BY place")
             try:
                 with contextlib.closing(everything):
-                    return self._read(map(Record._make, everything))
+                    contents = self._read(map(Record._make, everything))
             except RecordError as error:
                 raise JournalError(f"{self.path} is damaged: {error}; {_NEW_BEGINS}") from None
+            self._live(contents)
+        return contents
 
     def _read(self, found: Iterator[Record]) -> Contents:
         first = next(found, None)
         if first is None or first.place != records.EPOCH:
             raise RecordError("its epoch is missing")
-        contents = Contents(_unsealed(str, first, "the epoch"))
+        contents = Contents(unsealed(str, first, "the epoch"))
         tell_at = time.monotonic() + PROGRESS_S
         for count, record in enumerate(found):
             contents.take_in(record)
@@ -196,8 +227,48 @@ class JournalFile:
         contents.judge()
         return contents
 
+    def _live(self, contents: Contents) -> None:
+        """Says in the file that it is in use, and begins a new epoch where commits may be missing; for certain, before
+        anything else is written."""
+        put, gone = [records.seal(LIFE, self._life)], []
+        if self._lacks:
+            contents.epoch = secrets.token_hex(4)
+            put.append(records.seal(records.EPOCH, contents.epoch))
+            # They may have been told of what is lost, so they can't go on where they stand.
+            gone = [records.place(records.COMMANDERS, number) for number in contents.commanders]
+            contents.commanders.clear()
+            log.warning("journal: %s: %s: the last commits may be lost; %s", self.path, self._lacks, _GAP)
+        self._write(put, gone)
+        run = self._database.execute
+        # Into the file itself: it is to be known there, whatever becomes of the log.
+        run("PRAGMA wal_checkpoint(TRUNCATE)")
+        run(f"PRAGMA synchronous = {'FULL' if self._life.power_safe else 'NORMAL'}")
+        self._own = self._found()
+
+    def _found(self) -> list[tuple[int, int]]:
+        """What is at the paths of the file and its log now."""
+        return [(each.st_dev, each.st_ino) for each in map(os.stat, (self.path, self._wal))]
+
+    def _stay(self) -> None:
+        """Raises DisplacedError when what is written would be found by nobody, as of a second ago at most."""
+        now_s = time.monotonic()
+        if now_s < self._look_at_s:
+            return
+        try:
+            found = self._found()
+        except OSError as error:
+            raise DisplacedError(f"{error.filename} is gone ({error.strerror}); {_PUT_BACK}") from None
+        if found != self._own:
+            which = self.path if found[0] != self._own[0] else self._wal
+            raise DisplacedError(f"another file is at {which} now; {_PUT_BACK}")
+        self._look_at_s = now_s + LOOK_S
+
     def write(self, put: Sequence[Record], gone: Sequence[int]) -> None:
         """Puts records, and deletes those at the places `gone`: everything or nothing."""
+        self._stay()
+        self._write(put, gone)
+
+    def _write(self, put: Sequence[Record], gone: Sequence[int]) -> None:
         statements = [
             (_PUT + ", ".join([_ROW] * len(some)), list(chain.from_iterable(some))) for some in _parts(put)
         ]
@@ -220,8 +291,15 @@ class JournalFile:
             raise
 
     def close(self) -> None:
-        """Brings the write-ahead log into the file, and lets go of it."""
-        self._database.close()
+        """Brings the write-ahead log into the file, and lets go of it. Raises sqlite3.Error."""
+        try:
+            if self._own:
+                # Another file may be there by now; SQLite does not touch that.
+                self._look_at_s = 0.0
+                with contextlib.suppress(DisplacedError):
+                    self.write([], [LIFE])
+        finally:
+            self._database.close()
 
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:
@@ -248,6 +326,7 @@ class JournalFile:
             ) from None
 
 
+_PUT_BACK: Final = "put it back, with its -wal file; or start anew, without the sessions that are in no file"
 _PUT: Final = "INSERT OR REPLACE INTO records VALUES "
 _ROW: Final = "(?, ?, ?)"
 _DELETE: Final = "DELETE FROM records WHERE place IN"
@@ -259,14 +338,7 @@ def _parts(rows: Sequence[Part]) -> Iterator[Sequence[Part]]:
         yield rows[start : start + ROWS_PER_STATEMENT_MAX]
 
 
-def _unsealed(kind: Callable[[Any], T], record: Record, name: str) -> T:
-    try:
-        return kind(records.unseal(record))
-    except RecordError as error:
-        raise RecordError(f"{name}: {error}") from None
-
-
-def _look(path: Path) -> None:
+def _look(path: Path, log_beside: Path) -> None:
     """Refuses what SQLite would say little of, or would take for a new file. Makes it, if need be, for this user's
     eyes alone. Raises JournalError."""
     if not path.parent.is_dir():
@@ -278,9 +350,10 @@ def _look(path: Path) -> None:
         if not path.is_file():
             raise JournalError(f"{path} should be a file; choose another path")
         if path.stat().st_size == 0:
-            wal = path.with_name(f"{path.name}-wal")
-            if wal.exists() and wal.stat().st_size > 0:
-                raise JournalError(f"{path} is damaged: it is empty, and {wal.name} is not; {_NEW_BEGINS}")
+            if log_beside.exists() and log_beside.stat().st_size > 0:
+                raise JournalError(
+                    f"{path} is damaged: it is empty, and {log_beside.name} is not; {_NEW_BEGINS}"
+                )
             log.warning("journal: %s was empty: a new one begins there", path)
     except OSError as error:
         raise JournalError(

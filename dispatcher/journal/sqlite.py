@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple, overload
+from typing import NamedTuple, overload
 
 from dispatcher.core.events import Kept, SessionRequested
 from dispatcher.core.mark import Mark
@@ -29,8 +29,6 @@ from dispatcher.journal.records import EntryRow, Record
 from dispatcher.journal.writer import Batch, Writer
 
 log = logging.getLogger(__name__)
-
-_MEND: Final = "make room, or see what is wrong with the disk; until then sessions wait"
 
 
 @dataclass(slots=True)
@@ -112,12 +110,13 @@ class SqliteJournal:
         path: Path,
         *,
         power_safe: bool = False,
+        boot: str | None = None,
         unix_s: Callable[[], float] = time.time,
         stalled: Callable[[bool], None] = lambda _: None,
     ) -> "SqliteJournal":
         """Takes the file for this process alone and reads it: blocks. `stalled` is told when nothing can be kept, and
         when it can again. Raises JournalError, for the user."""
-        file = JournalFile(path, power_safe=power_safe)
+        file = JournalFile(path, power_safe=power_safe, boot=boot)
         try:
             return cls(file, unix_s, stalled)
         except BaseException:
@@ -284,7 +283,7 @@ class SqliteJournal:
         if self._is_stalled:
             return
         self._is_stalled = True
-        log.error("journal: %s can't be written: %s; %s", self._path, why, _MEND)
+        log.error("journal: %s can't be written: %s; until then sessions wait", self._path, why)
         self._run_all([lambda: self._tell_stalled(True)])
 
     def _run_all(self, calls: Iterable[Callable[[], None]]) -> None:

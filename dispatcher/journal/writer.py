@@ -1,7 +1,7 @@
 """The one thread that writes a journal's file: a batch at a time, again and again until it is kept.
 
 It is told of a batch by `write` and tells of it in the loop's thread: `written` once it would survive the process,
-`stalled` with the error when it could not be kept, once, until it is. Nothing else may use the file meanwhile.
+`stalled` with the error and its mend when it could not be kept, until it is. Nothing else may use the file meanwhile.
 """
 
 import asyncio
@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
-from dispatcher.journal.file import JournalFile
+from dispatcher.journal.file import DisplacedError, JournalFile
 from dispatcher.journal.records import Record
 
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.5
+
+_MEND: Final = "make room, or see what is wrong with the disk"
 
 
 class Batch(NamedTuple):
@@ -86,7 +88,9 @@ class Writer:
             try:
                 self._file.write(*batch)
             except sqlite3.Error as error:
-                why = f"{error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
+                why = f"{error} ({getattr(error, 'sqlite_errorname', type(error).__name__)}); {_MEND}"
+            except DisplacedError as error:
+                why = str(error)
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing was kept and nobody may be told so
                 why = repr(error)
             else:
