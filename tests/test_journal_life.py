@@ -215,7 +215,7 @@ async def test_what_an_older_run_of_the_log_left_behind_is_not_missed(tmp_path: 
     image = Image(path, "", [])
     journal = SqliteJournal.at(path, boot="this boot")
     journal.open(asked("s1"))
-    runs = set()
+    runs: set[bytes] = set()
     number = 0
     while len(runs) < 3:
         number += 1

@@ -7,8 +7,8 @@ asked `when_kept` called. While nothing can be written, because the disk is full
 gets credit and what waits stays bounded.
 
 A process that is killed loses nothing that it told. What a machine without power keeps depends on `power_safe`: with
-it, each commit waits for the disk (fsync); without, the last commits may be missing, some seconds' worth, and the file
-is as it was before them: viewers that saw more are told of a gap.
+it, each commit waits for the disk (fsync); without, the last commits may be missing, some seconds' worth, and a new
+epoch begins: viewers are told of a gap, and commanders begin anew.
 """
 
 import asyncio
