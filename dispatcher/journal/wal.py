@@ -55,6 +55,8 @@ def lost(wal: Path, taken: int) -> Lost | None:
         is_big = bool(magic & 1)
         if magic & ~1 != _MAGIC or _summed((0, 0), header[:_HEADER_SUMMED], is_big) != (first, second):
             return Lost(f"the header of {wal.name} is not as it was written", True)
+        if not any(frame.is_commit for frame in _frames(file.fileno(), page_bytes, salts, taken)):
+            return None
         sums = (first, second)
         if taken:
             at = _HEADER.size + (taken - 1) * (_FRAME.size + page_bytes)
