@@ -232,7 +232,7 @@ async def test_after_a_power_cut_nobody_is_joined_to_what_is_other_than_they_saw
             (verdict,) = link.welcome.resumes
             assert verdict.WhichOneof("verdict") == "fenced"
             again = await link.started()
-            assert again.attempt == 2
+            assert again.attempt > 1
             await again.say("A DIFFERENT ANSWER, AND A LONGER ONE")
             cursor = seen.events[-1].cursor
             request = chat_pb2.SubscribeRequest(session_id=turn.session_id, cursor=cursor)
