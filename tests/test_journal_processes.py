@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from asynchronous import asynchronous
 from chat_viewer import asking, conversing, viewing
+from commander_process import running_commander
 from dialling import chatting
 from dispatcher_process import running_dispatcher, serve_and_fail
 from journal_scenes import Appender, appending, asked, brought, texts
@@ -282,3 +283,53 @@ async def test_while_its_file_is_not_at_its_place_nobody_is_told_anything(tmp_pa
             await turn.finish()
             await seen.ended()
             assert seen.text == "before " + "." * (turn.sequence - 2)
+
+
+AGENTS = """
+import asyncio
+from commander import agent, Turn
+
+@agent("slow")
+async def slow(turn: Turn):
+    yield f"attempt {turn.attempt}: "
+    try:
+        await asyncio.sleep(5)
+        yield "done"
+    finally:
+        # It tidies up, for a moment.
+        await asyncio.sleep(0.5)
+"""
+
+
+@asynchronous
+async def test_a_commander_that_still_runs_an_attempt_that_is_forgotten_takes_the_next(
+    tmp_path: Path,
+) -> None:
+    """It still ends the attempt that the file has forgotten, whose number is given again."""
+    (tmp_path / "my_agents.py").write_text(AGENTS)
+    path, image = tmp_path / "journal.db", tmp_path / "image"
+    address = f"unix:{tmp_path / 'socket'}"
+    flags = ("--journal", f"sqlite:{path}", "--grpc-address", address, "--first-token-s", "15")
+    quick = ("--heartbeat-interval-s", "0.2", "--detach-grace-s", "1")
+    commander = ("my_agents", "--dispatcher", address, "--commander-id", "c2")
+    with running_dispatcher(*flags, *quick) as first:
+        async with conversing(first.address) as talk:
+            async with linked(first.address, "slow", slots=1) as link:
+                seen = await talk.ask("slow")
+                turn = await link.started()
+                await turn.say("half")
+                await seen.until_text("half")
+                # All that the file will have after the power cut.
+                shutil.copy(path, image)
+                shutil.copy(f"{path}-wal", f"{image}-wal")
+            with running_commander(tmp_path, *commander) as process:
+                await seen.until_text("attempt 2")
+                first.signal(signal.SIGKILL)
+                first.wait()
+                as_power_cut(path, image)
+                with running_dispatcher(*flags) as second:
+                    async with chatting(second.address) as chat:
+                        request = chat_pb2.SubscribeRequest(session_id=turn.session_id)
+                        async with viewing(chat.Subscribe(request), turn.session_id) as (_, rest):
+                            ended = await rest.ended()
+                            assert ended.name == "completed", (ended, second.log, process.lines)

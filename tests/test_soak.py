@@ -43,8 +43,6 @@ _STEPS: tuple[Step, ...] = ("say", "call", "say", "ask", "hear", "say")
 _STREAM_LEAVES_BYTES = 200
 # What allocators keep for themselves of the memory that a burst of sessions took and gave back, in pieces.
 _SLACK_BYTES = 24 * 1024 * 1024
-# What SQLite would need to undo a large statement is in a temporary file, which it keeps open from then on.
-_UNDO_FILES = 1
 
 Tell = Callable[[str], None]
 
@@ -205,9 +203,6 @@ async def _soak(folder: Path, progress: Tell, *, is_mortal: bool) -> None:
             print(f"{len(crowd.scripts)} sessions, {crowd.joins} streams, {dict(storm.had)}")
             room_bytes = _SLACK_BYTES + (crowd.joins - joins) * _STREAM_LEAVES_BYTES
             most = {name: Size(warm[name].resident_bytes + room_bytes, fresh[name].files) for name in fresh}
-            if is_mortal:
-                files = fresh["dispatcher"].files + _UNDO_FILES
-                most["dispatcher"] = most["dispatcher"]._replace(files=files)
             await _back_to(place, storm, most)
             tools_ran_once(place.runs, crowd.scripts)
             assert len(crowd.scripts) >= SESSIONS

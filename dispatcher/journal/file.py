@@ -119,6 +119,8 @@ class JournalFile:
         run(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
         # What is written before its commit would lie in the log as if it were lost, were the process killed then.
         run("PRAGMA cache_spill = OFF")
+        # What users say lies in this file alone, and not in a temporary one somewhere else.
+        run("PRAGMA temp_store = MEMORY")
         # Until the file says that it is in use.
         run("PRAGMA synchronous = FULL")
         if is_new:
