@@ -343,11 +343,31 @@ class Board:
             refused_by,
         )
 
+    def _choose_for(self, session: Session) -> Commander | None:
+        """As `choose`. One that is under suspicion of killing commanders is kept apart from others that are, where
+        there are commanders enough: so the poison dies alone, and whoever was only near it is cleared."""
+        requested = session.requested
+        assert requested is not None, session
+        if session.is_suspect:
+            apart = session.refused_by | {
+                commander.commander_id
+                for commander in self.fleet.commanders.values()
+                if any(self._is_suspect(session_id) for session_id, _ in commander.slots)
+            }
+            commander = self.choose(requested, apart)
+            if commander is not None:
+                return commander
+        return self.choose(requested, session.refused_by)
+
+    def _is_suspect(self, session_id: str) -> bool:
+        session = self.sessions.get(session_id)
+        return session is not None and session.live and session.is_suspect
+
     def place(self, session: Session, *, first: bool = False) -> None:
         """Takes a slot for a queued session, or lets it wait for one, at the front where `first`."""
         requested = session.requested
         assert requested is not None, session
-        commander = self.choose(requested, session.refused_by)
+        commander = self._choose_for(session)
         if commander is not None:
             self.take(session, commander)
         else:
@@ -406,7 +426,7 @@ class Board:
             self.timers.set(("rest", session.session_id), self.now + rest_s)
 
     def _end_lost(self, session: Session, why: str) -> None:
-        if session.tries > 1 and session.deaths == session.tries:
+        if session.tries > 1 and session.is_suspect:
             message = f"{session.tries} commanders died while they ran it, the last: {why}"
             self.end(session, Ending.POISONED, message, turn_over=True)
         else:
@@ -518,7 +538,7 @@ class Board:
             if wants not in could_take:
                 could_take[wants] = list(self.fleet.serving(session.agent, requested.agent_version, labels))
             could_take[wants] = [each for each in could_take[wants] if each.is_free]
-            commander = self.choose(requested, session.refused_by) if could_take[wants] else None
+            commander = self._choose_for(session) if could_take[wants] else None
             if commander is not None:
                 self.take(session, commander)
 

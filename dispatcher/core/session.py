@@ -290,6 +290,11 @@ class Session:
         return self.requested is not None and self.requested.request is not None
 
     @property
+    def is_suspect(self) -> bool:
+        """Every commander that ran it has vanished: it may have killed them."""
+        return 0 < self.deaths == self.tries
+
+    @property
     def silent_since(self) -> float | None:
         """When a commander took it from which no token has come yet; None where one has, or none has it."""
         is_waited_for = self.first_token_at is None and self.state is not State.QUEUED
