@@ -44,6 +44,7 @@ from dispatcher.limits import LiveLimits, core_limits
 from dispatcher.metrics import Metrics, Snapshot
 from dispatcher.patterns import PatternError, Patterns, compile_patterns
 from dispatcher.pulse import Pulse
+from dispatcher.requests import Requests
 from dispatcher.rpc import admin, chat, codec, interaction
 from dispatcher.rpc.feed import SENT_RATIO
 from dispatcher.rpc.interceptors import MetricsInterceptor
@@ -429,7 +430,7 @@ async def _grpc_server(
         settings.viewer_write_s,
         settings.viewers_per_session_max,
     )
-    chat_service = chat.ChatService(hub, mint, view_limits)
+    chat_service = chat.ChatService(hub, Requests(hub, mint), view_limits)
     admin_service = admin.AdminService(
         hub, chat_service, runner, limits, mint, leaving.ask, settings.max_message_bytes
     )

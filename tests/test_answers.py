@@ -9,7 +9,7 @@ from dispatcher_process import DispatcherProcess
 from scripted_commander import linked, unique
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
-from dispatcher.rpc.answers import SCHEMA_CHARS_MAX, VALUE_CHARS_MAX, misfit
+from dispatcher.answers import SCHEMA_CHARS_MAX, VALUE_CHARS_MAX, misfit
 
 AGE = {"type": "object", "properties": {"age": {"type": "integer", "minimum": 0}}, "required": ["age"]}
 

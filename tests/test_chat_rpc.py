@@ -15,7 +15,8 @@ from google.protobuf.duration_pb2 import Duration
 from scripted_commander import linked, unique
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
-from dispatcher.rpc.chat import STREAM_SESSIONS_MAX, requested
+from dispatcher.requests import requested
+from dispatcher.rpc.chat import STREAM_SESSIONS_MAX
 
 DISPATCHER_FLAGS = (
     "--request-bytes-max", "20000",

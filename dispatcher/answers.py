@@ -1,4 +1,4 @@
-"""Whether an answer is one that its question allows. Called by `chat.py`; every edge asks here.
+"""Whether an answer is one that its question allows. Called by `requests.py`, so every edge asks here.
 
 A question may name options, and a JSON Schema. The schema is an agent's word, maybe a model's, and the loop waits for
 the check: what is no schema, is long, or takes many steps can't be held against anybody: then any JSON is an answer.

@@ -1,0 +1,228 @@
+"""What applications ask of sessions: judged, and then submitted, in one place whichever way it came.
+
+Each request is judged down to its fields before the core hears of it; what is wrong names the field, what was wrong
+with it and what would be right.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+from zlib import crc32
+
+from southwest.ai.agent.v1 import agent_pb2, chat_pb2
+
+from dispatcher import answers
+from dispatcher.auth import caller
+from dispatcher.core.events import (
+    Accepted,
+    AnswerGiven,
+    Declined,
+    Event,
+    MessageGiven,
+    SessionRequested,
+    Stopped,
+    StopRequested,
+)
+from dispatcher.core.policy import Budgets
+from dispatcher.hub import Hub
+from dispatcher.rpc import codec
+from dispatcher.rpc.methods import REASON_CHARS_MAX
+
+LABELS_MAX: Final = 64
+LABEL_CHARS_MAX: Final = 256
+
+
+class WrongError(Exception):
+    """A request that is not accepted: which field, what was wrong, what would be right."""
+
+    def __init__(self, code: str, message: str, declined: Declined | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.declined = declined
+
+    def signal(self) -> agent_pb2.ErrorSignal:
+        signal = agent_pb2.ErrorSignal(
+            code=self.code,
+            origin=agent_pb2.ERROR_ORIGIN_CLIENT,
+            scope=agent_pb2.ERROR_SCOPE_SESSION,
+            message=codec.shortened(str(self)),
+        )
+        refusal = self.declined.refusal if self.declined else None
+        if refusal is not None:
+            signal.origin = agent_pb2.ERROR_ORIGIN_DISPATCHER
+            signal.retryable = refusal.traits.retryable
+            assert self.declined is not None
+            retry_after_s = self.declined.retry_after_s or refusal.traits.retry_after_s
+            if retry_after_s is not None:
+                signal.retry_after_ms = max(1, round(retry_after_s * 1000))
+        return signal
+
+
+class Requests:
+    """All methods raise WrongError for what is not accepted. `mint` makes ids.
+
+    What was submitted is decided when they return, and kept when `hub.kept` says so: only then may anybody be told.
+    """
+
+    def __init__(self, hub: Hub, mint: Callable[[str], str]) -> None:
+        self._hub = hub
+        self._mint = mint
+
+    def ask(self, ask: chat_pb2.Ask) -> Accepted:
+        """Opens a session, or joins the one that was asked for under the same key."""
+        reply = self._submit(requested(ask, self._mint("s")))
+        assert isinstance(reply, Accepted)
+        return reply
+
+    def answer(self, session_id: str, answer: chat_pb2.AnswerQuestion) -> None:
+        value_json: str | None = None
+        if answer.WhichOneof("result") == "value_json":
+            value_json = answer.value_json
+            _require_json("answer.value_json", value_json)
+            self._require_fitting(session_id, answer.question_id, value_json)
+        elif not answer.decline:
+            raise WrongError("invalid_request", "answer: neither value_json nor decline is set; set one")
+        attempt = answer.attempt if answer.HasField("attempt") else None
+        self._submit(AnswerGiven(session_id, answer.question_id, value_json, attempt))
+
+    def message(self, session_id: str, message: chat_pb2.AddMessage) -> str:
+        """The message's id."""
+        if not message.text:
+            raise WrongError("invalid_request", "message.text: is empty")
+        message_id = self._mint("m")
+        self._submit(MessageGiven(session_id, message_id, message.text))
+        return message_id
+
+    def stop(self, session_id: str, stop: chat_pb2.StopAsked) -> Stopped:
+        """Stops it, as its user; one that has ended stays as it ended."""
+        reason = stop.reason or "UserCancel"
+        if len(reason) > REASON_CHARS_MAX:
+            raise WrongError(
+                "invalid_request", f"stop.reason: at most {REASON_CHARS_MAX} characters are right"
+            )
+        stop_id = self._mint("stop")
+        reply = self._submit(StopRequested(session_id, stop_id, "user_cancel", reason, caller.get()))
+        assert isinstance(reply, Stopped)
+        return reply
+
+    def _submit(self, event: Event) -> Any:
+        reply = self._hub.submit(event)
+        if isinstance(reply, Declined):
+            raise WrongError(reply.code, reply.message, reply)
+        return reply
+
+    def _require_fitting(self, session_id: str, question_id: str, value_json: str) -> None:
+        """Raises WrongError for an answer that its question does not allow; the question stays open."""
+        session = self._hub.router.sessions.get(session_id)
+        question = session.questions.get(question_id) if session else None
+        if question is not None:
+            misfit = answers.misfit(codec.question(question.body), value_json)
+            if misfit:
+                raise WrongError("invalid_request", f"answer.value_json: {misfit}")
+
+
+def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
+    """An Ask in the core's words. Raises WrongError, which names the field."""
+    if not ask.messages:
+        raise WrongError("invalid_request", "ask.messages: is empty; at least one message is right")
+    for number, message in enumerate(ask.messages):
+        _require_message(f"ask.messages[{number}]", message)
+    for name, labels in (("labels", ask.labels), ("commander_labels", ask.commander_labels)):
+        if len(labels) > LABELS_MAX:
+            raise WrongError(
+                "invalid_request", f"ask.{name}: has {len(labels)}; at most {LABELS_MAX} are right"
+            )
+        for key, value in labels.items():
+            if not key or len(key) > LABEL_CHARS_MAX or len(value) > LABEL_CHARS_MAX:
+                raise WrongError(
+                    "invalid_request",
+                    f"ask.{name}[{key[:32]!r}]: keys and values have up to {LABEL_CHARS_MAX}",
+                )
+    for name in ("agent", "agent_version", "user_id", "affinity_key", "idempotency_key"):
+        if len(getattr(ask, name)) > LABEL_CHARS_MAX:
+            raise WrongError("invalid_request", f"ask.{name}: at most {LABEL_CHARS_MAX} characters are right")
+    unwatched = ask.on_detach.HasField("stop_after")
+    if unwatched and codec.seconds(ask.on_detach.stop_after) < 0:
+        raise WrongError("invalid_request", "ask.on_detach.stop_after: is below zero; 0 s or more is right")
+    return SessionRequested(
+        session_id=session_id,
+        agent=ask.agent,
+        request=ask.SerializeToString(),
+        agent_version=ask.agent_version,
+        user_id=ask.user_id,
+        labels=dict(ask.labels),
+        commander_labels=dict(ask.commander_labels),
+        affinity_key=ask.affinity_key,
+        idempotency_key=ask.idempotency_key,
+        budgets=_budgets(ask.budgets) if ask.HasField("budgets") else None,
+        stop_when_unwatched_s=codec.seconds(ask.on_detach.stop_after) if unwatched else None,
+        application=caller.get(),
+        request_crc32=_asked_crc32(ask),
+    )
+
+
+def _asked_crc32(ask: chat_pb2.Ask) -> int:
+    """Of what is asked under a key. How it is watched and traced may be another when it is asked again."""
+    if not ask.idempotency_key:
+        return 0
+    asked = chat_pb2.Ask()
+    asked.CopyFrom(ask)
+    for apart in ("include_thoughts", "on_detach", "trace_context"):
+        asked.ClearField(apart)
+    return crc32(asked.SerializeToString(deterministic=True))
+
+
+def _require_message(where: str, message: agent_pb2.Message) -> None:
+    if not message.parts:
+        raise WrongError("invalid_request", f"{where}.parts: is empty; at least one part is right")
+    if message.role not in agent_pb2.Role.values() or message.role == agent_pb2.ROLE_UNSPECIFIED:
+        raise WrongError("invalid_request", f"{where}.role: is not set or unknown")
+    for number, part in enumerate(message.parts):
+        kind = part.WhichOneof("part")
+        if kind is None:
+            raise WrongError(
+                "invalid_request",
+                f"{where}.parts[{number}]: is not set, or unknown here; one of text, blob, json is right",
+            )
+        if kind == "json":
+            _require_json(f"{where}.parts[{number}].json", part.json)
+
+
+def _require_json(where: str, text: str) -> None:
+    """Raises WrongError. Stricter than `json`: NaN and the infinities are no JSON."""
+    try:
+        json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise WrongError(
+            "invalid_request", f"{where}: is no JSON: {error.msg} at character {error.pos + 1}"
+        ) from None
+    except _NoConstantError as error:
+        raise WrongError("invalid_request", f"{where}: is no JSON: {error}") from None
+    except ValueError:  # the only one left: an integer of thousands of digits
+        raise WrongError(
+            "invalid_request", f"{where}: is no JSON that readers agree on: a number has too many digits"
+        ) from None
+    except RecursionError:
+        raise WrongError("invalid_request", f"{where}: is nested too deeply") from None
+
+
+class _NoConstantError(ValueError):
+    pass
+
+
+def _no_constant(name: str) -> object:
+    raise _NoConstantError(f"{name} is no value of it")
+
+
+def _budgets(wire: agent_pb2.Budgets) -> Budgets:
+    for name in ("total_time", "first_token_time"):
+        if wire.HasField(name) and codec.seconds(getattr(wire, name)) <= 0:
+            raise WrongError("invalid_request", f"ask.budgets.{name}: is not above zero")
+    return Budgets(
+        content_chars=wire.content_chars if wire.HasField("content_chars") else None,
+        thought_chars=wire.thought_chars if wire.HasField("thought_chars") else None,
+        tool_calls=wire.tool_calls if wire.HasField("tool_calls") else None,
+        output_tokens=wire.output_tokens if wire.HasField("output_tokens") else None,
+        total_time_s=codec.seconds(wire.total_time) if wire.HasField("total_time") else None,
+        first_token_s=codec.seconds(wire.first_token_time) if wire.HasField("first_token_time") else None,
+    )
