@@ -99,6 +99,7 @@ def core_limits(settings: Settings, deny: Matcher | None, told_bytes: int = 0) -
         detach_grace_s=s.detach_grace_s,
         attempts_max=s.attempts_max,
         restart_backoff_s=s.restart_backoff_s,
+        restart_backoff_max_s=s.restart_backoff_max_s,
         published_bytes_max=max(0, min(s.published_bytes_max, room_bytes)),
         stop_grace_s=s.stop_grace_s,
         stop_received_s=s.stop_received_s,

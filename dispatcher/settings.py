@@ -308,6 +308,7 @@ class Settings(BaseModel):
         0,
         600,
     )
+    restart_backoff_max_s: float = limit(ENDS, 30.0, "No attempt waits longer than this.", 0, 600)
     stop_grace_s: float = limit(
         ENDS, 5.0, "A stopped agent has so long to end; then it is abandoned.", 0, 600
     )

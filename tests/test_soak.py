@@ -35,7 +35,8 @@ SEED = int(os.environ.get("SOAK_SEED", str(secrets.randbelow(1_000_000))))
 _SILENCE_S = 60.0
 _KEEP_S = 20.0
 _FLAGS = (
-    *("--detach-grace-s", "2", "--attempts-max", "50", "--restart-backoff-s", "0.1"),
+    *("--detach-grace-s", "2", "--attempts-max", "50"),
+    *("--restart-backoff-s", "0.1", "--restart-backoff-max-s", "2"),
     *("--queue-wait-s", "60", "--journal-keep-s", str(_KEEP_S)),
 )
 _STEPS: tuple[Step, ...] = ("say", "call", "say", "ask", "hear", "say")

@@ -416,14 +416,15 @@ class Board:
         session.queue_due = None
         self.queue_again(session, first=True)
 
-    def queue_again(self, session: Session, *, first: bool = False) -> None:
-        """Lets a session wait for a slot, after a rest where it has lost several attempts."""
+    def queue_again(self, session: Session, *, first: bool = False, since: float | None = None) -> None:
+        """Lets a session wait for a slot, after a rest where it has lost several attempts: from now on, or `since`."""
         if session.tries <= 1:
             self.wait(session, first=first)
         else:
             self.resting[session.session_id] = session
             rest_s = self.limits.restart_backoff_s * 2.0 ** (session.tries - 2)
-            self.timers.set(("rest", session.session_id), self.now + rest_s)
+            rest_s = min(rest_s, self.limits.restart_backoff_max_s)
+            self.timers.set(("rest", session.session_id), (self.now if since is None else since) + rest_s)
 
     def _end_lost(self, session: Session, why: str) -> None:
         if session.tries > 1 and session.is_suspect:

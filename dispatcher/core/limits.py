@@ -25,6 +25,7 @@ class Limits:
     detach_grace_s: float = 10.0
     attempts_max: int = 3
     restart_backoff_s: float = 1.0
+    restart_backoff_max_s: float = 30.0
     published_bytes_max: int = 262_144
     stop_grace_s: float = 5.0
     stop_received_s: float = 2.0

@@ -40,7 +40,7 @@ class Restoring:
             board.keep(session)
         for kept, session in zip(event.sessions, sessions, strict=True):
             if session.live:
-                self._take_up(session, kept, event.idempotent_tools)
+                self._take_up(session, kept, event)
         if sessions:
             told = f"restored {len(sessions)} sessions, {len(live)} of them live"
             board.out.append(Log("info", f"{told}, and {len(event.commanders)} commanders"))
@@ -76,7 +76,7 @@ class Restoring:
                 board.affinity[requested.affinity_key] = session.commander_id
         return session
 
-    def _take_up(self, session: Session, kept: Kept, idempotent_tools: frozenset[str]) -> None:
+    def _take_up(self, session: Session, kept: Kept, event: Restored) -> None:
         """Sees to a live session: who runs it, what it waits for, what it is owed."""
         board, requested = self._board, session.requested
         assert requested is not None, session
@@ -88,7 +88,7 @@ class Restoring:
             due = board.now + board.limits.detach_grace_s + requested.stop_when_unwatched_s
             board.timers.set(("unwatched", session.session_id), due)
         board.arm_policy(session)
-        dead, again = session.ledger.died(idempotent_tools)
+        dead, again = session.ledger.died(event.idempotent_tools)
         for call in again:
             board.run_tool(session, call)
         for call in dead:
@@ -102,7 +102,9 @@ class Restoring:
         if session.state is State.QUEUED:
             if not session.tries:
                 session.queue_due = session.opened_at + board.limits.queue_wait_s
-            board.queue_again(session)
+            # Its rest began after its last event, so it is over sooner rather than later.
+            last = board.now - max(0.0, (event.unix_ms - kept.entries[-1][0]) / 1000)
+            board.queue_again(session, since=last)
             return
         if kept.mark.goes_on and session.published is None and session.untouched:
             why = "published_bytes_max is lower now, and its agent can't be told again where to go on"
