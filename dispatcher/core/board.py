@@ -79,6 +79,8 @@ class Board:
         self.resting: dict[str, Session] = {}
         self.timers: Timers[tuple[str, ...]] = Timers()
         self.draining = False
+        # It goes, and takes no link any more.
+        self.leaving = False
         # It leaves its sessions to a life after this one.
         self.hands_over = False
         # The journal can't keep anything for now.

@@ -55,6 +55,10 @@ class Links:
         if link is None:
             return
         hello = event.hello
+        if board.leaving:
+            # Welcomed, it would take up what is handed over, and hold up the end.
+            self.cut(link, "UNAVAILABLE", "the dispatcher goes away; come back when there is another")
+            return
         link.heard_at = board.now
         if link.minimal or link.commander is not None:
             self.cut(link, "INVALID_ARGUMENT", "hello: must be the first packet of a link, and came later")

@@ -290,7 +290,7 @@ class Router:
 
     def _shutdown_requested(self, event: ShutdownRequested) -> None:
         board = self._board
-        board.draining = True
+        board.draining = board.leaving = True
         board.hands_over = event.hands_over
         # A minimal commander can't come back.
         left = [s for s in board.sessions.values() if s.live and not (event.hands_over and s.can_resume)]

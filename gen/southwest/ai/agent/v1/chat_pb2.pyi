@@ -307,7 +307,9 @@ class OnDetach(_message.Message):
     STOP_AFTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def stop_after(self) -> _duration_pb2.Duration:
-        """Unset: it goes on. Set: it is stopped when nobody has watched it for so long."""
+        """Unset: it goes on. Set: it is stopped when nobody has watched it for so long, from its opening on; after a restart
+        of the dispatcher viewers first have as long to come back as commanders.
+        """
 
     def __init__(
         self,
@@ -799,7 +801,9 @@ class Gap(_message.Message):
     AVAILABLE_FROM_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """As a stable name: "trimmed", "other_epoch", "ahead", "forgotten"."""
+    """As a stable name: "other_epoch", "ahead", "forgotten"; "trimmed" where a journal keeps the end of a session alone,
+    which today's do not.
+    """
     @_builtins.property
     def requested(self) -> Global___Cursor:
         """What was asked for."""
