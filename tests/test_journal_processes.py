@@ -310,7 +310,7 @@ async def test_a_commander_that_still_runs_an_attempt_that_is_forgotten_takes_th
     path, image = tmp_path / "journal.db", tmp_path / "image"
     address = f"unix:{tmp_path / 'socket'}"
     flags = ("--journal", f"sqlite:{path}", "--grpc-address", address, "--first-token-s", "15")
-    quick = ("--heartbeat-interval-s", "0.2", "--detach-grace-s", "1")
+    quick = ("--heartbeat-interval-s", "0.5", "--detach-grace-s", "2")
     commander = ("my_agents", "--dispatcher", address, "--commander-id", "c2")
     with running_dispatcher(*flags, *quick) as first:
         async with conversing(first.address) as talk:
