@@ -353,7 +353,7 @@ def _drain_flags(parser: argparse.ArgumentParser) -> None:
         "--deadline-s",
         metavar="S",
         type=flags.seconds,
-        help="what still runs then is ended (default: the drain_deadline_s of the commander or dispatcher drained)",
+        help="what runs has so long to end (default: the drain_deadline_s of the commander or dispatcher drained)",
     )
 
 

@@ -67,6 +67,18 @@ def test_the_help_of_drain_says_which_deadline_holds(capsys: pytest.CaptureFixtu
     assert "may finish" not in help_text
 
 
+def test_the_help_of_drain_says_what_becomes_of_what_still_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["drain", "--help"])
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert (
+        "sessions that a commander still runs are handed over to others, as their next attempt" in help_text
+    )
+    assert "a dispatcher with its journal in a file leaves them as they stand for its next life" in help_text
+    assert "one with it in memory ends them as `shutdown`" in help_text
+    assert "is ended" not in help_text
+
+
 def test_the_help_of_limits_names_all_modes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["limits", "--help"])

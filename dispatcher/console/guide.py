@@ -191,10 +191,13 @@ LESSONS: Final[tuple[Lesson, ...]] = (
         "operate",
         "take no more sessions, finish those that run",
         "Lets a commander, or the dispatcher itself, take no more sessions, finish those it has, and "
-        "leave. What still runs at the deadline is ended. Answers at once with how many still run.",
+        "leave. At the deadline, sessions that a commander still runs are handed over to others, as their next "
+        "attempt, or end as `commander_lost` where their agent must not run twice; a dispatcher with its journal in "
+        "a file leaves them as they stand for its next life, and one with it in memory ends them as `shutdown`. "
+        "Answers at once with how many still run.",
         (
             ("dispatcher drain --commander worker-1", "before that worker is replaced"),
-            ("dispatcher drain --deadline-s 60", "the dispatcher; what runs after a minute is ended"),
+            ("dispatcher drain --deadline-s 60", "the dispatcher; what runs has a minute to end"),
         ),
     ),
     Lesson(
