@@ -215,7 +215,7 @@ def farewell(tale: Tale, **more: Any) -> chat_pb2.SessionEvents:
 
 
 @pytest.mark.parametrize("command", ["chat", "watch"])
-def test_a_dispatcher_that_goes_away_is_waited_for_and_that_is_said_once(command: str) -> None:
+def test_a_dispatcher_that_goes_away_is_waited_for_and_each_further_try_is_told(command: str) -> None:
     async def scene() -> None:
         tale = Tale()
         cursors = []
@@ -248,7 +248,9 @@ def test_a_dispatcher_that_goes_away_is_waited_for_and_that_is_said_once(command
         assert cursors == [3, 3, 3]
         assert out == "session s-1, agent demo\none two\n"
         assert err.splitlines() == [
-            "the dispatcher goes away, and the session goes on: coming back in 0.01 s, behind e1:3",
+            "the dispatcher goes away, and the session goes on: coming back in 0.01 s, behind e1:3, try 1 of 8",
+            "it is not back yet (not yet): coming back, try 2 of 8",
+            "it is not back yet (not yet): coming back, try 3 of 8",
             "the stream is back",
             "completed: session s-1, 7 characters",
         ]

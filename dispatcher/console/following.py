@@ -64,7 +64,7 @@ async def follow(
 ) -> None:
     """Hands every message to `take` until that says that the session is over.
 
-    Says when a stream breaks and when it is back; a dispatcher that says itself that it goes away, once. `heard`: the
+    Says when a stream breaks or the dispatcher goes away, each try to come back, and when it is back. `heard`: the
     dispatcher has answered before; where it never has, it is not worth a second try. Raises ConsoleError when the
     retries are used up, or the dispatcher refuses.
     """
@@ -100,9 +100,11 @@ async def follow(
         wait_s = pause_s(tries)
         if goaway is None:
             notice(f"the stream broke ({why}): coming back, try {tries} of {RETRIES}")
-        elif not broken:
+        elif broken:
+            notice(f"it is not back yet ({why}): coming back, try {tries} of {RETRIES}")
+        else:
             wait_s += goaway.retry_after_ms / 1000
-            notice(_farewell(goaway))
+            notice(f"{_farewell(goaway)}, try {tries} of {RETRIES}")
         broken = True
         await asyncio.sleep(wait_s)
         stream = reopen(account.cursor)
