@@ -212,3 +212,26 @@ async def test_a_restart_that_forgot_everything_is_said_plainly(tmp_path: Path) 
         "ask again with `dispatcher chat`"
     )
     assert chat.returncode == 4
+
+
+@asynchronous
+async def test_a_session_that_never_was_is_refused_alike_with_a_cursor(dispatcher: DispatcherProcess) -> None:
+    for words in ((), ("--cursor", "e1:3")):
+        status, _, err = await run_cli("watch", "s-none", *words, address=dispatcher.address)
+        assert err == (
+            "dispatcher: session s-none is not kept any more, or never was: `dispatcher sessions --all-ended` lists "
+            "those that are kept\n"
+        )
+        assert status == 5
+    # The same where the cursor is of this life.
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link:
+        chat = asked(dispatcher.address, agent, "--json")
+        turn = await link.started()
+        await turn.finish()
+        _, out, _ = await chat
+    epoch = json.loads(out.splitlines()[0])["cursor"].rpartition(":")[0]
+    cursor = f"{epoch}:3"
+    status, out, err = await run_cli("watch", "s-none", "--cursor", cursor, address=dispatcher.address)
+    assert out == "! the session is not kept; nothing of it is to be had\n"
+    assert (status, "is not kept any more, or never was" in err) == (5, True)

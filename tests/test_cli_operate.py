@@ -55,7 +55,8 @@ def test_stop_names_its_sessions_and_an_unknown_one_does_not_save_the_others() -
     )  # fmt: skip
     assert out == "a stopped\nover had already ended: completed\n"
     assert err == (
-        "dispatcher: there is no session gone: `dispatcher sessions --all-ended` lists those that are kept\n"
+        "dispatcher: session gone is not kept any more, or never was: "
+        "`dispatcher sessions --all-ended` lists those that are kept\n"
     )
     assert status == 5
     assert server.requests[0] == admin_pb2.StopSessionRequest(
@@ -162,7 +163,9 @@ def test_session_shows_what_is_known() -> None:
 def test_session_that_is_not_there() -> None:
     gone = RefusalError(grpc.StatusCode.NOT_FOUND, "no session s-9")
     status, out, err, _ = told({"GetSession": gone}, "session", "s-9")
-    assert err.startswith("dispatcher: there is no session s-9: `dispatcher sessions --all-ended`")
+    assert err.startswith(
+        "dispatcher: session s-9 is not kept any more, or never was: `dispatcher sessions --all-ended`"
+    )
     assert (status, out) == (5, "")
 
 

@@ -259,6 +259,30 @@ def test_a_dispatcher_that_goes_away_is_waited_for_and_each_further_try_is_told(
     play(scene())
 
 
+def test_a_session_that_was_shown_and_is_forgotten_has_failed() -> None:
+    async def scene() -> None:
+        tale = Tale()
+
+        async def breaks(stage: Stage) -> None:
+            await stage.tell(tale.opened(), tale.content("half"))
+            raise RefusalError(grpc.StatusCode.UNAVAILABLE)
+
+        async def forgotten(stage: Stage) -> None:
+            cursor = chat_pb2.Cursor(epoch="e1")
+            gap = chat_pb2.Gap(reason="forgotten", requested=cursor, available_from=cursor)
+            await stage.tell(chat_pb2.SessionEvent(session_id="s-1", gap=gap))
+
+        async with scripted_dispatcher() as server:
+            server.scripts["WatchSession"] += [breaks, forgotten]
+            status, _, err = await run_cli("watch", "s-1", address=server.address)
+        assert err.splitlines()[-1].startswith(
+            "dispatcher: session s-1 is gone: the dispatcher keeps it no longer"
+        )
+        assert status == 4
+
+    play(scene())
+
+
 def test_a_session_that_is_not_to_be_had_any_more_is_not_asked_for_again() -> None:
     async def scene() -> None:
         async def breaks(stage: Stage) -> None:
@@ -275,7 +299,7 @@ def test_a_session_that_is_not_to_be_had_any_more_is_not_asked_for_again() -> No
             server.converse(breaks)
             server.scripts["Subscribe"].append(forgotten)
             status, out, err = await run_cli("chat", "Hi", address=server.address)
-        assert out.splitlines()[-1] == "! the session is no longer kept; nothing of it is to be had"
+        assert out.splitlines()[-1] == "! the session is not kept; nothing of it is to be had"
         assert err.splitlines()[-1] == (
             "dispatcher: session s-1 is gone: the dispatcher keeps it no longer; ask again with `dispatcher chat`"
         )

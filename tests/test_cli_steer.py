@@ -118,7 +118,9 @@ async def test_a_session_that_can_not_be_told_anything(dispatcher: DispatcherPro
         for words in (("say", "s-none", "Hi"), ("answer", "s-none", "q1", "x")):
             status, out, err = await run_cli(*words, address=dispatcher.address)
             assert (status, out) == (5, "")
-            assert err.startswith("dispatcher: there is no session s-none: `dispatcher sessions --all-ended`")
+            assert err.startswith(
+                "dispatcher: session s-none is not kept any more, or never was: `dispatcher sessions --all-ended`"
+            )
 
     await in_a_session(dispatcher, scene)
 

@@ -282,7 +282,7 @@ def test_a_pipe_has_no_colour_and_no_bar(environ: dict[str, str]) -> None:
                 "all that is kept follows, from its first event on, in place of what is shown above"
             ),
         ),
-        (gap("forgotten", 0), "the session is no longer kept; nothing of it is to be had"),
+        (gap("forgotten", 0), "the session is not kept; nothing of it is to be had"),
         (gap("of a later version", 3), "part of the session is not to be had: of a later version; "),
     ],
 )

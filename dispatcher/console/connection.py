@@ -213,7 +213,11 @@ def _unreachable(endpoint: Endpoint, details: str) -> ConsoleError:
 
 
 def missing_session(session_id: str) -> str:
-    return f"there is no session {session_id}: `dispatcher sessions --all-ended` lists those that are kept"
+    """Nobody can tell the two apart: what is forgotten leaves no trace."""
+    return (
+        f"session {session_id} is not kept any more, or never was: `dispatcher sessions --all-ended` lists those that "
+        "are kept"
+    )
 
 
 def unanswered(endpoint: Endpoint) -> ConsoleError:

@@ -69,6 +69,7 @@ async def follow(
     retries are used up, or the dispatcher refuses.
     """
     tries = 0
+    known = heard  # whether there is such a session, or ever was
     broken = False
     goaway: chat_pb2.GoAway | None = None
     while True:
@@ -80,13 +81,14 @@ async def follow(
                 heard, broken, goaway = True, False, None
                 if take(batch):
                     return
+                known = known or not account.gone
                 goaway = _goaway(batch, session_id, account)
             if account.gone:
-                raise _gone(session_id, account)
+                raise _gone(session_id, account, known=known)
             why = "it was closed before the session's end"
         except grpc.aio.AioRpcError as error:
             if heard and error.code() is grpc.StatusCode.NOT_FOUND:
-                raise _gone(session_id, account) from None
+                raise _gone(session_id, account, known=known) from None
             if not heard or not _may_come_back(error):
                 raise connection.trouble(error, missing_session(session_id)) from None
             why = reason_of(error) or error.code().name
@@ -126,7 +128,9 @@ def _farewell(goaway: chat_pb2.GoAway) -> str:
     return f"{reason}, and the session goes on: coming back {wait}{after}"
 
 
-def _gone(session_id: str, account: Account) -> ConsoleError:
+def _gone(session_id: str, account: Account, *, known: bool) -> ConsoleError:
+    if not known:
+        return ConsoleError(missing_session(session_id), Exit.REFUSED)
     why = {
         "other_epoch": "the dispatcher was started again without what it had kept",
         "forgotten": "the dispatcher keeps it no longer",

@@ -24,7 +24,7 @@ _GAPS = {
     "trimmed": "the part behind {requested} is no longer kept",
     "other_epoch": "{requested} is of another life of the dispatcher, which was started again without what it had kept",
     "ahead": "there is no event {requested}: the dispatcher has lost its last ones, or there never was one",
-    "forgotten": "the session is no longer kept",
+    "forgotten": "the session is not kept",
 }
 
 
