@@ -23,6 +23,9 @@ from console_server import (
 )
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
+from dispatcher.console.conclusion import refusal_text
+from dispatcher.core.endings import REFUSALS, Refusal
+
 BEGAN_ANEW = (
     "the answer began anew once: it is what follows the last `reset` event, "
     "which on a page is the last line that begins with '! ===='"
@@ -202,11 +205,22 @@ def test_a_refusal_says_why() -> None:
             status, out, err = await run_cli("chat", "Hi", "--agent", "x", address=server.address)
         assert err == (
             "dispatcher: refused: no_such_agent: there is no agent x; "
-            "Ask for an agent that is listed, or start a commander that serves it; try again in 2.5 s\n"
+            "ask for an agent that is listed, or start a commander that serves it; try again in 2.5 s\n"
         )
         assert (status, out) == (5, "")
 
     play(scene())
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refusal_and_its_advice_are_one_sentence(refusal: Refusal) -> None:
+    error = agent_pb2.ErrorSignal(code=refusal.value, message="it is full", retry_after_ms=2_500)
+    text = refusal_text(error)
+    assert text.startswith(f"{refusal.value}: it is full; ")
+    for part in text.split("; ")[1:]:
+        assert part[0].islower(), part
+    assert ". " not in text
+    assert not text.endswith(".")
 
 
 async def one_question(stage: Stage, heard: list[chat_pb2.ClientPacket]) -> None:

@@ -149,13 +149,13 @@ async def test_a_refusal_says_when_to_come_back() -> None:
             assert err.startswith(
                 "dispatcher: refused: user_sessions_full (dispatcher): user_sessions_max is 1"
             )
-            assert err.endswith("; Too many sessions of this user; end one, or try again in 2 s\n")
+            assert err.endswith("; too many sessions of this user; end one, or try again in 2 s\n")
             status, out, err = await asked(dispatcher.address, agent, "--user", "bob")
             assert (status, out) == (5, "")
             assert err.startswith(
                 "dispatcher: refused: rate_limited (dispatcher): sessions_per_minute_max is 1"
             )
-            assert "; Too many sessions in too short a time; try again in " in err
+            assert "; too many sessions in too short a time; try again in " in err
             await turn.finish()
             assert (await first)[0] == 0
 

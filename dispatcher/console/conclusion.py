@@ -83,7 +83,7 @@ def refusal_text(error: agent_pb2.ErrorSignal) -> str:
     text = error_text(error)
     advice = _ADVICE_REFUSED.get(error.code, "").removesuffix(".").removesuffix(" when it says")
     if advice:
-        text += f"; {advice}"
+        text += f"; {advice[0].lower()}{advice[1:]}"  # a sentence in the table, and the rest of one here
     if error.retry_after_ms:
         text += "" if advice.endswith("try again") else "; try again"
         text += f" in {error.retry_after_ms / 1000:g} s"
