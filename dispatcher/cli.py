@@ -239,16 +239,13 @@ def _find_chat() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]"
     return run
 
 
-def _find_answer() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]":
-    from dispatcher.console.steer import answer  # noqa: PLC0415 - grpc is slow to import
+def _steering(name: str) -> Callable[[argparse.Namespace], int]:
+    def find() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]":
+        from dispatcher.console import steer  # noqa: PLC0415 - grpc is slow to import
 
-    return answer
+        return steer.answer if name == "answer" else steer.say
 
-
-def _find_say() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]":
-    from dispatcher.console.steer import say  # noqa: PLC0415 - grpc is slow to import
-
-    return say
+    return _over_grpc(find)
 
 
 def _find_watch() -> "Callable[[argparse.Namespace, Connection], Awaitable[int]]":
@@ -277,6 +274,12 @@ def _chat_flags(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="show the agent's reasoning (default: yes)",
+    )
+    parser.add_argument(
+        "--stop-when-left",
+        metavar="SECONDS",
+        type=flags.seconds,
+        help="stop the session when nobody has watched it for so long, 0: at once (default: it goes on)",
     )
     _add_answer_flag(parser)
 
@@ -386,8 +389,8 @@ def _no_flags(parser: argparse.ArgumentParser) -> None:
 COMMANDS: Final[dict[str, Command]] = {
     "serve": Command(_serve_flags, _serve),
     "chat": Command(_client(_chat_flags), _over_grpc(_find_chat)),
-    "answer": Command(_client(_answer_flags), _over_grpc(_find_answer)),
-    "say": Command(_client(_say_flags), _over_grpc(_find_say)),
+    "answer": Command(_client(_answer_flags), _steering("answer")),
+    "say": Command(_client(_say_flags), _steering("say")),
     "agents": Command(_client(_no_flags), _operation("agents")),
     "sessions": Command(_client(_sessions_flags), _operation("sessions")),
     "session": Command(_client(_session_flags), _operation("session")),

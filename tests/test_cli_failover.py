@@ -235,3 +235,24 @@ async def test_a_session_that_never_was_is_refused_alike_with_a_cursor(dispatche
     status, out, err = await run_cli("watch", "s-none", "--cursor", cursor, address=dispatcher.address)
     assert out == "! the session is not kept; nothing of it is to be had\n"
     assert (status, "is not kept any more, or never was" in err) == (5, True)
+
+
+@asynchronous
+@pytest.mark.parametrize("left_s", ["0", "0.2"])
+async def test_a_chat_that_is_killed_stops_its_session_where_that_was_asked(
+    left_s: str, dispatcher: DispatcherProcess
+) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link:
+        words = ("chat", "Hi", "--agent", agent, "--stop-when-left", left_s)
+        chat = await start_cli(*words, address=dispatcher.address)
+        assert chat.stdout is not None
+        turn = await link.started()
+        await turn.say("half")
+        await soon(chat.stdout.readuntil(b"half"))
+        chat.send_signal(signal.SIGKILL)
+        await soon(chat.communicate())
+        assert (await turn.stopped()).code == agent_pb2.STOP_CODE_DETACHED
+        status, _, err = await run_cli("watch", turn.session_id, address=dispatcher.address)
+    assert err.startswith(f"detached: session {turn.session_id}, 4 characters")
+    assert status == 4

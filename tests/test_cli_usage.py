@@ -121,6 +121,7 @@ def test_examples_are_right(command: str, capsys: pytest.CaptureFixture[str]) ->
         ("chat Hi --label eu", "argument --label: 'eu' is no KEY=VALUE"),
         ("chat Hi --label a=1 --label a=2", "argument --label: a is given twice"),
         ("chat Hi --agent ''", "argument --agent: the value is empty"),
+        ("chat Hi --stop-when-left -1", "argument --stop-when-left: '-1' is no number of seconds from 0"),
         ("chat Hi --timeout-s 0", "argument --timeout-s: '0' is no number of seconds from 0.001"),
         ("chat Hi --timeout-s nan", "argument --timeout-s: 'nan' is no number of seconds"),
         ("chat Hi --dispatcher nowhere", "argument --dispatcher: 'nowhere' is no address: it is HOST:PORT"),

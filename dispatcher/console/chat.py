@@ -13,6 +13,7 @@ from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.console.account import Account
 from dispatcher.console.answers import UnfitError, value_json
+from dispatcher.console.arguments import duration
 from dispatcher.console.conclusion import conclude, refusal_text
 from dispatcher.console.connection import Connection, unanswered
 from dispatcher.console.escaping import safe_line
@@ -26,6 +27,7 @@ from dispatcher.console.whole import shown
 
 async def run(arguments: argparse.Namespace, connection: Connection) -> Exit:
     """The command `chat`."""
+    left_s = arguments.stop_when_left
     ask = chat_pb2.Ask(
         agent=arguments.agent or "",
         agent_version=arguments.agent_version or "",
@@ -37,6 +39,7 @@ async def run(arguments: argparse.Namespace, connection: Connection) -> Exit:
         metadata=arguments.metadata,
         user_id=arguments.user or "",
         include_thoughts=arguments.thoughts,
+        on_detach=None if left_s is None else chat_pb2.OnDetach(stop_after=duration(left_s)),
     )
     return await shown(arguments, lambda view: chat(connection, ask, view, standard_input()))
 

@@ -62,7 +62,8 @@ LESSONS: Final[tuple[Lesson, ...]] = (
         "questions. How it ended, with the session's id, is told on stderr, with the lines you typed that no "
         "agent has read. When the worker is lost another one takes over; where its answer begins anew, a line "
         "that begins with `! ====` makes void all above it, and the answer follows. A dispatcher that goes away "
-        "is waited for. In scripts, --answer prints nothing but the answer, once it is whole.",
+        "is waited for. A session goes on when its chat is killed, unless --stop-when-left says otherwise. In scripts, "
+        "--answer prints nothing but the answer, once it is whole.",
         (
             (
                 'dispatcher chat "What is 17 * 23, and what time is it in Tokyo?"',
