@@ -757,5 +757,10 @@ def change(loaded: Loaded, changes: Mapping[str, float | str]) -> Loaded:
             raise SettingsError(f"{name}: it can't be changed while the dispatcher runs")
         if name not in changeable:
             raise SettingsError(_one_line(f"{name}: {_no_such_setting(name, changeable)}"))
-    values = {**loaded.settings.model_dump(), **changes}
+    values = {**loaded.settings.model_dump(), **{name: _as_typed(told) for name, told in changes.items()}}
     return _judged(values, {**loaded.origins, **{name: f"SetLimits: {name}" for name in changes}}, [])
+
+
+def _as_typed(told: float | str) -> float | str:
+    """A request has floats alone: whoever typed 0 is not to read that 0.0 should be a whole number."""
+    return int(told) if isinstance(told, float) and repr(told).endswith(".0") else told

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from asynchronous import asynchronous
 from console_server import RefusalError, Scripted, play, run_cli, scripted_dispatcher
+from dispatcher_process import DispatcherProcess
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
@@ -299,3 +301,13 @@ def test_commanders_and_agents_are_asked_for_page_by_page() -> None:
         assert (status, err) == (0, "")
         assert [line.split()[0] for line in out.splitlines()[1:]] == right
         assert len(server.requests) == 2
+
+
+@asynchronous
+async def test_a_limit_that_is_wrong_is_told_as_it_was_typed(dispatcher: DispatcherProcess) -> None:
+    for typed, told_as in (("0", "0"), ("0.5", "0.5"), ("-0", "0"), ("2e6", "2000000")):
+        words = ("limits", "--set", f"user_sessions_max={typed}")
+        status, out, err = await run_cli(*words, address=dispatcher.address)
+        complaint = f"user_sessions_max: {told_as} should be a whole number of sessions from 1 to 1000000\n"
+        assert err.endswith(complaint)
+        assert (status, out) == (5, "")

@@ -594,7 +594,7 @@ def test_limits_change_even_when_a_file_has_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"sessions_max": 0.0}, "SetLimits: sessions_max: 0.0 should be a whole number of sessions from 1"),
+        ({"sessions_max": 0.0}, "SetLimits: sessions_max: 0 should be a whole number of sessions from 1"),
         ({"sessions_max": 1.5, "queue_wait_s": 1.0}, "SetLimits: sessions_max: 1.5 should be a whole number"),
         ({"queue_wait": 1.0}, "queue_wait: there is no such setting; did you mean queue_wait_s?"),
         ({"links_max": 1.0}, "links_max: it can't be changed while the dispatcher runs"),
