@@ -601,7 +601,9 @@ class DrainCommanderRequest(_message.Message):
     reason: _builtins.str
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
-        """What still runs then ends. Unset: the commander's own drain_deadline_s holds."""
+        """What still runs then goes to other commanders, as its next attempt. Unset: the commander's own drain_deadline_s
+        holds.
+        """
 
     def __init__(
         self,
@@ -647,7 +649,9 @@ class DrainRequest(_message.Message):
     reason: _builtins.str
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
-        """What still runs then ends. Unset: the dispatcher's own drain_deadline_s holds."""
+        """What still runs then is left as it stands, for the next life of a journal with a file, or ends. Unset: the
+        dispatcher's own drain_deadline_s holds.
+        """
 
     def __init__(
         self,
