@@ -7,6 +7,7 @@ SOAK_SECONDS says how long (900), SOAK_SEED makes it happen again; SLOW_SECONDS 
 """
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import os
@@ -58,6 +59,20 @@ class Size(NamedTuple):
 def size_of(pid: int) -> Size:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return Size(pages * os.sysconf("SC_PAGE_SIZE"), len(list(Path(f"/proc/{pid}/fd").iterdir())))
+
+
+def open_files(pid: int) -> list[str]:
+    """What a process has open; connections by their state and the ports of both ends."""
+    tcp = {}
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        _, here, there, state, *rest = line.split()
+        ports = [int(end.rpartition(":")[2], 16) for end in (here, there)]
+        tcp[f"socket:[{rest[5]}]"] = f"tcp {ports[0]} to {ports[1]}, state {state}"
+    names = []
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            names.append(str(file.readlink()))
+    return sorted(tcp.get(name, name) for name in names)
 
 
 class Crowd:
@@ -165,7 +180,8 @@ async def _back_to(place: Place, storm: Weather, most: dict[str, Size]) -> None:
     try:
         await eventually(look, is_back)
     except AssertionError as error:
-        raise AssertionError(f"{error}; at most {most}") from None
+        held = open_files(place.process.pid)
+        raise AssertionError(f"{error}; at most {most}; the dispatcher has open: {held}") from None
 
 
 @pytest.mark.slow
