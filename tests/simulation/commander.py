@@ -23,6 +23,9 @@ from simulation.wire import Wire
 HEARTBEAT_S = 2.0
 # How often what an agent says counts as waited for: which packets overtake whom must never matter.
 HURRIED_SHARE = 0.3
+# How long it has to drain, where nobody says, and to say goodbye.
+DRAIN_S = 20.0
+GOODBYE_S = 5.0
 # The agents that each commander serves, and what they do with a session that another has lost.
 AGENTS = {
     "echo": agent_pb2.ON_RESTART_RESTART,
@@ -75,6 +78,8 @@ class SimulatedCommander:
         self._failures = 0
         self._heard_at = 0.0
         self._deadline: float | None = None
+        # It has drained, and goes.
+        self._leaving = False
         life = self._instance
         self._clock.after(self._rng.uniform(0, 0.5), lambda: self._alive(life, self._connect))
 
@@ -89,6 +94,9 @@ class SimulatedCommander:
     def kill(self) -> None:
         """SIGKILL, and a new process after a while."""
         self._tell("!", f"{self.name} killed")
+        self._die()
+
+    def _die(self) -> None:
         for agent in self._by_turn.values():
             agent.dead = True
         if self._wire is not None:
@@ -141,6 +149,9 @@ class SimulatedCommander:
     # --- the link ----------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
+        if self._leaving:
+            self._die()
+            return
         wire = self._wire = self._dial()
         life = self._instance
         wire.down = lambda data: self._alive(life, lambda: self._received(wire, data))
@@ -156,7 +167,9 @@ class SimulatedCommander:
             HEARTBEAT_S,
             0,
         )
-        hello = codec.hello(identity, self._asked, self._slots.running, self._slots.stuck, draining=False)
+        hello = codec.hello(
+            identity, self._asked, self._slots.running, self._slots.stuck, draining=self._slots.is_draining
+        )
         wire.send("up", hello.SerializeToString())
         self._heard_at = self._clock.now
         self._later(3 * HEARTBEAT_S, lambda: self._listen(wire))
@@ -165,6 +178,9 @@ class SimulatedCommander:
         if self._wire is not wire:
             return
         wire.cut()
+        if self._leaving:
+            self._die()
+            return
         self._wire = None
         self._linked = self._writing = False
         self._rotation.unlink(self._slots.turns)
@@ -181,14 +197,36 @@ class SimulatedCommander:
             self._lost(wire)
             return
         if self._linked:
-            self._rotation.signal(
-                codec.link_heartbeat(self._slots.running, self._slots.stuck, draining=False)
-            )
+            self._say_load()
             for turn in self._slots.resumable:
                 if turn.has_news:
                     self._rotation.signal(codec.turn_heartbeat(turn, turn.phase))
             self._flush()
         self._later(HEARTBEAT_S, lambda: self._listen(wire))
+
+    def _say_load(self) -> None:
+        slots = self._slots
+        self._rotation.signal(codec.link_heartbeat(slots.running, slots.stuck, draining=slots.is_draining))
+
+    def _drain(self, deadline_s: float) -> None:
+        self._slots.drain(deadline_s, self._clock.now)
+        self._say_load()
+        self._perform([])
+
+    def _leave(self) -> None:
+        """It runs nothing any more: says what is left to say, then goodbye, and is another process after a while."""
+        self._tell("!", f"{self.name} has drained")
+        self._leaving = True
+        wire = self._wire
+        if wire is None or not self._linked:
+            self._die()
+            return
+        while gathered := self._rotation.gather():
+            wire.send("up", codec.message(gathered).SerializeToString())
+        wire.send("up", codec.goodbye("drained").SerializeToString())
+        wire.end("up")
+        self._linked = False
+        self._later(GOODBYE_S, self._die)
 
     def _flush(self) -> None:
         """One write at a time; what gathers meanwhile goes with the next."""
@@ -223,6 +261,7 @@ class SimulatedCommander:
         elif kind == "ack":
             self._acknowledged(packet)
         elif kind == "start":
+            assert not self._slots.is_draining, f"{self.name} drains, and is given {packet.session_id}"
             start = codec.start(packet, Credit(64, 1 << 18), self._clock.now)
             self._perform(self._slots.start(start, self._clock.now))
         elif kind == "stop":
@@ -235,6 +274,9 @@ class SimulatedCommander:
             )
         elif kind in ("tool_result", "answer", "user_message"):
             self._delivered(wire, packet)
+        elif kind == "drain":
+            told_s = packet.drain.deadline.ToTimedelta().total_seconds()
+            self._drain(told_s if packet.drain.HasField("deadline") else DRAIN_S)
         self._flush()
 
     def _acknowledged(self, packet: agent_pb2.DownstreamPacket) -> None:
@@ -285,6 +327,8 @@ class SimulatedCommander:
         held = self._slots.running + self._slots.stuck
         assert held <= self.slots_max, f"{self.name} holds {held} of {self.slots_max} slots"
         self._arm()
+        if self._slots.is_draining and self._slots.is_idle and not self._leaving:
+            self._leave()
 
     def _begin(self, turn: Turn, request: object) -> None:
         assert isinstance(request, Request)

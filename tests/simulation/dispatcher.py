@@ -11,15 +11,19 @@ from dispatcher.core import events as e
 from dispatcher.core.events import Effect, Event, Reply
 from dispatcher.core.fleet import CommanderState
 from dispatcher.core.limits import Limits
-from dispatcher.core.packets import Hello, ToolOutcome, Welcome
+from dispatcher.core.packets import Ended, Hello, ToolOutcome, Welcome
 from dispatcher.core.router import Router
 from dispatcher.core.session import State
 from dispatcher.rpc import codec
+from simulation.audience import Audience
 from simulation.clock import Clock
 from simulation.journal import SimulatedJournal
 from simulation.wire import Wire
 
 Told = Callable[[Reply | None], None]
+
+# How long one that leaves lets what it said go out.
+GOODBYE_S = 0.5
 
 
 class SimulatedDispatcher:
@@ -38,6 +42,9 @@ class SimulatedDispatcher:
         self.counted: dict[str, int] = {}
         self.tool_runs: dict[tuple[int, str, int, str], int] = {}
         self.is_up = True
+        # How often it was started.
+        self.lives = 1
+        self._audience = Audience(limits.detach_grace_s)
         self._limits = limits
         self._clock = clock
         self._rng = rng
@@ -58,6 +65,9 @@ class SimulatedDispatcher:
         self._wires: dict[str, Wire] = {}
         self._cancelled: set[tuple[str, int]] = set()
         self._armed_for: float | None = None
+        # It takes no commander any more, and how long it is to be away then.
+        self._is_leaving = False
+        self._away_s = 1.0
 
     # --- what happens to the process ---------------------------------------------------------------------
 
@@ -79,7 +89,35 @@ class SimulatedDispatcher:
     def _born(self) -> None:
         self.router = Router(self._limits)
         self.is_up = True
+        self.lives += 1
         self.submit(self.journal.restored())
+
+    def drain(self, deadline_s: float, away_s: float) -> None:
+        """Admin.Drain, and a new process after a while."""
+        if not self.is_up:
+            return
+        life = self._life
+
+        def told(reply: Reply | None) -> None:
+            assert isinstance(reply, e.Draining), reply
+
+        self._tell("!", f"the dispatcher is to leave within {deadline_s:.1f} s")
+        self._away_s = away_s
+        self.ask(e.DrainRequested("simulated"), told)
+        self._clock.after(deadline_s, lambda: self.alive(life, self._shut_down))
+
+    def _shut_down(self) -> None:
+        if self._is_leaving:
+            return
+        self._is_leaving = True
+        life = self._life
+
+        def told(reply: Reply | None) -> None:
+            # What it has said goes out before it ends.
+            self._clock.after(GOODBYE_S, lambda: self.alive(life, lambda: self.kill(self._away_s)))
+
+        hands_over = self.journal.is_lasting
+        self.submit(e.ShutdownRequested("shutdown", "simulated", hands_over=hands_over), told)
 
     def freeze(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT later."""
@@ -118,7 +156,7 @@ class SimulatedDispatcher:
 
     def opened(self, wire: Wire) -> None:
         """A commander has dialled."""
-        if not self.is_up:
+        if not self.is_up or self._is_leaving:
             wire.cut()
             return
         life = self._life
@@ -131,6 +169,7 @@ class SimulatedDispatcher:
 
     def submit(self, event: Event, told: Told = lambda reply: None) -> None:
         self._tell(">", event)
+        self._audience.heard(event, self._clock.now)
         late: list[Effect] = []
         reply: Reply | None = None
         for effect in self.router.step(event, self._clock.now):
@@ -138,17 +177,21 @@ class SimulatedDispatcher:
             match effect:
                 case e.Open(requested):
                     self.journal.open(requested)
+                    self._audience.opened(requested, self._clock.now)
                 case e.Append(session_id, events):
                     self.journal.append(session_id, events, self.router.sessions[session_id].mark)
+                    for body in (each.body for each in events):
+                        if isinstance(body, Ended):
+                            self._audience.ended(session_id, body.ending, self._clock.now)
                 case e.Remember(commander_id, hello):
                     self.journal.remember(commander_id, hello)
                 case e.Send(urgent=True):
                     self._send(effect)
-                case e.Send() | e.CloseLink() | e.RunTool() | e.CancelTools():
+                case e.Send() | e.CloseLink() | e.RunTool() | e.CancelTools() | e.Leave():
                     late.append(effect)
                 case e.Count(metric, labels):
                     self._count("_".join((metric, *labels)), metric)
-                case e.Forget() | e.Leave() | e.Measure() | e.Log():
+                case e.Forget() | e.Measure() | e.Log():
                     pass
                 case _:
                     reply = effect
@@ -170,6 +213,8 @@ class SimulatedDispatcher:
                     self._run_tool(effect)
                 case e.CancelTools(session_id, attempt):
                     self._cancelled.add((session_id, attempt))
+                case e.Leave():
+                    self._shut_down()
                 case _:
                     raise AssertionError(effect)
         told(reply)

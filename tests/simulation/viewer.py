@@ -21,6 +21,8 @@ class SimulatedViewer:
         self._clock = clock
         self._rng = rng
         self._dispatcher = dispatcher
+        # Which of the dispatcher's lives was told that it watches: the next one has to be told again.
+        self._told_life = 0
         self._pace_s = self._wait_s = rng.choice((0.01, 0.5, 5.0))
         self._come()
 
@@ -29,8 +31,13 @@ class SimulatedViewer:
         return self.was_told_of_gap or (bool(self.seen) and self.seen[-1].kind == "ended")
 
     def _come(self) -> None:
-        self._dispatcher.ask(e.ViewerCame(self.session_id), lambda reply: None)
+        self._watch()
         self._later(self._read)
+
+    def _watch(self) -> None:
+        if self._dispatcher.is_up:
+            self._told_life = self._dispatcher.lives
+            self._dispatcher.ask(e.ViewerCame(self.session_id), lambda reply: None)
 
     def _leave(self) -> None:
         self._dispatcher.ask(e.ViewerLeft(self.session_id), lambda reply: None)
@@ -44,6 +51,8 @@ class SimulatedViewer:
         if not self._dispatcher.is_up:
             self._later(self._come)
             return
+        if self._told_life != self._dispatcher.lives:
+            self._watch()
         log = journal.logs.get(self.session_id)
         if journal.epoch != self.epoch or log is None:
             self.was_told_of_gap = True

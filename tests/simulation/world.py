@@ -31,9 +31,14 @@ TOLD_LINES = 40
 STEPS_MAX = 400_000
 # Agents do not break the contract and the network only loses, so nothing may ever look like a breach of contract,
 # like an answer that is not whole, or like a session that nobody ended in time.
-ENDINGS = {"completed", "stopped", "commander_lost", "poisoned", "queue_timeout"}
+ENDINGS = {"completed", "stopped", "commander_lost", "poisoned", "queue_timeout", "detached"}
 # What may befall a run, and how often; each run has its own mood.
 COMMANDER_FAULTS = ("cut", "cut", "cut", "cut", "redial", "blackhole", "freeze", "kill")
+# Every third run also has these: commanders and dispatchers that are told to go, and sessions that are to end when
+# nobody watches them.
+GOING_SEEDS = 3
+# Nobody dies of these, or loses more than a connection.
+HARMLESS = frozenset({"cut", "redial", "jump", "drain", "leave"})
 DISPATCHER_FAULTS = ("crash", "crash amid a commit", "crash amid a commit", "stall", "jump")
 
 LIMITS = Limits(
@@ -67,6 +72,7 @@ class World:
         self.rng = Random(self.seed)
         self.clock = Clock()
         self.wall_s = 1_000_000.0
+        self.has_goers = self.seed % GOING_SEEDS == 2
         is_lasting = self.rng.random() < 0.7
         self.journal = SimulatedJournal(self.clock, self.rng, self._unix_s, is_lasting=is_lasting)
         self.dispatcher = SimulatedDispatcher(self.clock, self.rng, LIMITS, self.journal, self._tell)
@@ -108,6 +114,9 @@ class World:
         self._often(1.5, self._watch)
         self._often(self.rng.choice((0.4, 1.0, 4.0, 100.0)), self._trouble_commander)
         self._often(self.rng.choice((4.0, 15.0, 1000.0)), self._trouble_dispatcher)
+        if self.has_goers:
+            self._often(6.0, self._drain_commander)
+            self._often(self.rng.choice((15.0, 1000.0)), self._drain_dispatcher)
         self.clock.run(SETTLED_S, STEPS_MAX)
         self._check()
 
@@ -130,12 +139,17 @@ class World:
         def told(reply: Reply | None) -> None:
             if isinstance(reply, e.Accepted):
                 self.accepted[session_id] = self.journal.epoch
-                self._watch(session_id)
+                if stop_after_s is None or self.rng.random() < 0.8:
+                    self._watch(session_id)
             else:
                 assert isinstance(reply, e.Declined), reply
                 self.declined.add(session_id)
 
-        self.dispatcher.ask(e.SessionRequested(session_id, agent, b"", user_id="u"), told)
+        stop_after_s = self.rng.choice((None, 0.0, 1.0, 5.0)) if self.has_goers else None
+        requested = e.SessionRequested(
+            session_id, agent, b"", user_id="u", stop_when_unwatched_s=stop_after_s
+        )
+        self.dispatcher.ask(requested, told)
 
     def _some_session(self) -> str | None:
         here = [s for s, epoch in self.accepted.items() if epoch == self.journal.epoch]
@@ -210,6 +224,22 @@ class World:
             case _:
                 self.wall_s += self.rng.choice((-3600.0, -1.0, 0.7, 10.0))
 
+    def _drain_commander(self) -> None:
+        """Of the ones that the dispatcher may know, by an operator."""
+        commander_id = self.rng.choice(self.commanders).name
+        deadline_s = self.rng.choice((None, 0.0, 2.0, 10.0))
+
+        def told(reply: Reply | None) -> None:
+            assert isinstance(reply, e.Draining | e.Declined), reply
+            if isinstance(reply, e.Draining):
+                self.faults.add("drain")
+
+        self.dispatcher.ask(e.CommanderDrainRequested(commander_id, "simulated", deadline_s), told)
+
+    def _drain_dispatcher(self) -> None:
+        self.faults.add("leave")
+        self.dispatcher.drain(self.rng.choice((0.0, 3.0, 20.0)), self.rng.choice((0.1, 1.0, 8.0)))
+
     # --- what must be true -------------------------------------------------------------------------------
 
     def _check(self) -> None:
@@ -257,11 +287,12 @@ class World:
         assert sum(event.kind == "ended" for event in kept) == 1
         assert ended.ending in ENDINGS, f"{session_id}: {ended.ending}: {ended.message}"
         if ended.ending == "commander_lost":
-            assert self.faults - {"cut", "redial", "jump"}, (
+            # A commander that is told to go may be so before its agents are done.
+            assert self.faults - (HARMLESS - {"drain"}), (
                 f"{session_id}: lost over cuts alone: {ended.message}"
             )
         if ended.ending == "poisoned":
-            assert self.faults - {"cut", "redial", "jump"}, f"{session_id}: {ended.message}"
+            assert self.faults - HARMLESS, f"{session_id}: {ended.message}"
         if session_id in self.stopped:
             assert len(kept) == self.stopped[session_id], f"{session_id}: something came after the stop"
         self._check_content(session_id, kept, ended)
