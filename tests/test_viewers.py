@@ -136,18 +136,24 @@ async def test_rejoining_while_it_runs_loses_and_doubles_nothing(dispatcher: Dis
         assert offsets == [event.cursor.offset for event in seen.events]
 
 
-GAPS = {"other_epoch": ("deadbeef", 1), "ahead": ("", 1_000_000)}
+# The reason, the epoch where it is another, the offset, and whether that counts from the last event on.
+GAPS = {
+    "another epoch": ("other_epoch", "deadbeef", 1, False),
+    "far ahead": ("ahead", "", 1_000_000, False),
+    "one ahead": ("ahead", "", 1, True),
+}
 
 
-@pytest.mark.parametrize("reason", GAPS)
-def test_a_cursor_that_leads_nowhere_leads_to_a_gap(dispatcher: DispatcherProcess, reason: str) -> None:
-    epoch, offset = GAPS[reason]
+@pytest.mark.parametrize("where", GAPS)
+def test_a_cursor_that_leads_nowhere_leads_to_a_gap(dispatcher: DispatcherProcess, where: str) -> None:
+    reason, epoch, number, is_behind = GAPS[where]
 
     @asynchronous
     async def scene() -> None:
         agent = unique("agent")
         async with linked(dispatcher.address, agent) as link, chatting(dispatcher.address) as chat:
             turn, seen = await _told(dispatcher.address, agent, link)
+            offset = number + is_behind * seen.events[-1].cursor.offset
             cursor = chat_pb2.Cursor(epoch=epoch or seen.events[0].cursor.epoch, offset=offset)
             request = _request(turn, cursor, include_thoughts=True)
             async with viewing(chat.Subscribe(request), turn.session_id) as (viewer, again):
