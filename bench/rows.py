@@ -60,8 +60,9 @@ def row(
     goal: Goal | None = None,
     note: str = "",
 ) -> Row:
-    """A row of rounds: the ratios are those of the pairs, ours to theirs."""
-    pairs = [mine / other for mine, other in zip(ours, theirs, strict=False) if other]
+    """A row of rounds: the ratios are those of the pairs, ours to theirs. What is too small to be told from noise may
+    come out as nothing or less, and has none."""
+    pairs = [mine / other for mine, other in zip(ours, theirs, strict=False) if mine >= 0 and other > 0]
     return Row(
         what,
         unit,

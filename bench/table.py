@@ -65,7 +65,7 @@ def lines(name: str, rows: Sequence[Row]) -> list[str]:
             unit = " ×" if row.goal.of == "ratio" else f" {row.unit}"
             goal = f"{'≥' if row.goal.sense == 'at least' else '≤'} {row.goal.bound:g}{unit}"
             met = "yes" if row.met else "NO"
-        ratio = ""
+        ratio = "" if row.theirs is None else "–"
         if row.ratio is not None:
             ratio = f"{_number(row.ratio.median)} × ({_number(row.ratio.least)} – {_number(row.ratio.most)})"
         ours = f"{_number(row.ours.median)} {row.unit}"

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from journal_scenes import asked, kept, texts
 
+from bench import table
 from bench.cli import MEASUREMENTS, Report, main, run
 from bench.keeping import Arrivals
 from bench.load import LEFT_OUT
@@ -322,3 +323,12 @@ def test_the_ratio_is_that_of_the_rounds_and_goals_look_at_its_median() -> None:
     assert row("x", "ms", [2.0, 8.0, 3.0], [1.0, 2.0, 3.0], Goal("at least", 3)).met is False
     assert row("x", "ms", [11.0], goal=Goal("at most", 10, of="value")).met is False
     assert row("x", "ms", [11.0]).met is None
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(3.0, 0.0), (3.0, -0.5), (-3.0, 0.5)])
+def test_what_came_out_as_nothing_or_less_has_no_ratio(ours: float, theirs: float) -> None:
+    told = row("x", "kB", [ours], [theirs])
+    assert told.ratio is None
+    line = table.lines("memory", [told])[1]
+    assert line.endswith("–")
+    assert "×" not in line
