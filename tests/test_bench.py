@@ -55,6 +55,9 @@ TINY = Plan(
     journal_rounds=1,
     journal_pace_s=0.9,
     journal_stops=2,
+    overload_rounds=1,
+    overload_s=0.9,
+    overload_sessions=2,
     resume_rounds=1,
     resume_sessions=2,
     cuts=2,
@@ -103,7 +106,7 @@ def test_every_measurement_gives_rows_and_leaves_no_process(
     paced = [
         row
         for row in document["rows"]
-        if row["measurement"] in ("paced", "crowd") and "latency" in row["what"]
+        if row["measurement"] in ("paced", "crowd", "overload") and "latency" in row["what"]
     ]
     assert paced
     assert all(LEFT_OUT in row["note"] for row in paced)
