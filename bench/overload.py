@@ -1,6 +1,7 @@
 """Whether what is admitted keeps its latency: from an agent's word to its viewer, beside an application that asks as
 fast as it is answered and is refused. Compared with the pair itself: the column of the bare peer holds the same load
-without the flood."""
+without the flood. The flood needs a core of its own: on a machine with fewer cores than processes, part of what it
+costs is no doing of the dispatcher's."""
 
 from typing import Final
 
