@@ -64,7 +64,8 @@ def size_of(pid: int) -> Size:
 def open_files(pid: int) -> list[str]:
     """What a process has open; connections by their state and the ports of both ends."""
     tcp = {}
-    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+    lines = [Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:] for kind in ("tcp", "tcp6")]
+    for line in itertools.chain(*lines):
         _, here, there, state, *rest = line.split()
         ports = [int(end.rpartition(":")[2], 16) for end in (here, there)]
         tcp[f"socket:[{rest[5]}]"] = f"tcp {ports[0]} to {ports[1]}, state {state}"
