@@ -1,7 +1,7 @@
 """Hundreds of sessions at a time, for long, in bad weather: links, commanders and viewers' connections fail by lot,
 every second. In the end each session has ended once, each viewer has every byte, no call of a tool ran twice, and the
-processes are as large as they were: they have no more files open than when they had just been linked, and hold no more
-memory than after the first storm.
+processes are as large as they were: they have hardly more files open than when they had just been linked, and hold no
+more memory than after the first storm.
 
 SOAK_SECONDS says how long (900), SOAK_SEED makes it happen again; SLOW_SECONDS bounds it.
 """
@@ -45,6 +45,10 @@ _STEPS: tuple[Step, ...] = ("say", "call", "say", "ask", "hear", "say")
 _STREAM_LEAVES_BYTES = 200
 # What allocators keep for themselves of the memory that a burst of sessions took and gave back, in pieces.
 _SLACK_BYTES = 24 * 1024 * 1024
+
+# A call of grpc.aio that failed refers to itself and holds its connection until Python's garbage collector comes by,
+# in a commander and in this process. A leak would be one for each of thousands of links and streams.
+_SLACK_FILES = 6
 
 Tell = Callable[[str], None]
 
@@ -220,7 +224,10 @@ async def _soak(folder: Path, progress: Tell, *, is_mortal: bool) -> None:
             print(f"fresh: {fresh}\nwarm: {warm}\nnow: {_sizes(place, storm)}")
             print(f"{len(crowd.scripts)} sessions, {crowd.joins} streams, {dict(storm.had)}")
             room_bytes = _SLACK_BYTES + (crowd.joins - joins) * _STREAM_LEAVES_BYTES
-            most = {name: Size(warm[name].resident_bytes + room_bytes, fresh[name].files) for name in fresh}
+            most = {
+                name: Size(warm[name].resident_bytes + room_bytes, fresh[name].files + _SLACK_FILES)
+                for name in fresh
+            }
             await _back_to(place, storm, most)
             tools_ran_once(place.runs, crowd.scripts)
             assert len(crowd.scripts) >= SESSIONS
