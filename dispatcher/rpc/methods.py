@@ -26,8 +26,17 @@ Request = TypeVar("Request", bound=Message)
 _MESSAGE_CHARS_MAX: Final = 800
 # Of a stop or a drain.
 REASON_CHARS_MAX: Final = 1_024
+# What they raise once the server has stopped; it has no public name.
+_SERVER_STOPPED: Final[tuple[type[Exception], ...]] = tuple(
+    kind for kind in aio.BaseError.__subclasses__() if kind.__name__ == "_ServerStoppedError"
+)
+_CALLER_GONE: Final[tuple[type[Exception], ...]] = (aio.InternalError, *_SERVER_STOPPED)
 # What a read, a write or an abort raises on a stream that has ended under it.
-STREAM_GONE: Final = (aio.UsageError, aio.InternalError, asyncio.InvalidStateError)
+STREAM_GONE: Final[tuple[type[Exception], ...]] = (
+    aio.UsageError,
+    asyncio.InvalidStateError,
+    *_CALLER_GONE,
+)
 
 
 class Answered(Exception):  # noqa: N818 - it ends a call with a status, which need not be an error of ours
@@ -103,8 +112,8 @@ async def _translated(call: Callable[[], Awaitable[T]], context: Any) -> T:
         status, message = grpc.StatusCode.INVALID_ARGUMENT, str(error)
     except aio.AbortError:
         raise
-    except aio.InternalError:
-        # What grpc raises where the caller is gone.
+    except _CALLER_GONE:
+        # What grpc raises where the caller is gone, or the server.
         raise asyncio.CancelledError from None
     except Exception:
         log.exception("a call failed")
