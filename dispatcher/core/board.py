@@ -170,6 +170,14 @@ class Board:
         if session.idempotency_key:
             self._by_idempotency_key[session.asked_as] = session
 
+    def refusal(self) -> Refusal | None:
+        """Why no session can be opened now, whoever asks for it."""
+        if self.draining:
+            return Refusal.DRAINING
+        if self.stalled:
+            return Refusal.JOURNAL_STALLED
+        return Refusal.SESSIONS_FULL if self.live >= self.limits.sessions_max else None
+
     def asked_before(self, requested: SessionRequested) -> Session | None:
         """The session that was asked for under the same key. Not one whose ending says to try again."""
         if not requested.idempotency_key:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dispatcher.core.board import Board
-from dispatcher.core.endings import Ending, Refusal, of_error
+from dispatcher.core.endings import Ending, of_error
 from dispatcher.core.events import Count, Log, Measure, PacketsReceived, SessionRequested
 from dispatcher.core.fleet import Link, SlotState
 from dispatcher.core.ledger import Asked
@@ -155,15 +155,7 @@ class Intake:
                 + "; send hello first",
             )
             return False
-        refusal = (
-            Refusal.DRAINING
-            if board.draining
-            else Refusal.JOURNAL_STALLED
-            if board.stalled
-            else Refusal.SESSIONS_FULL
-            if board.live >= board.limits.sessions_max
-            else None
-        )
+        refusal = board.refusal()
         if refusal is not None:
             board.out.append(Count("sessions_refused", (refusal.value,)))
             self._links.cut(link, refusal.traits.grpc, f"{refusal.value}: {refusal.traits.advice}")

@@ -205,14 +205,13 @@ class Router:
         """What there is too much of for another session; else the request counts."""
         board = self._board
         limits, quotas = board.limits, board.quotas
-        if board.draining:
-            return Excess(Refusal.DRAINING, "the dispatcher is draining and takes no new sessions")
-        if board.stalled:
-            told = "the journal can't be written for now; try again later"
-            return Excess(Refusal.JOURNAL_STALLED, told)
-        if board.live >= limits.sessions_max:
-            told = f"sessions_max is {limits.sessions_max}, and so many run or wait"
-            return Excess(Refusal.SESSIONS_FULL, told)
+        refusal = board.refusal()
+        if refusal is Refusal.DRAINING:
+            return Excess(refusal, "the dispatcher is draining and takes no new sessions")
+        if refusal is Refusal.JOURNAL_STALLED:
+            return Excess(refusal, "the journal can't be written for now; try again later")
+        if refusal is not None:
+            return Excess(refusal, f"sessions_max is {limits.sessions_max}, and so many run or wait")
         board.make_room_of(event.user_id)
         excess = quotas.excess(event.user_id, limits)
         if excess is None and board.choose(event) is None:

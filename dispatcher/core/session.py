@@ -111,7 +111,6 @@ class Session:
         "commander_id",
         "content_chars",
         "content_crc32",
-        "deaths",
         "ended",
         "ended_at",
         "ending",
@@ -192,12 +191,10 @@ class Session:
         self.state = State.QUEUED
         self.opened_at = now
         self.ended_at = 0.0
-        # Whose it is now. `tries` counts attempts that a commander took and lost, refusals don't count; `deaths` those
-        # of them that were lost because the commander vanished.
+        # Whose it is now. `tries` counts attempts that a commander took and lost, refusals don't count; `vanished` are
+        # those of them whose commander vanished, with the instance that ran them.
         self.attempt = 0
         self.tries = 0
-        self.deaths = 0
-        # Those: the attempts, and the instances that ran them.
         self.vanished: list[tuple[int, str]] = []
         # Viewers may have something of attempts that were lost: since which one, and whether at all.
         self.since_attempt = 1
@@ -293,6 +290,11 @@ class Session:
     def is_suspect(self) -> bool:
         """Every commander that ran it has vanished: it may have killed them."""
         return 0 < self.deaths == self.tries
+
+    @property
+    def deaths(self) -> int:
+        """Attempts that were lost because their commander vanished, and is not back."""
+        return len(self.vanished)
 
     @property
     def silent_since(self) -> float | None:
@@ -417,7 +419,6 @@ class Session:
         """The attempt under way is lost; `died`: its commander has vanished with it."""
         self.tries += 1
         if died:
-            self.deaths += 1
             self.vanished.append((self.attempt, self.instance))
         self.touched = self.touched or not self.untouched
 
@@ -425,7 +426,6 @@ class Session:
         """A commander is back that was taken for dead with that attempt."""
         if (attempt, instance) in self.vanished:
             self.vanished.remove((attempt, instance))
-            self.deaths -= 1
 
     def give_back(self, step: Step) -> None:
         """Its commander won't run it: it is nobody's, and waits for a slot again."""
@@ -506,7 +506,7 @@ class Session:
     def stand_at(self, mark: Mark, events: Sequence[SessionEvent]) -> list[Release]:
         """Stands where it stood in a life before, once all its events were put back: its commander may return. What was
         held and is not any more goes on now."""
-        self.attempt, self.tries, self.deaths = mark.attempt, mark.tries, mark.deaths
+        self.attempt, self.tries = mark.attempt, mark.tries
         self.vanished = list(mark.vanished)
         self.asked = dict(mark.asked)
         self.since_attempt, self.touched, self.on_restart = mark.since_attempt, mark.touched, mark.on_restart
