@@ -22,7 +22,7 @@ from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 from commander.agents import recording, replay
 from commander.agents.recorder import recorded
 from commander.agents.recording import Line, RecordingError, parse
-from dispatcher.console.record import event_record
+from dispatcher.record import event_record
 
 DISPATCHER_FLAGS = ("--tools", "dispatcher.tools.demo:TOOLS")
 SHIPPED = sorted(path.stem for path in replay.SHIPPED.glob("*.jsonl"))

@@ -1,4 +1,4 @@
-"""Text from agents can't steer a terminal: laws of `console.escaping`, `console.view` and `console.record`."""
+"""Text from agents can't steer a terminal: laws of `console.escaping`, `console.view` and `record`."""
 
 import io
 import json
@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
-from dispatcher.console.escaping import safe_json, safe_line, safe_text
-from dispatcher.console.record import event_record, json_line
+from dispatcher.console.escaping import json_line, safe_json, safe_line, safe_text
 from dispatcher.console.terminal import Look, Page
 from dispatcher.console.view import PageView
+from dispatcher.record import event_record
 
 # What a terminal may do something about, spelled by category here and by ranges in the code.
 _NASTY = st.sampled_from(

@@ -7,8 +7,9 @@ from console_server import Tale
 from google.protobuf.duration_pb2 import Duration
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
+from dispatcher.console.escaping import json_line
 from dispatcher.console.outcome import Exit, exit_of
-from dispatcher.console.record import enum_word, event_record, json_line, plain
+from dispatcher.record import enum_word, event_record, plain
 
 
 def test_an_event() -> None:

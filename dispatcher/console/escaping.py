@@ -5,7 +5,10 @@ return could overwrite a line, a bidirectional override could show a command bac
 printed as `\\x1b` or `\\u202e` instead. Newlines and tabs pass where a text may have several lines.
 """
 
+import json
 import re
+
+from dispatcher.record import JsonValue
 
 # C0 without tab and newline, DEL, C1; the marks, embeddings, overrides and isolates that reorder text; the
 # two separators that some terminals take for newlines; surrogates; interlinear annotations; invisible tags.
@@ -45,3 +48,8 @@ def safe_line(text: str) -> str:
 def safe_json(text: str) -> str:
     """A JSON text with unsafe characters as JSON escapes: the same value, harmless on a terminal."""
     return _UNSAFE.sub(_json_escape, text)
+
+
+def json_line(record: JsonValue) -> str:
+    """One line of JSON, without the newline, that is harmless when a terminal shows it."""
+    return safe_json(json.dumps(record, ensure_ascii=False, allow_nan=False))

@@ -17,7 +17,7 @@ from southwest.ai.agent.v1 import chat_pb2
 from dispatcher.console.account import Account
 from dispatcher.console.connection import Connection, missing_session, reason_of
 from dispatcher.console.outcome import ConsoleError, Exit
-from dispatcher.console.record import cursor_text
+from dispatcher.record import cursor_text
 
 RETRIES = 8  # in a row, without an event between them: about half a minute with the pauses below
 PAUSE_FIRST_S = 0.25

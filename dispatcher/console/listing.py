@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.message import Message
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
-from dispatcher.console.escaping import safe_line, safe_text
-from dispatcher.console.record import JsonValue, cursor_text, enum_word, json_line, plain, seconds
+from dispatcher.console.escaping import json_line, safe_line, safe_text
 from dispatcher.console.terminal import Look, Tone, columns_of, table
 from dispatcher.console.view import error_text, percent_of
+from dispatcher.record import JsonValue, cursor_text, enum_word, plain, seconds
 
 
 def complain(text: str) -> None:

@@ -10,10 +10,10 @@ from typing import Protocol, TextIO
 
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
-from dispatcher.console.escaping import safe_line, safe_text
-from dispatcher.console.record import cursor_text, enum_word, event_record, json_line
+from dispatcher.console.escaping import json_line, safe_line, safe_text
 from dispatcher.console.speakers import Speakers
 from dispatcher.console.terminal import Look, Page, Tone, cut
+from dispatcher.record import cursor_text, enum_word, event_record
 
 NAME_CELLS = 40
 BAR_CELLS = 24

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Final
 
 import grpc
-from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
+from southwest.ai.agent.v1 import admin_pb2, agent_pb2
 
 from dispatcher.auth import caller
 from dispatcher.core.events import (
@@ -27,11 +27,12 @@ from dispatcher.core.fleet import Commander, SlotState
 from dispatcher.core.packets import StopCode
 from dispatcher.core.session import Session
 from dispatcher.hub import Hub
+from dispatcher.journal.position import ending_is_kept
 from dispatcher.limits import LiveLimits
 from dispatcher.rpc import codec
 from dispatcher.rpc.chat import ChatService, agent_offer
-from dispatcher.rpc.feed import ending_is_kept
 from dispatcher.rpc.methods import Answered, bounded, page, unary, watched
+from dispatcher.rpc.views import session_view
 from dispatcher.settings import SettingsError
 from dispatcher.tools.runner import ToolRunner
 
@@ -39,9 +40,6 @@ PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1_000
 GRACE_S_MAX: Final = 3_600.0
 DEADLINE_S_MAX: Final = 604_800.0
-# What a question may take in a view, before it is shortened, and then its text.
-_QUESTION_BYTES_MAX: Final = 16_384
-_QUESTION_CHARS_MAX: Final = 1_000
 # Of a commander's sessions, in its view.
 SESSION_IDS_MAX: Final = 1_000
 
@@ -241,57 +239,11 @@ class AdminService:
             )
         return admin_pb2.ListToolsResponse(tools=tools)
 
+    def _view(self, session: Session) -> admin_pb2.SessionView:
+        return session_view(session, self._hub.journal.epoch)
+
     def _limit_views(self) -> list[admin_pb2.Limit]:
         return [admin_pb2.Limit(**view._asdict()) for view in self._limits.view()]
-
-    def _view(self, session: Session) -> admin_pb2.SessionView:
-        now = time.monotonic()
-        view = admin_pb2.SessionView(
-            session_id=session.session_id,
-            state=session.state.value,
-            agent=session.agent,
-            user_id=session.user_id,
-            labels=session.labels,
-            commander_id=session.commander_id,
-            attempt=session.attempt,
-            phase=_phase(session),  # type: ignore[arg-type]  # the wire's own number, kept as it came
-            age=codec.duration((session.ended_at or now) - session.opened_at),
-            cursor=chat_pb2.Cursor(epoch=self._hub.journal.epoch, offset=session.offset),
-            content_chars=session.content_chars,
-            thought_chars=session.thought_chars,
-            tool_calls=session.tool_calls,
-            tool_calls_running=session.ledger.running,
-            usage=codec.usage(session.usage),
-            viewers=session.viewers,
-        )
-        for question in session.questions.values():
-            assert isinstance(question.body, bytes)
-            shown = view.open_questions.add()
-            shown.MergeFromString(question.body)
-            _shorten(shown)
-        if isinstance(session.progress, bytes):
-            view.progress.MergeFromString(session.progress)
-        if session.ended is not None:
-            view.ended.CopyFrom(codec.session_ended(session.ended))
-        return view
-
-
-def _phase(session: Session) -> int:
-    """What it waits for: as its commander last said, or, before that, as what is open here tells."""
-    if session.phase or not session.live:
-        return session.phase
-    if session.questions:
-        return agent_pb2.HEARTBEAT_PHASE_WAITING_ANSWER
-    return agent_pb2.HEARTBEAT_PHASE_WAITING_TOOL if session.ledger.running else 0
-
-
-def _shorten(question: agent_pb2.Question) -> None:
-    """Leaves of a long question enough to know it by: a view is one message, whatever is asked in it."""
-    if question.ByteSize() > _QUESTION_BYTES_MAX:
-        text = question.text
-        question.text = text if len(text) <= _QUESTION_CHARS_MAX else text[:_QUESTION_CHARS_MAX] + " …"
-        del question.options[:]
-        question.response_schema_json = ""
 
 
 def _commander(commander: Commander) -> admin_pb2.CommanderView:

@@ -10,9 +10,10 @@ from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.core.fleet import CommanderState
 from dispatcher.hub import Hub
+from dispatcher.journal.position import ending_is_kept, missing
 from dispatcher.requests import Requests, WrongError
 from dispatcher.rpc import codec
-from dispatcher.rpc.feed import Feed, ending_is_kept
+from dispatcher.rpc.feed import Feed
 from dispatcher.rpc.methods import Answered, conversed, page, unary, watched
 
 # Sessions that one Converse stream may have open.
@@ -125,16 +126,15 @@ class ChatService:
         """Tells a viewer that comes back with a cursor that there is nothing more to be had; and what the status says
         of it."""
         epoch = self._hub.journal.epoch
-        missing = f"session_id: there is no session {session_id!r}, or it is no longer kept"
+        told = f"session_id: there is no session {session_id!r}, or it is no longer kept"
         if cursor is None:
-            return missing
-        # A cursor without an epoch is of this one, as everywhere.
-        reason = "other_epoch" if cursor.epoch and cursor.epoch != epoch else "forgotten"
+            return told
+        reason = missing(self._hub.journal, cursor.epoch)
         gap = codec.gap(session_id[: codec.SESSION_ID_CHARS_MAX], epoch, cursor, 0, reason)
         await context.write(chat_pb2.SessionEvents(events=[gap]).SerializeToString())
         if reason == "forgotten":
-            return missing
-        return f"{missing}: its cursor is of epoch {cursor.epoch!r}, and the journal began anew as {epoch!r}"
+            return told
+        return f"{told}: its cursor is of epoch {cursor.epoch!r}, and the journal began anew as {epoch!r}"
 
     async def list_agents(
         self, request: chat_pb2.ListAgentsRequest, context: Any

@@ -13,7 +13,7 @@ from southwest.ai.agent.v1 import chat_pb2
 
 from dispatcher.core.events import ViewerCame, ViewerLeft
 from dispatcher.hub import Hub
-from dispatcher.journal import Journal
+from dispatcher.journal.position import ending_is_kept, position
 from dispatcher.rpc import codec
 from dispatcher.rpc.methods import STREAM_GONE, Answered
 
@@ -27,12 +27,6 @@ _RECEIPTS_WAITING_MAX: Final = 256
 SENT_RATIO: Final = 2
 # Around an event in its message: its tag and its length.
 _EVENT_OVERHEAD_BYTES: Final = 16
-
-
-def ending_is_kept(journal: Journal, session_id: str) -> bool:
-    """Nothing more comes of the session, and a restart can't undo that."""
-    head = journal.read(session_id, 0, 0).head
-    return head > 0 and journal.read(session_id, head - 1, 1).entries[-1].event.kind == "ended"
 
 
 @dataclass(slots=True)
@@ -171,19 +165,11 @@ class Feed:
 
     def _after(self, session_id: str, cursor: chat_pb2.Cursor) -> int:
         journal = self._hub.journal
-        page = journal.read(session_id, 0, 0)
-        reason = ""
-        if cursor.epoch and cursor.epoch != journal.epoch:
-            reason = "other_epoch"
-        elif cursor.offset > page.head:
-            reason = "ahead"
-        elif cursor.offset < page.available_from - 1:
-            reason = "trimmed"
-        if not reason:
-            return cursor.offset
-        gap = codec.gap(session_id, journal.epoch, cursor, page.available_from, reason)
-        self._first.append(chat_pb2.SessionEvents(events=[gap]))
-        return max(0, page.available_from - 1)
+        found = position(journal, session_id, cursor.epoch, cursor.offset)
+        if found.gap:
+            gap = codec.gap(session_id, journal.epoch, cursor, found.available_from, found.gap)
+            self._first.append(chat_pb2.SessionEvents(events=[gap]))
+        return found.after
 
     def _next(self) -> chat_pb2.SessionEvents | None:
         """What has gathered, up to the size of a message; None when there is nothing."""

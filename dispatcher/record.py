@@ -1,4 +1,4 @@
-"""Messages of the contract as JSON for scripts: the same keys every time, whatever is set.
+"""Messages of the contract as JSON, for scripts and for HTTP: the same keys every time, whatever is set.
 
 Differs from protobuf's own JSON on purpose: numbers stay numbers (protobuf makes strings of 64-bit ones),
 enums are the lower-case words that logs and metrics use, durations are seconds with `_s` in the key, cursors
@@ -6,7 +6,6 @@ are `epoch:offset`, unset fields are null instead of absent.
 """
 
 import base64
-import json
 import math
 from typing import Any, TypeAlias
 
@@ -14,8 +13,6 @@ from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from southwest.ai.agent.v1 import chat_pb2
-
-from dispatcher.console.escaping import safe_json
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -78,11 +75,6 @@ def _single(field: _Field, value: Any) -> JsonValue:
         return enum_word(field.enum_type, value)
     scalar: bool | int | float | str = value
     return scalar
-
-
-def json_line(record: JsonValue) -> str:
-    """One line of JSON, without the newline, that is harmless when a terminal shows it."""
-    return safe_json(json.dumps(record, ensure_ascii=False, allow_nan=False))
 
 
 def event_record(event: chat_pb2.SessionEvent) -> dict[str, JsonValue]:

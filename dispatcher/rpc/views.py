@@ -1,0 +1,64 @@
+"""A session as whoever asks for its state sees it. Read from the core's state as it is."""
+
+import time
+from typing import Final
+
+from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
+
+from dispatcher.core.session import Session
+from dispatcher.rpc import codec
+
+# What a question may take in a view, before it is shortened, and then its text.
+_QUESTION_BYTES_MAX: Final = 16_384
+_QUESTION_CHARS_MAX: Final = 1_000
+
+
+def session_view(session: Session, epoch: str) -> admin_pb2.SessionView:
+    """As it stands now; `epoch` is the journal's."""
+    now = time.monotonic()
+    view = admin_pb2.SessionView(
+        session_id=session.session_id,
+        state=session.state.value,
+        agent=session.agent,
+        user_id=session.user_id,
+        labels=session.labels,
+        commander_id=session.commander_id,
+        attempt=session.attempt,
+        phase=_phase(session),  # type: ignore[arg-type]  # the wire's own number, kept as it came
+        age=codec.duration((session.ended_at or now) - session.opened_at),
+        cursor=chat_pb2.Cursor(epoch=epoch, offset=session.offset),
+        content_chars=session.content_chars,
+        thought_chars=session.thought_chars,
+        tool_calls=session.tool_calls,
+        tool_calls_running=session.ledger.running,
+        usage=codec.usage(session.usage),
+        viewers=session.viewers,
+    )
+    for question in session.questions.values():
+        assert isinstance(question.body, bytes)
+        shown = view.open_questions.add()
+        shown.MergeFromString(question.body)
+        _shorten(shown)
+    if isinstance(session.progress, bytes):
+        view.progress.MergeFromString(session.progress)
+    if session.ended is not None:
+        view.ended.CopyFrom(codec.session_ended(session.ended))
+    return view
+
+
+def _phase(session: Session) -> int:
+    """What it waits for: as its commander last said, or, before that, as what is open here tells."""
+    if session.phase or not session.live:
+        return session.phase
+    if session.questions:
+        return agent_pb2.HEARTBEAT_PHASE_WAITING_ANSWER
+    return agent_pb2.HEARTBEAT_PHASE_WAITING_TOOL if session.ledger.running else 0
+
+
+def _shorten(question: agent_pb2.Question) -> None:
+    """Leaves of a long question enough to know it by: a view is one message, whatever is asked in it."""
+    if question.ByteSize() > _QUESTION_BYTES_MAX:
+        text = question.text
+        question.text = text if len(text) <= _QUESTION_CHARS_MAX else text[:_QUESTION_CHARS_MAX] + " …"
+        del question.options[:]
+        question.response_schema_json = ""
