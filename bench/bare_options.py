@@ -2,7 +2,7 @@
 
 from commander import dialing
 from commander.settings import Settings as CommanderSettings
-from dispatcher.serve import server_options
+from dispatcher.listening import server_options
 from dispatcher.settings import Settings as DispatcherSettings
 
 Options = list[tuple[str, int]]

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -15,7 +15,7 @@ from dispatcher.core.router import Router
 _SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LONG = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
-# Counted by the core: the name it uses, what it is, its labels.
+# Counted by the core, and by the edge: the name they use, what it is, its labels.
 _COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("sessions_opened", "Sessions opened.", ("agent",)),
     ("sessions_ended", "Sessions ended.", ("ending",)),
@@ -30,6 +30,12 @@ _COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("slots_stuck", "Slots whose agent ignored its stop.", ()),
     ("stops_unreceived", "Stops that a commander did not acknowledge in time.", ()),
     ("tool_outcomes_dropped", "Tool outcomes that nobody waited for any more.", ()),
+    ("viewers_degraded", "Viewers over HTTP that lagged, by what was done.", ("stage",)),
+    (
+        "http_requests",
+        "HTTP requests answered; streams count when they begin.",
+        ("method", "route", "status"),
+    ),
 )
 _HISTOGRAMS: tuple[tuple[str, str, str, tuple[str, ...], tuple[float, ...]], ...] = (
     ("queue_wait_s", "session_queue_wait_seconds", "Wait for a slot.", (), _LONG),
@@ -78,6 +84,9 @@ class Metrics:
             registry=self.registry,
             buckets=_SHORT,
         )
+        self._viewers = Gauge(
+            "dispatcher_http_viewers", "Who watches a session over HTTP now.", ["way"], registry=self.registry
+        )
         # Counted for each token, so they are plain numbers that a scrape reads.
         self.events_kept = 0
         self.packets_received = 0
@@ -91,6 +100,16 @@ class Metrics:
     def measure(self, effect: Measure) -> None:
         histogram = self._histograms[effect.metric]
         (histogram.labels(*effect.labels) if effect.labels else histogram).observe(effect.seconds)
+
+    @contextlib.contextmanager
+    def viewing(self, way: str) -> Iterator[None]:
+        """Somebody watches a session over HTTP, in this way, until it ends."""
+        gauge = self._viewers.labels(way)
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
 
     def kept(self, events: int) -> None:
         self.events_kept += events
@@ -119,6 +138,7 @@ class Metrics:
             ("dispatcher_tool_calls_total", "counter", ("tool", "outcome"), "Tool calls by outcome."),
             ("dispatcher_tool_call_seconds", "histogram", ("tool",), "Duration of tool calls."),
         ]
+        rows.append(("dispatcher_http_viewers", "gauge", ("way",), "Who watches a session over HTTP now."))
         rows += [(name, "gauge", labels, text) for name, (text, labels) in _GAUGES.items()]
         for family in _Counted(self).collect():
             total = "_total" if family.type == "counter" else ""

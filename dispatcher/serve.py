@@ -13,8 +13,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
-import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -22,7 +20,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import grpc
 import prometheus_client
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -34,19 +31,30 @@ from dispatcher import auth, logs
 from dispatcher.core import events
 from dispatcher.core.events import DrainRequested, JournalChanged, LimitsChanged, ShutdownRequested
 from dispatcher.core.router import Router
+from dispatcher.edge.app import application
+from dispatcher.edge.door import Doors
+from dispatcher.edge.flusher import Flusher
+from dispatcher.edge.health import Health
+from dispatcher.edge.protocol import ConnectionLimits, EdgeConfig
+from dispatcher.edge.reading import BodyLimits
+from dispatcher.edge.server import EdgeServer
+from dispatcher.edge.sessions import Sessions, SessionsLimits
+from dispatcher.edge.showing import ShowLimits
+from dispatcher.edge.viewers import Viewers
 from dispatcher.hub import Hub
 from dispatcher.journal import Journal, Restored
 from dispatcher.journal.file import JournalError
 from dispatcher.journal.memory import MemoryJournal
 from dispatcher.journal.sqlite import SqliteJournal
 from dispatcher.journal.thoughts import ThoughtLog
+from dispatcher.leaving import Leaving
 from dispatcher.limits import LiveLimits, core_limits
+from dispatcher.listening import StartError, bind, http_listener, server_options, tls_context
 from dispatcher.metrics import Metrics, Snapshot
 from dispatcher.patterns import PatternError, Patterns, compile_patterns
 from dispatcher.pulse import Pulse
 from dispatcher.requests import Requests
 from dispatcher.rpc import admin, chat, codec, interaction
-from dispatcher.rpc.feed import SENT_RATIO
 from dispatcher.rpc.interceptors import MetricsInterceptor
 from dispatcher.settings import Loaded, Settings, parse_address
 from dispatcher.tools.contract import Tool, ToolLoadError
@@ -75,10 +83,6 @@ SNAPSHOT_S: Final = 5.0
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
-
-
-class StartError(Exception):
-    """The dispatcher can't start as told. The message names the setting and the mend."""
 
 
 def run(loaded: Loaded) -> int:
@@ -210,7 +214,11 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
             keeping.stalled.append(lambda is_stalled: _stalled(hub, is_stalled))
             _take_up(keeping, hub, runner)
             limits = LiveLimits(loaded, lambda changed: _apply(changed, deny, hub, runner))
-            async with _grpc_server(settings, hub, metrics, runner, limits, leaving) as serving:
+            requests = Requests(hub, mint)
+            async with (
+                _grpc_server(settings, hub, requests, metrics, runner, limits, leaving) as serving,
+                _http_server(settings, hub, requests, metrics) as web,
+            ):
                 # Whoever reads that it is ready may tell it to go, and once more while it drains.
                 with (
                     _metrics_server(settings, hub, metrics) as metrics_url,
@@ -221,9 +229,9 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
                     gc.collect()
                     gc.freeze()
                     gc.set_threshold(*GC_THRESHOLDS)
-                    _announce(serving.bound, metrics_url, runner)
+                    _announce(serving.bound, web.url, metrics_url, runner)
                     await leaving.wanted.wait()
-                    await _drain(hub, serving, leaving)
+                    await _drain(hub, (serving, web), leaving)
             hub.close()
     except ExceptionGroup as group:
         # The group of tasks wraps what is raised in it; alone, it is what it was.
@@ -297,70 +305,18 @@ class Serving(NamedTuple):
     bound: str
 
 
-class Leaving:
-    """When to go, and how fast. `wanted` is set once; `deadline_s` is how long sessions may still take."""
+class Web(NamedTuple):
+    """What is served over HTTP, at `url`: as `Serving`."""
 
-    def __init__(self, deadline_s: float) -> None:
-        self.deadline_s = deadline_s
-        self.wanted = asyncio.Event()
-        # What signals mean; Admin.Drain may say otherwise.
-        self._signal_deadline_s = deadline_s
-        self._was_signalled = False
-        self._over = asyncio.Event()
-        self._patience: asyncio.Timeout | None = None
-
-    def ask(self, deadline_s: float | None = None) -> None:
-        """Wants it to go; asked again, the sooner deadline holds."""
-        if not self.wanted.is_set():
-            self.deadline_s = self.deadline_s if deadline_s is None else deadline_s
-            self.wanted.set()
-        elif deadline_s is not None:
-            self.deadline_s = min(self.deadline_s, deadline_s)
-            if self._patience is not None:
-                sooner = asyncio.get_running_loop().time() + deadline_s
-                self._patience.reschedule(min(sooner, self._patience.when() or sooner))
-
-    def idle(self) -> None:
-        """No session is left."""
-        self._over.set()
-
-    async def over(self) -> None:
-        """Waits until no session is left, the deadline has passed, or somebody is in a hurry."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.deadline_s) as self._patience:
-                await self._over.wait()
-        self._patience = None
-
-    @contextlib.contextmanager
-    def on_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-    def _signalled(self, number: int) -> None:
-        """The first takes part in a drain that Admin.Drain began: supervisors send one and mean no hurry by it."""
-        name = signal.Signals(number).name
-        if self._was_signalled:
-            log.warning("%s again: ending at once", name)
-            self._over.set()
-            return
-        self._was_signalled = True
-        self.ask(self._signal_deadline_s)
-        log.info("%s: draining for up to %g s; send it again to end at once", name, self._left_s())
-
-    def _left_s(self) -> float:
-        due = self._patience.when() if self._patience is not None else None
-        return self.deadline_s if due is None else round(due - asyncio.get_running_loop().time(), 1)
+    not_serving: Callable[[], Awaitable[None]]
+    go_away: Callable[[str], None]
+    url: str
 
 
-async def _drain(hub: Hub, serving: Serving, leaving: Leaving) -> None:
+async def _drain(hub: Hub, edges: tuple[Serving | Web, ...], leaving: Leaving) -> None:
     why = "the dispatcher goes away"
-    await serving.not_serving()
+    for edge in edges:
+        await edge.not_serving()
     hub.submit(DrainRequested(why))
     await leaving.over()
     hands_over = hub.journal.is_lasting
@@ -374,7 +330,8 @@ async def _drain(hub: Hub, serving: Serving, leaving: Leaving) -> None:
             await asyncio.wait_for(hub.kept(), FLUSH_S)
         except TimeoutError:
             log.warning("the journal can't be written: what was not told anybody may be lost")
-        serving.go_away(why)
+        for edge in edges:
+            edge.go_away(why)
 
 
 def _offers(runner: ToolRunner) -> list[agent_pb2.ToolOffer]:
@@ -397,6 +354,7 @@ def _told_bytes(runner: ToolRunner) -> int:
 async def _grpc_server(
     settings: Settings,
     hub: Hub,
+    requests: Requests,
     metrics: Metrics,
     runner: ToolRunner,
     limits: LiveLimits,
@@ -430,7 +388,7 @@ async def _grpc_server(
         settings.viewer_write_s,
         settings.viewers_per_session_max,
     )
-    chat_service = chat.ChatService(hub, Requests(hub, mint), view_limits)
+    chat_service = chat.ChatService(hub, requests, view_limits)
     admin_service = admin.AdminService(
         hub, chat_service, runner, limits, mint, leaving.ask, settings.max_message_bytes
     )
@@ -440,7 +398,7 @@ async def _grpc_server(
     )
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    bound = _bind(server, settings)
+    bound = bind(server, settings)
     ours = asyncio.all_tasks()
     await server.start()
     for service in ("", *SERVICES):
@@ -457,100 +415,57 @@ async def _grpc_server(
             await asyncio.wait(calls, timeout=FLUSH_S)
 
 
-def server_options(settings: Settings) -> list[tuple[str, int]]:
-    """gRPC's options, with the names that take effect: measured, see docs/operating.md."""
-    s = settings
-    return [
-        ("grpc.keepalive_time_ms", int(s.keepalive_time_s * 1000)),
-        ("grpc.keepalive_timeout_ms", int(s.tcp_user_timeout_s * 1000)),
-        ("grpc.http2.ping_timeout_ms", int(s.ping_timeout_s * 1000)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.bdp_probe", 0),
-        # A client may ping somewhat more often than we would ourselves, as clocks and loads differ.
-        ("grpc.http2.min_ping_interval_without_data_ms", int(s.keepalive_time_s * 900)),
-        ("grpc.max_connection_idle_ms", int(s.connection_idle_s * 1000)),
-        ("grpc.max_concurrent_streams", s.streams_per_connection),
-        ("grpc.max_receive_message_length", s.max_message_bytes),
-        ("grpc.max_send_message_length", s.max_message_bytes * SENT_RATIO),
-        ("grpc.http2.settings_timeout", 5000),
-        ("grpc.server_handshake_timeout_ms", 5000),
-        ("grpc.max_metadata_size", 8192),
-        # Two servers on one port would share its calls in silence.
-        ("grpc.so_reuseport", 0),
-    ]
+@contextlib.asynccontextmanager
+async def _http_server(
+    settings: Settings, hub: Hub, requests: Requests, metrics: Metrics
+) -> AsyncIterator[Web]:
+    """Serves HTTP, where an address is set."""
 
+    async def nothing() -> None:
+        """Nobody asks for its health."""
 
-def _bind(server: aio.Server, settings: Settings) -> str:
-    """Takes the address. Returns it as bound. Raises StartError."""
-    told = settings.grpc_address
-    address = parse_address(told)
-    if address.path and _somebody_listens(address.path):
-        # grpc would take over the path of a living server without a word.
-        raise StartError(f"grpc_address: {told} is taken by another process; choose another, or end that one")
-    if address.path and not Path(address.path).parent.is_dir():
-        raise StartError(
-            f"grpc_address: {told}: there is no folder {Path(address.path).parent}; make it first"
-        )
-    try:
-        if settings.tls_certificate is None:
-            port = server.add_insecure_port(told)
-        else:
-            port = server.add_secure_port(told, _credentials(settings))
-    except RuntimeError:
-        raise StartError(
-            f"grpc_address: {told} can't be bound; is it taken by another process? Choose another with "
-            "--grpc-address, or port 0 for any that is free"
-        ) from None
-    return told if address.path else f"{told.rpartition(':')[0]}:{port}"
-
-
-def _somebody_listens(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-        return True
-
-
-def _credentials(settings: Settings) -> grpc.ServerCredentials:
-    """Raises StartError."""
-
-    def content(path: Path | None) -> bytes | None:
-        return None if path is None else path.read_bytes()
-
-    _try_certificates(settings)
-    key, certificate = content(settings.tls_key), content(settings.tls_certificate)
-    assert key is not None
-    assert certificate is not None
-    client_ca = content(settings.tls_client_ca)
-    return grpc.ssl_server_credentials(
-        [(key, certificate)], client_ca, require_client_auth=client_ca is not None
+    if not settings.http_address:
+        yield Web(nothing, lambda _: None, "")
+        return
+    show_limits = ShowLimits(
+        settings.viewer_coalesce_after_s,
+        settings.viewer_thin_after_s,
+        settings.viewer_write_s,
+        settings.viewer_heartbeat_s,
     )
-
-
-def _try_certificates(settings: Settings) -> None:
-    """grpc says of a certificate that it can't use only that the address can't be bound. Raises StartError."""
-    certificate, key, client_ca = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
-    assert certificate is not None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # With a password that is never right, an encrypted key is an error and no question at the terminal.
-        context.load_cert_chain(certificate, key, password="")
-    except (ssl.SSLError, ValueError) as error:
-        mismatch = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
-        raise StartError(
-            f"tls_certificate, tls_key: {key} is not the key of {certificate}"
-            if mismatch
-            else f"tls_certificate, tls_key: {certificate} should be a certificate chain and {key} its key, "
-            "both in PEM, the key not encrypted"
-        ) from None
-    if client_ca is not None:
+    viewers = Viewers(hub, Flusher(), metrics, show_limits, settings.viewers_per_session_max)
+    # Base64 and escapes take more room than what they stand for.
+    body = BodyLimits(settings.request_bytes_max * 2, settings.http_body_s)
+    sessions = Sessions(hub, requests, viewers, SessionsLimits(body, settings.http_poll_s_max))
+    health = Health()
+    app = application([*health.routes(), *sessions.routes()], _doors(settings), metrics)
+    limits = ConnectionLimits(
+        settings.http_connections_max,
+        settings.http_header_bytes_max,
+        settings.http_header_s,
+        settings.http_idle_s,
+        body.bytes_max,
+    )
+    config = EdgeConfig(app, limits, tls_context(settings))
+    server = EdgeServer(config)
+    listener = http_listener(settings)
+    scheme = "http" if settings.tls_certificate is None else "https"
+    host, port = listener.getsockname()[:2]
+    async with server.serving(listener):
         try:
-            context.load_verify_locations(client_ca)
-        except (ssl.SSLError, ValueError):
-            raise StartError(f"tls_client_ca: {client_ca} should hold certificates in PEM") from None
+            yield Web(
+                health.leave, viewers.go_away, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+            )
+        finally:
+            viewers.go_away("the dispatcher goes away")
+
+
+def _doors(settings: Settings) -> Doors:
+    """Where nobody has to say who they are, a name that was made to lead here could use a browser of this machine."""
+    address = parse_address(settings.http_address)
+    is_any = not settings.http_hosts and not address.is_local
+    hosts = None if is_any else frozenset(settings.http_hosts)
+    return Doors(hosts, frozenset(settings.http_origins))
 
 
 @contextlib.contextmanager
@@ -582,8 +497,9 @@ def _metrics_server(settings: Settings, hub: Hub, metrics: Metrics) -> Iterator[
         thread.join()
 
 
-def _announce(bound: str, metrics_url: str, runner: ToolRunner) -> None:
+def _announce(bound: str, url: str, metrics_url: str, runner: ToolRunner) -> None:
     tools = ", ".join(offer.name for offer in runner.offers()) or "none"
     log.info("tools: %s", tools)
+    web = f"; HTTP at {url}" if url else ""
     seen = f"; metrics at {metrics_url}" if metrics_url else ""
-    print(f"dispatcher: ready at {bound}{seen}", flush=True)
+    print(f"dispatcher: ready at {bound}{web}{seen}", flush=True)

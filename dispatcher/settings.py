@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv6Address, ip_address
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self, cast, get_args, get_origin
@@ -107,6 +107,24 @@ def _metrics_address(text: str) -> str:
     return text
 
 
+def _http_address(text: str) -> str:
+    if text and parse_address(text).path:
+        raise ValueError('should be HOST:PORT, or "" for off: HTTP is not served on a unix socket')
+    return text
+
+
+def _host(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", text):
+        return text.lower()
+    raise ValueError("should be the name of a host without a port, e.g. chat.example.com")
+
+
+def _origin(text: str) -> str:
+    if re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+", text):
+        return text.lower()
+    raise ValueError("should be the origin of pages, without a path, e.g. https://app.example.com")
+
+
 def _file(value: object) -> object:
     """No file is the empty text: TOML has no word for none, and an empty variable can undo a file's line."""
     if isinstance(value, str) and not value.isprintable():
@@ -152,6 +170,9 @@ def _pattern(text: str) -> str:
 
 ListenAddress = Annotated[str, AfterValidator(_address)]
 MetricsAddress = Annotated[str, AfterValidator(_metrics_address)]
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
+Hosts = Annotated[list[Annotated[str, AfterValidator(_host)]], Field(max_length=1000)]
+Origins = Annotated[list[Annotated[str, AfterValidator(_origin)]], Field(max_length=1000)]
 JournalPlace = Annotated[str, AfterValidator(_journal)]
 File = Annotated[Path | None, BeforeValidator(_file)]
 Tools = Annotated[list[Annotated[str, AfterValidator(_tool)]], Field(max_length=1000)]
@@ -195,6 +216,7 @@ LIMITS = "Limits on what a session says"
 DENY = "Text that never leaves"
 JOURNAL = "The journal"
 VIEWERS = "Viewers"
+HTTP = "HTTP"
 TOOLS = "Tools"
 LOGS = "Logs and the event loop"
 
@@ -210,6 +232,12 @@ class Settings(BaseModel):
 
     grpc_address: ListenAddress = setting(
         LISTEN, "127.0.0.1:50051", "Where everybody connects. Port 0 takes a free one.", shape="ADDRESS"
+    )
+    http_address: HttpAddress = setting(
+        LISTEN,
+        "",
+        "Where browsers and HTTP clients connect, e.g. 127.0.0.1:8080. Empty: off.",
+        shape="ADDRESS",
     )
     metrics_address: MetricsAddress = setting(
         LISTEN, "127.0.0.1:9464", "Where Prometheus scrapes /metrics. Empty: off.", shape="ADDRESS"
@@ -408,6 +436,33 @@ class Settings(BaseModel):
     viewer_write_s: float = setting(
         VIEWERS, 30.0, "A viewer that takes nothing for so long is closed.", 0.1, 3600
     )
+    viewer_heartbeat_s: float = setting(
+        VIEWERS, 15.0, "Over HTTP no viewer hears nothing for longer; proxies often cut at 30 s.", 0.05, 3600
+    )
+    viewer_coalesce_after_s: float = setting(
+        VIEWERS, 0.5, "One over HTTP that lags for so long gets neighbouring text in one piece.", 0.01, 3600
+    )
+    viewer_thin_after_s: float = setting(
+        VIEWERS, 5.0, "Then, besides, no thoughts and only the latest progress; content stays.", 0.01, 3600
+    )
+
+    http_hosts: Hosts = setting(
+        HTTP,
+        [],
+        "Names by which it is called, besides localhost and addresses. None: any, where others may come in.",
+        shape="HOST",
+    )
+    http_origins: Origins = setting(
+        HTTP, [], "Pages of these origins may call it, by CORS, besides its own.", shape="ORIGIN"
+    )
+    http_connections_max: int = setting(HTTP, 10_000, "Connections at once.", 1, 1_000_000)
+    http_header_bytes_max: int = setting(HTTP, 16_384, "The largest head of a request.", 1024, 65_536)
+    http_header_s: float = setting(HTTP, 10.0, "A request's head arrives within this.", 0.1, 600)
+    http_body_s: float = setting(HTTP, 30.0, "A request's body arrives within this.", 0.1, 600)
+    http_idle_s: int = setting(
+        HTTP, 75, "A connection without a request stays so long; longer than a proxy's own.", 1, 3600
+    )
+    http_poll_s_max: float = setting(HTTP, 60.0, "The longest that a poll may wait.", 0, 3600)
 
     tools: Tools = setting(TOOLS, [], "A tool, or a list of them, to offer to agents.", shape="MODULE:OBJECT")
     tool_timeout_s: float = limit(TOOLS, 30.0, "A call's time, unless its tool says otherwise.", 0.05, 86_400)
@@ -499,6 +554,14 @@ def _open_doors(told: Settings) -> Contradictions:
             " insecure = true (--insecure), in a network that lets nobody else in"
         )
         yield ("grpc_address", "tls_certificate", "tls_key", "tokens_file", "insecure"), why
+    http_is_safe = told.tls_certificate and told.tls_key and told.tokens_file
+    if told.http_address and not (http_is_safe or told.insecure or parse_address(told.http_address).is_local):
+        why = (
+            "other machines could come in without TLS or without a token. Three ways out: listen on 127.0.0.1 or"
+            " [::1]; give tls_certificate, tls_key and tokens_file; or set insecure = true (--insecure), in a"
+            " network that lets nobody else in"
+        )
+        yield ("http_address", "tls_certificate", "tls_key", "tokens_file", "insecure"), why
     is_open = told.metrics_public or told.insecure or not told.metrics_address
     if not (is_open or parse_address(told.metrics_address).is_local):
         why = (
@@ -506,8 +569,14 @@ def _open_doors(told: Settings) -> Contradictions:
             ' metrics_address = "" for none, or set metrics_public = true (--metrics-public)'
         )
         yield ("metrics_address", "metrics_public"), why
-    if told.grpc_address == told.metrics_address and parse_address(told.grpc_address).port:
-        yield ("grpc_address", "metrics_address"), "two listeners need two ports"
+    listeners = ("grpc_address", "http_address", "metrics_address")
+    for one, other in combinations(listeners, 2):
+        address = getattr(told, one)
+        if address and address == getattr(told, other) and parse_address(address).port:
+            yield (one, other), "two listeners need two ports"
+    if told.viewer_coalesce_after_s > told.viewer_thin_after_s:
+        why = "text is joined before anything is left out: viewer_coalesce_after_s must be at most viewer_thin_after_s"
+        yield ("viewer_coalesce_after_s", "viewer_thin_after_s"), why
 
 
 def _silence_out_of_order(told: Settings) -> Contradictions:

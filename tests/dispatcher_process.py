@@ -17,7 +17,7 @@ from asynchronous import PATIENCE_S
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parent.parent
-_READY = re.compile(r"dispatcher: ready at (\S+?)(?:; metrics at (\S+))?$")
+_READY = re.compile(r"dispatcher: ready at (\S+?)(?:; HTTP at (\S+?))?(?:; metrics at (\S+))?$")
 
 
 class _Lines:
@@ -61,7 +61,7 @@ class _Lines:
 
 
 class DispatcherProcess:
-    """A running dispatcher. `address` is HOST:PORT, `metrics_url` empty when it serves no metrics."""
+    """A running dispatcher. `address` is gRPC's HOST:PORT; `url` is that of HTTP, empty when off, as `metrics_url`."""
 
     def __init__(
         self, flags: tuple[str, ...], environ: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -87,7 +87,8 @@ class DispatcherProcess:
         found = _READY.search(ready)
         assert found is not None
         self.address = found[1]
-        self.metrics_url = found[2] or ""
+        self.url = found[2] or ""
+        self.metrics_url = found[3] or ""
 
     @property
     def log(self) -> list[str]:

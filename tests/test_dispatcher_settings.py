@@ -51,6 +51,7 @@ UNITS = {
     "QUESTIONS",
     "CALLS",
     "VIEWERS",
+    "CONNECTIONS",
     "THREADS",
     "TOOLS",
 }
@@ -380,6 +381,12 @@ def test_a_settings_file_that_can_not_be_used_is_said(tmp_path: Path) -> None:
         (("--tls-client-ca=@",), ("tls_client_ca", "tls_certificate")),
         (("--metrics-address=[::]:9464",), ("metrics_address", "metrics_public")),
         (("--metrics-address=127.0.0.1:50051",), ("grpc_address", "metrics_address")),
+        (("--http-address=127.0.0.1:9464",), ("http_address", "metrics_address")),
+        (
+            ("--http-address=0.0.0.0:8080",),
+            ("http_address", "tls_certificate", "tls_key", "tokens_file", "insecure"),
+        ),
+        (("--viewer-coalesce-after-s=6",), ("viewer_coalesce_after_s", "viewer_thin_after_s")),
         (("--heartbeat-interval-s=4",), ("heartbeat_interval_s", "heartbeats_missed", "detach_grace_s")),
         (("--heartbeats-missed=5",), ("heartbeat_interval_s", "heartbeats_missed", "detach_grace_s")),
         (("--detach-grace-s=6",), ("heartbeat_interval_s", "heartbeats_missed", "detach_grace_s")),
@@ -525,7 +532,7 @@ FREE_NUMBERS = [
     name
     for name in NUMBERS
     if not name.startswith(
-        ("heartbeat", "keepalive", "ping", "tcp", "credit", "max_message", "request_bytes")
+        ("heartbeat", "keepalive", "ping", "tcp", "credit", "max_message", "request_bytes", "viewer_")
     )
     and name not in ("detach_grace_s", "journal_bytes", "journal_session_bytes", "tool_output_bytes")
     and name != "tool_arguments_bytes"

@@ -35,6 +35,7 @@ GRPC_ROOMS = (
     "dispatcher.rpc",
     "dispatcher.console",
     "dispatcher.auth",
+    "dispatcher.listening",
     "dispatcher.serve",
     "commander.ask",
     "commander.dialing",
@@ -47,6 +48,9 @@ CONSTRUCTED = {
     "MemoryJournal": "dispatcher.serve",
     "ToolRunner": "dispatcher.serve",
     "aio.server": "dispatcher.serve",
+    "dispatcher.edge.viewers.Viewers": "dispatcher.serve",
+    "dispatcher.edge.flusher.Flusher": "dispatcher.serve",
+    "dispatcher.edge.server.EdgeServer": "dispatcher.serve",
     "dispatcher.hub.Hub": "dispatcher.serve",
     "commander.hub.Hub": "commander.serve",
 }

@@ -1,0 +1,108 @@
+"""The app: which path leads where, and what becomes of errors."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dispatcher.core.events import Count
+from dispatcher.edge.door import Door, Doors
+from dispatcher.edge.problems import ProblemError
+from dispatcher.metrics import Metrics
+from dispatcher.requests import WrongError
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# What a page of another origin may send and read, where it may call at all.
+_SENT: Final = ["authorization", "content-type", "idempotency-key", "last-event-id", "prefer"]
+_READ: Final = ["location", "session-id", "retry-after", "preference-applied"]
+
+
+def application(routes: Sequence[Route], doors: Doors, metrics: Metrics) -> Starlette:
+    paths = {route.endpoint: route.path for route in routes}
+    middleware = [Middleware(Tally, metrics=metrics, paths=paths), Middleware(Door, doors=doors)]
+    if doors.origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=sorted(doors.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=_SENT,
+            expose_headers=_READ,
+            max_age=600,
+        )
+        middleware.insert(0, cors)
+    return Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={
+            ProblemError: _problem,
+            WrongError: _wrong,
+            HTTPException: Unknown(routes),
+            Exception: _failed,
+        },
+    )
+
+
+class Tally:
+    """Counts requests by route and status, when their response begins."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Mapping[Any, str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # A label made of what clients send would grow without bound.
+                route = self._paths.get(scope.get("endpoint"), "none")
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                self._metrics.count(Count("http_requests", (method, route, str(message["status"]))))
+            await send(message)
+
+        await self._app(scope, receive, counted)
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    return error.response()
+
+
+async def _wrong(_: Request, error: Exception) -> Response:
+    assert isinstance(error, WrongError)
+    return ProblemError.of(error).response()
+
+
+class Unknown:
+    """There is no such path, or it has other methods."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = routes
+
+    async def __call__(self, request: Request, error: Exception) -> Response:
+        path = request.url.path
+        methods = {
+            method for route in self._routes if route.path_regex.match(path) for method in route.methods or ()
+        }
+        if not methods:
+            told = f"there is nothing at {path[:256]}; /openapi.json tells what there is"
+            return ProblemError("not_found", told).response()
+        allowed = ", ".join(sorted(methods))
+        response = ProblemError("method_not_allowed", f"{path[:256]} has {allowed}").response()
+        response.headers["allow"] = allowed
+        return response
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """What nobody foresaw: a generic text outside; the server logs the traceback."""
+    return ProblemError("internal", "the dispatcher failed to answer; its log says why").response()

@@ -1,0 +1,81 @@
+"""Reading requests: bodies within a size and a time, and parameters, each with a problem that names it."""
+
+import asyncio
+from typing import Final, NamedTuple
+
+from starlette.requests import ClientDisconnect, Request
+
+from dispatcher.edge.problems import ProblemError
+
+_TRUE: Final = frozenset({"1", "true", "yes"})
+_FALSE: Final = frozenset({"", "0", "false", "no"})
+
+
+class BodyLimits(NamedTuple):
+    """`seconds`: how long a body may take to arrive."""
+
+    bytes_max: int
+    seconds: float
+
+
+async def json_body(request: Request, limits: BodyLimits) -> bytes:
+    """The body as it came. Raises ProblemError for one that is too large, too slow, or says that it is no JSON.
+
+    Pages of other sites can send texts and forms without asking, but no JSON: so nothing else is taken.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    told = request.headers.get("content-length", "")
+    if told.isdecimal() and int(told) > limits.bytes_max:
+        raise _too_large(limits)
+    data = bytearray()
+    try:
+        async with asyncio.timeout(limits.seconds):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > limits.bytes_max:
+                    raise _too_large(limits)
+    except TimeoutError:
+        raise ProblemError(
+            "request_timeout", f"the body did not arrive within {limits.seconds:g} s; send it at once"
+        ) from None
+    except ClientDisconnect:
+        raise asyncio.CancelledError from None
+    if data and not (kind == "application/json" or kind.endswith("+json")):
+        raise ProblemError(
+            "unsupported_media_type",
+            f"content-type: is {kind!r}; application/json is right",
+            field="content-type",
+        )
+    return bytes(data)
+
+
+def _too_large(limits: BodyLimits) -> ProblemError:
+    return ProblemError("too_large", f"the body is larger than {limits.bytes_max} bytes")
+
+
+def flag(request: Request, name: str) -> bool:
+    """A query parameter that is true or false. Raises ProblemError."""
+    text = request.query_params.get(name, "").lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ProblemError("invalid_request", f"{name}: {text[:40]!r} should be true or false", field=name)
+
+
+def number(request: Request, name: str, default: float, least: float, most: float) -> float:
+    """A query parameter that is a number, both bounds included. Raises ProblemError."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise ProblemError(
+            "invalid_request",
+            f"{name}: {text[:40]!r} should be a number from {least:g} to {most:g}",
+            field=name,
+        )
+    return value

@@ -1,0 +1,229 @@
+"""Sessions over HTTP: opened, watched, answered, added to and stopped, in the dispatcher's own words."""
+
+import asyncio
+from typing import Any, Final, NamedTuple
+
+import orjson
+from southwest.ai.agent.v1 import chat_pb2
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from dispatcher.core.session import Session
+from dispatcher.edge.bodies import AddMessageBody, AnswerBody, AskBody, StopBody, parsed
+from dispatcher.edge.poll import poll
+from dispatcher.edge.problems import ProblemError
+from dispatcher.edge.reading import BodyLimits, flag, json_body, number
+from dispatcher.edge.sse import EventStream
+from dispatcher.edge.viewers import Cursor, ShowResponse, Viewers, parse_cursor
+from dispatcher.hub import Hub
+from dispatcher.record import plain
+from dispatcher.requests import Requests
+from dispatcher.rpc.views import session_view
+
+PAGE_DEFAULT: Final = 50
+PAGE_MAX: Final = 1_000
+# How long somebody who asks may wait for what was decided to be kept.
+KEPT_S: Final = 10.0
+
+
+class SessionsLimits(NamedTuple):
+    """`poll_s_max`: the longest that a poll may wait."""
+
+    body: BodyLimits
+    poll_s_max: float
+
+
+def answered(record: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        orjson.dumps(record), status, {"cache-control": "no-store", **(headers or {})}, "application/json"
+    )
+
+
+class Sessions:
+    """The endpoints under /v1/sessions."""
+
+    def __init__(self, hub: Hub, requests: Requests, viewers: Viewers, limits: SessionsLimits) -> None:
+        self._hub = hub
+        self._requests = requests
+        self._viewers = viewers
+        self._limits = limits
+
+    def routes(self) -> list[Route]:
+        one = "/v1/sessions/{session_id}"
+        return [
+            Route("/v1/sessions", self.ask, methods=["POST"]),
+            Route("/v1/sessions", self.list, methods=["GET"]),
+            Route(one, self.state, methods=["GET"]),
+            Route(f"{one}/events", self.events, methods=["GET"]),
+            Route(f"{one}/stop", self.stop, methods=["POST"]),
+            Route(f"{one}/answers/{{question_id}}", self.answer, methods=["POST"]),
+            Route(f"{one}/messages", self.message, methods=["POST"]),
+        ]
+
+    async def ask(self, request: Request) -> Response:
+        """Opens a session and streams its events; with `Prefer: respond-async`, tells only where they are."""
+        body = parsed(AskBody, await json_body(request, self._limits.body))
+        ask = body.ask()
+        ask.idempotency_key = _key(request, ask.idempotency_key)
+        accepted = self._requests.ask(ask)
+        session_id = accepted.session_id
+        await self._kept()
+        where = f"/v1/sessions/{session_id}"
+        headers = {"location": where, "session-id": session_id}
+        if "respond-async" in request.headers.get("prefer", "").lower():
+            record = {"session_id": session_id, "joined": accepted.joined, **_links(where)}
+            return answered(record, 202, {**headers, "preference-applied": "respond-async"})
+        self._viewers.require_room(session_id)
+        return self._stream(session_id, None, thoughts=ask.include_thoughts, headers=headers)
+
+    async def events(self, request: Request) -> Response:
+        """The events from a cursor on: as a stream, or with `wait` as one answer."""
+        session_id = request.path_params["session_id"]
+        header = request.headers.get("last-event-id", "")
+        told = header or request.query_params.get("cursor", "")
+        cursor = parse_cursor("last-event-id" if header else "cursor", told) if told else None
+        thoughts = flag(request, "include_thoughts")
+        wants_poll = "wait" in request.query_params
+        wait_s = number(request, "wait", 0, 0, self._limits.poll_s_max)
+        session = self._hub.router.sessions.get(session_id)
+        if session is not None and not self._hub.journal.read(session_id, 0, 0).head:
+            # Nothing is shown that a restart could undo, that there is this session included.
+            await self._kept()
+        if session_id not in self._hub.router.sessions:
+            return self._lost(session_id, cursor, wants_poll=wants_poll)
+        if cursor is not None and self._is_told_all(session_id, cursor) and not wants_poll:
+            # To an EventSource this means: don't come back.
+            return Response(status_code=204)
+        self._viewers.require_room(session_id)
+        if wants_poll:
+            return await poll(self._hub, self._viewers, session_id, cursor, wait_s=wait_s, thoughts=thoughts)
+        return self._stream(session_id, cursor, thoughts=thoughts)
+
+    async def state(self, request: Request) -> Response:
+        session = self._session(request.path_params["session_id"])
+        return answered(self._record(session))
+
+    async def list(self, request: Request) -> Response:
+        """The latest first; `live=true`: only those that have not ended."""
+        live, size = flag(request, "live"), int(number(request, "limit", PAGE_DEFAULT, 1, PAGE_MAX))
+        before = request.query_params.get("before", "")
+        sessions = self._hub.router.sessions
+        if before and before not in sessions:
+            raise ProblemError(
+                "invalid_request", "before: its session is no longer kept; begin anew", field="before"
+            )
+        shown: list[dict[str, Any]] = []
+        is_behind = not before
+        for session in reversed(sessions.values()):
+            if is_behind and (session.live or not live):
+                if len(shown) == size:
+                    return answered({"sessions": shown, "next_before": shown[-1]["session_id"]})
+                shown.append(self._record(session))
+            is_behind = is_behind or session.session_id == before
+        return answered({"sessions": shown, "next_before": ""})
+
+    async def stop(self, request: Request) -> Response:
+        body = parsed(StopBody, await json_body(request, self._limits.body))
+        stopped = self._requests.stop(
+            request.path_params["session_id"], chat_pb2.StopAsked(reason=body.reason)
+        )
+        # First the ending, then the stop on its link, then the answer.
+        await asyncio.sleep(0)
+        await self._kept()
+        return answered(
+            {
+                "session_id": stopped.session_id,
+                "result": "already_ended" if stopped.already_ended else "stopped",
+                "ending": stopped.ending,
+                "stop_id": stopped.stop_id,
+            }
+        )
+
+    async def answer(self, request: Request) -> Response:
+        body = parsed(AnswerBody, await json_body(request, self._limits.body))
+        session_id, question_id = request.path_params["session_id"], request.path_params["question_id"]
+        self._requests.answer(session_id, body.answer(question_id))
+        await self._kept()
+        return answered({"session_id": session_id, "question_id": question_id})
+
+    async def message(self, request: Request) -> Response:
+        body = parsed(AddMessageBody, await json_body(request, self._limits.body))
+        session_id = request.path_params["session_id"]
+        message_id = self._requests.message(session_id, chat_pb2.AddMessage(text=body.text))
+        await self._kept()
+        return answered({"session_id": session_id, "message_id": message_id}, 202)
+
+    # --- parts -------------------------------------------------------------------------------------------
+
+    def _stream(
+        self,
+        session_id: str,
+        cursor: Cursor | None,
+        *,
+        thoughts: bool,
+        headers: dict[str, str] | None = None,
+    ) -> Response:
+        after, notices = self._viewers.place(session_id, cursor)
+        rendering = EventStream(session_id, self._hub.journal.epoch)
+        return ShowResponse(
+            self._viewers, rendering, session_id, after, notices, thoughts=thoughts, headers=headers
+        )
+
+    def _lost(self, session_id: str, cursor: Cursor | None, *, wants_poll: bool) -> Response:
+        """A viewer that comes back with a cursor is told in its stream that there is nothing more to be had."""
+        journal = self._hub.journal
+        missing = f"session_id: there is no session {session_id[:256]!r}, or it is no longer kept"
+        if cursor is None or wants_poll or (cursor.epoch == journal.epoch and cursor.offset == 0):
+            more: dict[str, Any] = {} if cursor is None else {"gap": self._viewers.lost(cursor)._asdict()}
+            raise ProblemError("unknown_session", missing, field="session_id", **more)
+        told = EventStream(session_id, journal.epoch).notice(self._viewers.lost(cursor))
+        return Response(told, 200, {"cache-control": "no-store"}, "text/event-stream")
+
+    def _is_told_all(self, session_id: str, cursor: Cursor) -> bool:
+        journal = self._hub.journal
+        page = journal.read(session_id, max(0, cursor.offset - 1), 1)
+        last = page.entries[-1].event if page.entries else None
+        return (
+            cursor.epoch in ("", journal.epoch)
+            and last is not None
+            and last.offset == cursor.offset
+            and last.kind == "ended"
+        )
+
+    def _session(self, session_id: str) -> Session:
+        session = self._hub.router.sessions.get(session_id)
+        if session is None:
+            told = f"session_id: there is no session {session_id[:256]!r}, or it is no longer kept"
+            raise ProblemError("unknown_session", told, field="session_id")
+        return session
+
+    def _record(self, session: Session) -> dict[str, Any]:
+        return plain(session_view(session, self._hub.journal.epoch)) | _links(
+            f"/v1/sessions/{session.session_id}"
+        )
+
+    async def _kept(self) -> None:
+        """Nobody is told of anything that a restart could undo."""
+        try:
+            async with asyncio.timeout(KEPT_S):
+                await self._hub.kept()
+        except TimeoutError:
+            told = "it is decided, and the journal can't keep it now; ask again for what became of it"
+            raise ProblemError("journal_stalled", told, retry_after_s=10.0) from None
+
+
+def _links(where: str) -> dict[str, Any]:
+    return {"links": {"self": where, "events": f"{where}/events", "stop": f"{where}/stop"}}
+
+
+def _key(request: Request, told: str) -> str:
+    """The header's key, or the body's. Raises ProblemError where they differ."""
+    header = request.headers.get("idempotency-key", "")
+    if header and told and header != told:
+        raise ProblemError(
+            "invalid_request",
+            "idempotency_key: the header says another; give it once",
+            field="idempotency_key",
+        )
+    return header or told

@@ -1,0 +1,50 @@
+"""Server-sent events: what browsers' `EventSource` reads, and reads on by itself when a connection breaks.
+
+The id of an event is its cursor, so the browser comes back with `Last-Event-ID` and gets exactly the rest.
+"""
+
+from collections.abc import Sequence
+
+from dispatcher.edge.native import NOTICES, event_json, notice_json
+from dispatcher.edge.rendering import Gap, GoAway, Notice
+from dispatcher.journal import Entry
+
+
+class EventStream:
+    """One session's events as `text/event-stream`."""
+
+    way = "sse"
+    key = "sse"
+    heartbeat = b": still here\n\n"
+
+    def __init__(self, session_id: str, epoch: str) -> None:
+        self._session_id = session_id
+        self._epoch = epoch
+
+    def events(self, entries: Sequence[Entry]) -> bytes:
+        session_id, epoch = self._session_id, self._epoch
+        return b"".join(
+            [
+                b"id: %b:%d\nevent: %b\ndata: %b\n\n"
+                % (
+                    epoch.encode(),
+                    entry.event.offset,
+                    entry.event.kind.encode(),
+                    event_json(session_id, epoch, entry),
+                )
+                for entry in entries
+            ]
+        )
+
+    def notice(self, notice: Notice) -> bytes:
+        told = b"event: %b\ndata: %b\n\n" % (
+            NOTICES[type(notice)].encode(),
+            notice_json(self._session_id, notice),
+        )
+        if isinstance(notice, GoAway):
+            # When an EventSource is to come back.
+            return b"retry: %d\n%b" % (notice.retry_after_ms, told)
+        if isinstance(notice, Gap) and notice.reason == "forgotten":
+            # So that a browser which comes back with it is told that there is nothing, instead of this again.
+            return b"id: %b\n%b" % (notice.available_from.encode(), told)
+        return told

@@ -1,0 +1,181 @@
+"""Everybody who watches a session over HTTP: let in, shown, told when the dispatcher goes, and counted."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from dispatcher.core.events import Count, ViewerCame, ViewerLeft
+from dispatcher.edge.flusher import Flusher
+from dispatcher.edge.problems import ProblemError
+from dispatcher.edge.protocol import END_S, OUTLET
+from dispatcher.edge.rendering import Gap, Notice, Rendering
+from dispatcher.edge.showing import Show, ShowLimits
+from dispatcher.hub import Hub
+from dispatcher.journal.position import missing, position
+from dispatcher.metrics import Metrics
+
+# When a viewer of a dispatcher that goes away should be back.
+COME_BACK_MS: Final = 2_000
+_CURSOR: Final = re.compile(r"([A-Za-z0-9-]{0,64}):([0-9]{1,19})")
+# What keeps a stream a stream on its way through proxies and into browsers.
+STREAM_HEADERS: Final = {
+    "cache-control": "no-store, no-transform",
+    "x-accel-buffering": "no",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Cursor:
+    """Where a viewer has been: `epoch:offset`."""
+
+    def __init__(self, epoch: str, offset: int) -> None:
+        self.epoch = epoch
+        self.offset = offset
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.offset}"
+
+
+def parse_cursor(field: str, text: str) -> Cursor:
+    """Raises ProblemError."""
+    found = _CURSOR.fullmatch(text)
+    if found is None:
+        raise ProblemError(
+            "invalid_request",
+            f"{field}: {text[:80]!r} is no cursor; the id of the last event seen, like 1f2e3d4c:17, is right",
+            field=field,
+        )
+    return Cursor(found[1], int(found[2]))
+
+
+class Viewers:
+    """One for all edges over HTTP. Every method is called in the loop's thread."""
+
+    def __init__(
+        self, hub: Hub, flusher: Flusher, metrics: Metrics, limits: ShowLimits, viewers_per_session_max: int
+    ) -> None:
+        self._hub = hub
+        self._flusher = flusher
+        self._metrics = metrics
+        self._limits = limits
+        self._viewers_per_session_max = viewers_per_session_max
+        self._shows: set[Show] = set()
+
+    def __repr__(self) -> str:
+        return f"<Viewers, {len(self._shows)} streams>"
+
+    def require_room(self, session_id: str) -> None:
+        """Raises ProblemError where no more may watch the session."""
+        session = self._hub.router.sessions.get(session_id)
+        if session is not None and session.viewers >= self._viewers_per_session_max:
+            told = f"viewers_per_session_max is {self._viewers_per_session_max}, and so many watch already"
+            raise ProblemError("too_many_viewers", told, retry_after_s=2.0)
+
+    def place(self, session_id: str, cursor: Cursor | None) -> tuple[int, list[Notice]]:
+        """After which offset a viewer goes on, and what it is to be told first. Of a session that is there."""
+        if cursor is None:
+            return 0, []
+        journal = self._hub.journal
+        found = position(journal, session_id, cursor.epoch, cursor.offset)
+        if not found.gap:
+            return found.after, []
+        gap = Gap(str(cursor), f"{journal.epoch}:{found.available_from}", found.gap)
+        return found.after, [gap]
+
+    def lost(self, cursor: Cursor) -> Gap:
+        """What a viewer is told that comes back to a session which is not there."""
+        journal = self._hub.journal
+        return Gap(str(cursor), f"{journal.epoch}:0", missing(journal, cursor.epoch))
+
+    def show(
+        self, scope: Scope, rendering: Rendering, session_id: str, after: int, *, thoughts: bool
+    ) -> Show:
+        return Show(
+            self._hub,
+            self._flusher,
+            scope["extensions"][OUTLET],
+            rendering,
+            session_id,
+            after,
+            self._limits,
+            thoughts=thoughts,
+            degraded=lambda stage: self._metrics.count(Count("viewers_degraded", (stage,))),
+        )
+
+    def go_away(self, reason: str) -> None:
+        """The dispatcher leaves, and its sessions go on."""
+        for show in list(self._shows):
+            show.go_away(reason, COME_BACK_MS)
+
+    @contextlib.contextmanager
+    def polling(self, session_id: str, news: Callable[[], None]) -> Iterator[None]:
+        """Somebody watches for a while without a stream; `news` is called when there is more."""
+        unsubscribe = self._hub.journal.subscribe(session_id, news)
+        self._hub.submit(ViewerCame(session_id))
+        try:
+            with self._metrics.viewing("poll"):
+                yield
+        finally:
+            unsubscribe()
+            self._hub.submit(ViewerLeft(session_id))
+
+    @contextlib.contextmanager
+    def watching(self, show: Show, notices: list[Notice]) -> Iterator[None]:
+        self._shows.add(show)
+        show.begin(notices)
+        try:
+            with self._metrics.viewing(show.way):
+                yield
+        finally:
+            self._shows.discard(show)
+            show.end()
+
+
+class ShowResponse(Response):
+    """Streams a session to whoever asked, until it has ended or they have left."""
+
+    def __init__(
+        self,
+        viewers: Viewers,
+        rendering: Rendering,
+        session_id: str,
+        after: int,
+        notices: list[Notice],
+        *,
+        thoughts: bool,
+        media_type: str = "text/event-stream",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.background = None
+        self.status_code = 200
+        self.media_type = media_type
+        self._viewers = viewers
+        self._rendering = rendering
+        self._session_id = session_id
+        self._after = after
+        self._notices = notices
+        self._thoughts = thoughts
+        self.init_headers({**STREAM_HEADERS, **(headers or {})})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        show = self._viewers.show(
+            scope, self._rendering, self._session_id, self._after, thoughts=self._thoughts
+        )
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        with self._viewers.watching(show, self._notices):
+            while not show.is_over:
+                if (await receive())["type"] == "http.disconnect":
+                    return
+        outlet = scope["extensions"][OUTLET]
+        try:
+            async with asyncio.timeout(END_S):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            outlet.cut()
+        if show.is_slow:
+            outlet.close()

@@ -1,0 +1,374 @@
+"""Sessions over HTTP: opened, seen, polled, answered, added to and stopped; and what is wrong, named by its field."""
+
+import asyncio
+import signal
+from typing import Any
+
+import httpx
+import pytest
+from asynchronous import asynchronous, eventually
+from dispatcher_process import DispatcherProcess, running_dispatcher
+from scripted_commander import linked, unique
+from web_viewer import JSON, asking, browsing, opened, sent
+
+DISPATCHER_FLAGS = (
+    "--http-address", "127.0.0.1:0",
+    "--request-bytes-max", "20000",
+    "--messages-waiting-max", "2",
+    "--http-body-s", "0.5",
+    "--http-header-s", "0.5",
+    "--http-idle-s", "1",
+)  # fmt: skip
+
+# What is wrong, the body, the status, the code, the field, and words of the detail.
+WRONG: dict[str, tuple[Any, int, str, str, list[str]]] = {
+    "no JSON": (b"{", 400, "invalid_request", "", ["no JSON"]),
+    "no object": (b"[1]", 400, "invalid_request", "", ["object"]),
+    "nothing": (b"", 400, "invalid_request", "", ["one of input and messages"]),
+    "both": ({"input": "x", "messages": []}, 400, "invalid_request", "", ["one of input and messages"]),
+    "no messages": ({"messages": []}, 400, "invalid_request", "ask.messages", ["at least one"]),
+    "an unknown field": ({"input": "x", "buget": 1}, 400, "invalid_request", "buget", ["no such field"]),
+    "an unknown role": (
+        {"messages": [{"role": "robot", "content": "x"}]},
+        400,
+        "invalid_request",
+        "messages[0].role",
+        ["'user'"],
+    ),
+    "an unknown part": (
+        {"messages": [{"role": "user", "content": [{"type": "smell"}]}]},
+        400,
+        "invalid_request",
+        "messages[0].content[0]",
+        ["'text'"],
+    ),
+    "a part that lacks its text": (
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        400,
+        "invalid_request",
+        "messages[0].content[0].text",
+        ["required"],
+    ),
+    "no base64": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "blob", "mime_type": "a/b", "data_base64": "%"}]}
+            ]
+        },
+        400,
+        "invalid_request",
+        "messages[0].content[0].data_base64",
+        ["base64"],
+    ),
+    "a negative budget": (
+        {"input": "x", "budgets": {"tool_calls": -1}},
+        400,
+        "invalid_request",
+        "budgets.tool_calls",
+        ["greater than or equal to 0"],
+    ),
+    "a budget of no time": (
+        {"input": "x", "budgets": {"total_time_s": 0}},
+        400,
+        "invalid_request",
+        "ask.budgets.total_time",
+        ["above zero"],
+    ),
+    "an agent that nobody serves": (
+        {"agent": "nobody", "input": "x"},
+        404,
+        "no_such_agent",
+        "agent",
+        ["nobody"],
+    ),
+    "too large": ({"input": "x" * 40_001}, 413, "too_large", "", ["40000"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@asynchronous
+async def test_what_is_wrong_with_a_request_is_named(dispatcher: DispatcherProcess, case: str) -> None:
+    body, status, code, field, words = WRONG[case]
+    async with linked(dispatcher.address, unique("agent")), browsing(dispatcher.url) as client:
+        how: dict[str, Any] = (
+            {"content": body, "headers": JSON} if isinstance(body, bytes) else {"json": body}
+        )
+        answer = await client.post("/v1/sessions", **how)
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (answer.status_code, problem["status"], problem["code"]) == (status, status, code), problem
+    assert problem.get("field", "") == field, problem
+    for word in words:
+        assert word in problem["detail"], problem
+
+
+@asynchronous
+async def test_the_state_tells_where_a_session_stands(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+        session_id = await opened(client, agent, user_id="ann", labels={"a": "b"})
+        turn = await link.started()
+        await turn.send(progress={"text": "halfway", "percent": 50.0})
+        await turn.send(usage={"input_tokens": 3, "output_tokens": 4})
+        await turn.ask("q-1", "Red or blue?")
+
+        async def state() -> dict[str, Any]:
+            record: dict[str, Any] = (await client.get(f"/v1/sessions/{session_id}")).json()
+            return record
+
+        record = await eventually(state, lambda record: bool(record["open_questions"]))
+        assert record["state"] == "running"
+        assert record["progress"]["text"] == "halfway"
+        assert record["usage"]["output_tokens"] == 4
+        assert record["open_questions"][0]["text"] == "Red or blue?"
+        assert (record["user_id"], record["labels"]) == ("ann", {"a": "b"})
+        assert record["links"]["events"] == f"/v1/sessions/{session_id}/events"
+        await turn.finish()
+        record = await eventually(state, lambda record: record["ended"] is not None)
+        assert (record["state"], record["ended"]["name"]) == ("ended", "completed")
+
+
+@asynchronous
+async def test_the_list_has_the_latest_first_page_by_page(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+        ids = []
+        for _ in range(4):
+            ids.append(await opened(client, agent))
+            await (await link.started()).finish()
+        live = await opened(client, agent)
+        await link.started()
+
+        async def listed(**params: Any) -> dict[str, Any]:
+            answer = await client.get("/v1/sessions", params=params)
+            assert answer.status_code == 200, answer.text
+            page: dict[str, Any] = answer.json()
+            return page
+
+        async def living() -> list[str]:
+            return [each["session_id"] for each in (await listed(live="true"))["sessions"]]
+
+        await eventually(living, lambda now: now == [live])
+        first = await listed(limit=3)
+        assert [each["session_id"] for each in first["sessions"]] == [live, ids[3], ids[2]]
+        second = await listed(limit=2, before=first["next_before"])
+        assert [each["session_id"] for each in second["sessions"]] == [ids[1], ids[0]]
+        for params, field in (
+            ({"limit": "0"}, "limit"),
+            ({"live": "maybe"}, "live"),
+            ({"before": "x"}, "before"),
+        ):
+            answer = await client.get("/v1/sessions", params=params)
+            assert (answer.status_code, answer.json()["field"]) == (400, field)
+
+
+@asynchronous
+async def test_polling_gives_each_event_once_and_waits_for_the_next(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+        session_id = await opened(client, agent)
+        turn = await link.started()
+        path = f"/v1/sessions/{session_id}/events"
+
+        async def polled(cursor: str, wait: float = 30) -> dict[str, Any]:
+            answer = await client.get(path, params={"wait": wait, "cursor": cursor})
+            assert answer.status_code == 200, answer.text
+            page: dict[str, Any] = answer.json()
+            return page
+
+        events: list[dict[str, Any]] = []
+        cursor, ended = "", False
+        nothing_yet = await polled("", wait=0)
+        assert nothing_yet["ended"] is False
+        for word in ("one ", "two ", None):
+            waiting = asyncio.ensure_future(polled(cursor))
+            if word is None:
+                await turn.finish()
+            else:
+                await turn.say(word)
+            page = await waiting
+            while not any(each["event"] in ("content", "ended") for each in page["events"]):
+                events += page["events"]
+                page = await polled(page["cursor"])
+            events += page["events"]
+            cursor, ended = page["cursor"], page["ended"]
+        assert ended
+        assert [each["event"] for each in events] == ["opened", "started", "content", "content", "ended"]
+        assert [each["cursor"].rpartition(":")[2] for each in events] == ["1", "2", "3", "4", "5"]
+        assert await polled(cursor) == {"events": [], "cursor": cursor, "ended": True}
+        gap = await polled("0000:2")
+        assert (gap["events"][0]["event"], gap["events"][0]["fields"]["reason"]) == ("gap", "other_epoch")
+        assert len(gap["events"]) == 6
+        lost = await client.get("/v1/sessions/s-none/events", params={"wait": 1, "cursor": "0000:2"})
+        assert (lost.status_code, lost.json()["gap"]["reason"]) == (404, "other_epoch")
+        for params, field in (({"wait": "61"}, "wait"), ({"wait": "x"}, "wait"), ({"cursor": "?"}, "cursor")):
+            answer = await client.get(path, params=params)
+            assert (answer.status_code, answer.json()["field"]) == (400, field)
+
+
+@asynchronous
+async def test_questions_are_answered_messages_added_and_sessions_stopped(
+    dispatcher: DispatcherProcess,
+) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+        async with asking(client, agent) as stream:
+            turn = await link.started()
+            path = f"/v1/sessions/{turn.session_id}"
+            await turn.ask("q-1")
+            await stream.until("question")
+            wrong = await client.post(f"{path}/answers/q-1", json={})
+            assert (wrong.status_code, "value" in wrong.json()["detail"]) == (400, True)
+            unknown = await client.post(f"{path}/answers/q-2", json={"value": 1})
+            assert (unknown.status_code, unknown.json()["code"]) == (404, "no_such_question")
+            given = await client.post(f"{path}/answers/q-1", json={"value": {"a": [1, None]}})
+            assert given.status_code == 200, given.text
+            assert (await turn.heard("answer")).answer.value_json == '{"a": [1, null]}'
+            added = await client.post(f"{path}/messages", json={"text": "And quickly."})
+            assert added.status_code == 202
+            message = (await turn.heard("user_message")).user_message
+            assert (message.text, message.message_id) == ("And quickly.", added.json()["message_id"])
+            for _ in range(1):
+                assert (await client.post(f"{path}/messages", json={"text": "x"})).status_code == 202
+            full = await client.post(f"{path}/messages", json={"text": "x"})
+            assert (full.status_code, full.json()["code"]) == (429, "too_many_messages")
+            stopped = await client.post(f"{path}/stop", json={"reason": "Enough"})
+            assert stopped.json()["result"] == "stopped"
+            assert (await turn.stopped()).reason == "Enough"
+            ended = await stream.until("ended")
+            assert ended.fields["stop"]["stop_id"] == stopped.json()["stop_id"]
+            again = await client.post(f"{path}/stop")
+            assert (again.json()["result"], again.json()["stop_id"]) == (
+                "already_ended",
+                stopped.json()["stop_id"],
+            )
+            late = await client.post(f"{path}/messages", json={"text": "x"})
+            assert (late.status_code, late.json()["code"]) == (409, "session_ended")
+        bodies: dict[str, dict[str, Any]] = {
+            "/stop": {},
+            "/messages": {"text": "x"},
+            "/answers/q": {"value": 1},
+        }
+        for method, tail in (("GET", ""), *(("POST", tail) for tail in bodies)):
+            none = await client.request(method, f"/v1/sessions/s-none{tail}", json=bodies.get(tail))
+            assert (none.status_code, none.json()["code"]) == (404, "unknown_session"), (tail, none.text)
+
+
+@asynchronous
+async def test_what_is_no_path_or_no_method_says_what_there_is(dispatcher: DispatcherProcess) -> None:
+    async with browsing(dispatcher.url) as client:
+        none = await client.get("/v2/sessions")
+        assert (none.status_code, none.json()["code"]) == (404, "not_found")
+        wrong = await client.delete("/v1/sessions")
+        assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
+        assert sorted(wrong.headers["allow"].split(", ")) == ["GET", "HEAD", "POST"]
+        form = await client.post("/v1/sessions", data={"input": "x"})
+        assert (form.status_code, form.json()["field"]) == (415, "content-type")
+
+
+@asynchronous
+async def test_pages_of_others_and_names_of_others_are_refused(dispatcher: DispatcherProcess) -> None:
+    async with browsing(dispatcher.url) as client:
+        for host in ("evil.example", "evil.example:80", "localhost.evil.example", "", "a b"):
+            answer = await client.get("/v1/sessions", headers={"host": host})
+            assert answer.status_code in (400, 421), host
+        for host in ("localhost", "LOCALHOST:1", "127.0.0.1:80", "[::1]"):
+            assert (await client.get("/v1/sessions", headers={"host": host})).status_code == 200, host
+        foreign = {"origin": "https://evil.example"}
+        answer = await client.post("/v1/sessions", json={"input": "x"}, headers=foreign)
+        assert (answer.status_code, answer.json()["code"]) == (403, "origin_not_allowed")
+        null = await client.post("/v1/sessions", json={"input": "x"}, headers={"origin": "null"})
+        assert null.status_code == 403
+        read = await client.get("/v1/sessions", headers=foreign)
+        assert "access-control-allow-origin" not in read.headers
+        own = {"origin": dispatcher.url}
+        answer = await client.post("/v1/sessions", json={"agent": "nobody", "input": "x"}, headers=own)
+        assert answer.status_code == 404
+
+
+@asynchronous
+async def test_origins_that_are_listed_may_call_and_read() -> None:
+    flags = ("--http-address", "127.0.0.1:0", "--http-origins", "https://app.example")
+    with running_dispatcher(*flags) as dispatcher:
+        async with browsing(dispatcher.url) as client:
+            headers = {"origin": "https://app.example", "access-control-request-method": "POST"}
+            asked = await client.options("/v1/sessions", headers=headers)
+            assert asked.headers["access-control-allow-origin"] == "https://app.example"
+            answer = await client.post(
+                "/v1/sessions", json={"agent": "nobody", "input": "x"}, headers=headers
+            )
+            assert answer.status_code == 404
+            assert answer.headers["access-control-allow-origin"] == "https://app.example"
+
+
+@asynchronous
+async def test_who_says_nothing_or_too_much_holds_no_connection(dispatcher: DispatcherProcess) -> None:
+    url = httpx.URL(dispatcher.url)
+    host, port = url.host, url.port
+    assert port is not None
+    get = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n"
+    assert await sent(host, port, b"") == b""
+    assert await sent(host, port, get) == b""
+    assert b" 431 " in await sent(host, port, get + b"big: " + b"x" * 20_000)
+    assert b" 431 " in await sent(host, port, get + b"big: " + b"x" * 20_000 + b"\r\n\r\n")
+    assert b" 400 " in await sent(host, port, b"\0\1\2\r\n\r\n")
+    post = b"POST /v1/sessions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    slow = await sent(host, port, post + b"content-length: 100\r\n\r\n{")
+    assert b" 408 " in slow
+    huge = await sent(host, port, post + b"content-length: 999999999\r\n\r\n{")
+    assert b" 413 " in huge
+    chunked = (
+        post
+        + b"transfer-encoding: chunked\r\n\r\n"
+        + b"9c40\r\n"
+        + b" " * 40_000
+        + b"\r\n2\r\n  \r\n0\r\n\r\n"
+    )
+    assert b" 413 " in await sent(host, port, chunked)
+    # A request that is whole is answered, and its connection ends when it is idle.
+    ready = await sent(host, port, get + b"\r\n")
+    assert ready.startswith(b"HTTP/1.1 200 OK")
+
+
+@asynchronous
+async def test_there_are_as_many_connections_as_may_be() -> None:
+    flags = ("--http-address", "127.0.0.1:0", "--http-connections-max", "2")
+    with running_dispatcher(*flags) as dispatcher:
+        url = httpx.URL(dispatcher.url)
+        assert url.port is not None
+        pairs = [await asyncio.open_connection(url.host, url.port) for _ in range(2)]
+        refused = await sent(url.host, url.port, b"")
+        assert b" 503 " in refused
+        for _, writer in pairs:
+            writer.close()
+
+        async def ready() -> bool:
+            async with browsing(dispatcher.url) as client:
+                try:
+                    return (await client.get("/readyz")).status_code == 200
+                except httpx.RemoteProtocolError:
+                    return False
+
+        await eventually(ready)
+
+
+@asynchronous
+async def test_readiness_ends_before_the_dispatcher_does() -> None:
+    flags = ("--http-address", "127.0.0.1:0", "--drain-deadline-s", "60")
+    agent = unique("agent")
+    with running_dispatcher(*flags) as dispatcher:
+        async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+            assert (await client.get("/healthz")).status_code == 200
+            assert (await client.get("/readyz")).status_code == 200
+            await opened(client, agent)
+            turn = await link.started()
+            dispatcher.signal(signal.SIGTERM)
+
+            async def ready() -> int:
+                return (await client.get("/readyz")).status_code
+
+            await eventually(ready, lambda status: status == 503)
+            refused = await client.post("/v1/sessions", json={"agent": agent, "input": "x"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+            await turn.finish()
+        assert await asyncio.to_thread(dispatcher.wait) == 0
