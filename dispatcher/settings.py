@@ -462,6 +462,13 @@ class Settings(BaseModel):
     http_idle_s: int = setting(
         HTTP, 75, "A connection without a request stays so long; longer than a proxy's own.", 1, 3600
     )
+    http_left_stop_s: float = setting(
+        HTTP,
+        5.0,
+        "What OpenAI's and other foreign clients ask for is stopped when nobody has watched it for so long.",
+        0,
+        86_400,
+    )
     http_poll_s_max: float = setting(HTTP, 60.0, "The longest that a poll may wait.", 0, 3600)
 
     tools: Tools = setting(TOOLS, [], "A tool, or a list of them, to offer to agents.", shape="MODULE:OBJECT")

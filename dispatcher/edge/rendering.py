@@ -65,6 +65,14 @@ class Rendering(Protocol):
         """What is said to this viewer alone, and is no event. Empty where the dialect has no word for it."""
 
 
+class Folding(Rendering, Protocol):
+    """One whose words depend on what went before, e.g. on which block of text is open: a pure function of the events
+    all the same, so for a viewer that comes back it is made anew of those that the viewer has had."""
+
+    def recall(self, entries: Sequence[Entry]) -> None:
+        """The next events, which the viewer has had."""
+
+
 def coalesced(entries: Sequence[Entry]) -> list[Entry]:
     """Neighbouring pieces of one speaker's text as one, with the cursor of the last. Nothing is left out."""
     result: list[Entry] = []

@@ -13,7 +13,7 @@ from dispatcher.core.events import Count, ViewerCame, ViewerLeft
 from dispatcher.edge.flusher import Flusher
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.protocol import END_S, OUTLET
-from dispatcher.edge.rendering import Gap, Notice, Rendering
+from dispatcher.edge.rendering import Folding, Gap, Notice, Rendering
 from dispatcher.edge.showing import Show, ShowLimits
 from dispatcher.hub import Hub
 from dispatcher.journal.position import missing, position
@@ -21,6 +21,8 @@ from dispatcher.metrics import Metrics
 
 # When a viewer of a dispatcher that goes away should be back.
 COME_BACK_MS: Final = 2_000
+# Events that a rendering is told at once of what a viewer has had.
+_RECALLED_AT_ONCE: Final = 1_000
 _CURSOR: Final = re.compile(r"([A-Za-z0-9-]{0,64}):([0-9]{1,19})")
 # What keeps a stream a stream on its way through proxies and into browsers.
 STREAM_HEADERS: Final = {
@@ -86,6 +88,17 @@ class Viewers:
             return found.after, []
         gap = Gap(str(cursor), f"{journal.epoch}:{found.available_from}", found.gap)
         return found.after, [gap]
+
+    async def recall(self, session_id: str, after: int, rendering: Folding) -> None:
+        """Tells `rendering` all events up to `after`; others have their turn in between."""
+        at = 0
+        while at < after:
+            entries = self._hub.journal.read(session_id, at, min(_RECALLED_AT_ONCE, after - at)).entries
+            if not entries:
+                return
+            rendering.recall(entries)
+            at = entries[-1].event.offset
+            await asyncio.sleep(0)
 
     def lost(self, cursor: Cursor) -> Gap:
         """What a viewer is told that comes back to a session which is not there."""
