@@ -41,6 +41,7 @@ from dispatcher.edge.server import EdgeServer
 from dispatcher.edge.sessions import Sessions, SessionsLimits
 from dispatcher.edge.showing import ShowLimits
 from dispatcher.edge.viewers import Viewers
+from dispatcher.edge.websocket import Sockets
 from dispatcher.hub import Hub
 from dispatcher.journal import Journal, Restored
 from dispatcher.journal.file import JournalError
@@ -437,14 +438,16 @@ async def _http_server(
     # Base64 and escapes take more room than what they stand for.
     body = BodyLimits(settings.request_bytes_max * 2, settings.http_body_s)
     sessions = Sessions(hub, requests, viewers, SessionsLimits(body, settings.http_poll_s_max))
+    sockets = Sockets(hub, requests, viewers, settings.viewer_write_s)
     health = Health()
-    app = application([*health.routes(), *sessions.routes()], _doors(settings), metrics)
+    app = application([*health.routes(), *sessions.routes(), *sockets.routes()], _doors(settings), metrics)
     limits = ConnectionLimits(
         settings.http_connections_max,
         settings.http_header_bytes_max,
         settings.http_header_s,
         settings.http_idle_s,
         body.bytes_max,
+        settings.viewer_heartbeat_s,
     )
     config = EdgeConfig(app, limits, tls_context(settings))
     server = EdgeServer(config)
@@ -458,6 +461,7 @@ async def _http_server(
             )
         finally:
             viewers.go_away("the dispatcher goes away")
+            sockets.go_away()
 
 
 def _doors(settings: Settings) -> Doors:

@@ -1,5 +1,6 @@
 """The app: which path leads where, and what becomes of errors."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dispatcher.core.events import Count
@@ -18,13 +19,15 @@ from dispatcher.edge.problems import ProblemError
 from dispatcher.metrics import Metrics
 from dispatcher.requests import WrongError
 
+log = logging.getLogger(__name__)
+
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # What a page of another origin may send and read, where it may call at all.
 _SENT: Final = ["authorization", "content-type", "idempotency-key", "last-event-id", "prefer"]
 _READ: Final = ["location", "session-id", "retry-after", "preference-applied"]
 
 
-def application(routes: Sequence[Route], doors: Doors, metrics: Metrics) -> Starlette:
+def application(routes: Sequence[Route | WebSocketRoute], doors: Doors, metrics: Metrics) -> Starlette:
     paths = {route.endpoint: route.path for route in routes}
     middleware = [Middleware(Tally, metrics=metrics, paths=paths), Middleware(Door, doors=doors)]
     if doors.origins:
@@ -86,8 +89,8 @@ async def _wrong(_: Request, error: Exception) -> Response:
 class Unknown:
     """There is no such path, or it has other methods."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
-        self._routes = routes
+    def __init__(self, routes: Sequence[Route | WebSocketRoute]) -> None:
+        self._routes = [route for route in routes if isinstance(route, Route)]
 
     async def __call__(self, request: Request, error: Exception) -> Response:
         path = request.url.path
@@ -103,6 +106,7 @@ class Unknown:
         return response
 
 
-async def _failed(_request: Request, _error: Exception) -> Response:
-    """What nobody foresaw: a generic text outside; the server logs the traceback."""
+async def _failed(request: Request, error: Exception) -> Response:
+    """What nobody foresaw: a generic text outside, the traceback inside."""
+    log.error("a request of %s failed", request.url.path, exc_info=error)
     return ProblemError("internal", "the dispatcher failed to answer; its log says why").response()

@@ -180,10 +180,11 @@ def parsed(kind: type[B], data: bytes) -> B:
     try:
         return kind.model_validate_json(data or b"{}")
     except ValidationError as error:
-        raise _problem(error) from None
+        raise problem_of(error) from None
 
 
-def _problem(error: ValidationError) -> ProblemError:
+def problem_of(error: ValidationError, *, is_tagged: bool = False) -> ProblemError:
+    """Every field that is wrong, and the first in words. `is_tagged`: paths begin with which body of several it is."""
     told: dict[str, str] = {}
     for each in error.errors(include_url=False, include_context=False):
         if each["type"] == "json_invalid":
@@ -193,7 +194,7 @@ def _problem(error: ValidationError) -> ProblemError:
         if each["type"] == "extra_forbidden":
             what = "there is no such field"
         # Of a field that may be of several types, the last is what it looks like most.
-        told[_path(each["loc"])] = what[:1].lower() + what[1:]
+        told[_path(each["loc"][is_tagged:])] = what[:1].lower() + what[1:]
     # What is said of a whole that has a part which is wrong says less.
     wrong = [
         {"field": field, "problem": what}

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocketClose
 
 from dispatcher.edge.problems import ProblemError
 
@@ -39,7 +38,7 @@ class Door:
             try:
                 self._require_welcome(scope, Headers(scope=scope))
             except ProblemError as problem:
-                await refuse(problem, scope, receive, send)
+                await problem.response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -84,10 +83,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-async def refuse(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await WebSocketClose(1008, problem.code)(scope, receive, send)
-    else:
-        await problem.response()(scope, receive, send)

@@ -1,10 +1,7 @@
-"""One HTTP connection: uvicorn's protocol, with the limits that it does not have, and a short way out for streams.
-
-A stream is written many times a second to many viewers, so it does not go through a task of its own and ASGI's
-messages: whoever has something to say writes to the connection's `Outlet`, at once and without waiting.
-"""
+"""One HTTP connection: uvicorn's protocol, with the limits that it does not have, and a short way out for streams."""
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -14,10 +11,9 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-# How long streams may take to end when the dispatcher goes.
-END_S: Final = 2
-# Where a request's scope has its connection's outlet.
-OUTLET: Final = "chatstream.outlet"
+from dispatcher.edge.outlet import END_S, OUTLET
+from dispatcher.edge.sockets import SocketProtocol
+
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
     b"connection: close\r\ncontent-length: %d\r\n\r\n%b"
@@ -30,13 +26,15 @@ _FULL: Final = (
 
 class ConnectionLimits(NamedTuple):
     """`headers_s`: how long a request's head may take, from the connection's first moment or its own first byte;
-    `idle_s`: how long a connection without a request stays; `message_bytes_max`: of a WebSocket."""
+    `idle_s`: how long a connection without a request stays; `message_bytes_max`: of a
+    WebSocket; `ping_s`: how often it is pinged, and how long the answer may take."""
 
     connections_max: int
     header_bytes_max: int
     headers_s: float
     idle_s: int
     message_bytes_max: int
+    ping_s: float
 
 
 class EdgeConfig(Config):
@@ -46,7 +44,11 @@ class EdgeConfig(Config):
         super().__init__(
             app,
             http=EdgeProtocol,
-            ws="websockets-sansio",
+            ws=SocketProtocol,
+            # A window for each connection would cost more memory than anything else of it.
+            ws_per_message_deflate=False,
+            ws_ping_interval=limits.ping_s,
+            ws_ping_timeout=limits.ping_s,
             ws_max_size=limits.message_bytes_max,
             lifespan="off",
             access_log=False,
@@ -58,55 +60,51 @@ class EdgeConfig(Config):
         )
         self.limits = limits
         self._tls = tls
+        # It tells of each request that makes no sense, of each WebSocket with its query, and at the end of each stream
+        # that it cuts. What fails is told by the app.
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
 
     def load(self) -> None:
         super().load()
         self.ssl = self._tls
 
 
-class Outlet:
-    """The body of the response that a connection is sending, in chunks, written without waiting. `on_room` is called
-    when there is room again after `is_full`."""
+class ChunkOutlet:
+    """The body of the response that a connection is sending, in chunks."""
 
     __slots__ = ("_protocol", "on_room")
 
     def __init__(self, protocol: "EdgeProtocol") -> None:
         self._protocol = protocol
-        self.on_room: Callable[[], None] | None = None
+        self.on_room: set[Callable[[], None]] = set()
 
     @property
     def is_full(self) -> bool:
-        """The peer takes less than it is given: what is written now waits here."""
         return self._protocol.flow.write_paused
 
     @property
     def waiting_bytes(self) -> int:
-        """Written and not taken yet, by the peer or the kernel."""
         return self._protocol.transport.get_write_buffer_size()
 
     @property
     def is_open(self) -> bool:
         return not self._protocol.transport.is_closing()
 
-    def write(self, chunk: bytes) -> None:
-        """Writes what `chunked` has made."""
-        self._protocol.transport.write(chunk)
+    def framed(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data)
+
+    def write(self, frame: bytes) -> None:
+        self._protocol.transport.write(frame)
 
     def wake(self) -> None:
         """Lets the request's task look again: its `receive` returns."""
         self._protocol.cycle.message_event.set()
 
     def close(self) -> None:
-        """Ends the connection; its peer has a moment to take what waits."""
         self._protocol.leave()
 
     def cut(self) -> None:
-        """Ends the connection without what still waits to be written."""
         self._protocol.transport.abort()
-
-
-def chunked(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -121,10 +119,10 @@ class EdgeProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
-        self._outlet = Outlet(self)
+        self._outlet = ChunkOutlet(self)
         self._in_head = True
         self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -161,10 +159,17 @@ class EdgeProtocol(HttpToolsProtocol):
         self._disarm()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self.cycle is not None and self.cycle.response_complete:
+            self._disarm()
+
     def on_response_complete(self) -> None:
         if self.cycle is not None and self.cycle.more_body:
-            # It was answered before it had said all: the rest would be waited for, for ever.
-            self.leave()
+            # It was answered before it had said all. The rest is let go, but not for ever. Closed at once, the
+            # connection would be reset, and its peer could not read the answer.
+            self._disarm()
+            self._timer = self.loop.call_later(END_S, self.leave)
         super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -172,18 +177,18 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._outlet.on_room is not None:
-            self._outlet.on_room()
+        for tell in tuple(self._outlet.on_room):
+            tell()
 
     def _await_head(self) -> None:
         self._in_head = True
         self._disarm()
-        self._head_timer = self.loop.call_later(self._limits.headers_s, self.leave)
+        self._timer = self.loop.call_later(self._limits.headers_s, self.leave)
 
     def _disarm(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def leave(self) -> None:
         """Ends the connection. What its peer does not take soon is let go: it could stay as long as the peer likes."""

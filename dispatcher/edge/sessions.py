@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from dispatcher.core.session import Session
 from dispatcher.edge.bodies import AddMessageBody, AnswerBody, AskBody, StopBody, parsed
+from dispatcher.edge.kept import kept
 from dispatcher.edge.poll import poll
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import BodyLimits, flag, json_body, number
@@ -23,8 +24,6 @@ from dispatcher.rpc.views import session_view
 
 PAGE_DEFAULT: Final = 50
 PAGE_MAX: Final = 1_000
-# How long somebody who asks may wait for what was decided to be kept.
-KEPT_S: Final = 10.0
 
 
 class SessionsLimits(NamedTuple):
@@ -68,7 +67,7 @@ class Sessions:
         ask.idempotency_key = _key(request, ask.idempotency_key)
         accepted = self._requests.ask(ask)
         session_id = accepted.session_id
-        await self._kept()
+        await kept(self._hub)
         where = f"/v1/sessions/{session_id}"
         headers = {"location": where, "session-id": session_id}
         if "respond-async" in request.headers.get("prefer", "").lower():
@@ -89,7 +88,7 @@ class Sessions:
         session = self._hub.router.sessions.get(session_id)
         if session is not None and not self._hub.journal.read(session_id, 0, 0).head:
             # Nothing is shown that a restart could undo, that there is this session included.
-            await self._kept()
+            await kept(self._hub)
         if session_id not in self._hub.router.sessions:
             return self._lost(session_id, cursor, wants_poll=wants_poll)
         if cursor is not None and self._is_told_all(session_id, cursor) and not wants_poll:
@@ -130,7 +129,7 @@ class Sessions:
         )
         # First the ending, then the stop on its link, then the answer.
         await asyncio.sleep(0)
-        await self._kept()
+        await kept(self._hub)
         return answered(
             {
                 "session_id": stopped.session_id,
@@ -144,14 +143,14 @@ class Sessions:
         body = parsed(AnswerBody, await json_body(request, self._limits.body))
         session_id, question_id = request.path_params["session_id"], request.path_params["question_id"]
         self._requests.answer(session_id, body.answer(question_id))
-        await self._kept()
+        await kept(self._hub)
         return answered({"session_id": session_id, "question_id": question_id})
 
     async def message(self, request: Request) -> Response:
         body = parsed(AddMessageBody, await json_body(request, self._limits.body))
         session_id = request.path_params["session_id"]
         message_id = self._requests.message(session_id, chat_pb2.AddMessage(text=body.text))
-        await self._kept()
+        await kept(self._hub)
         return answered({"session_id": session_id, "message_id": message_id}, 202)
 
     # --- parts -------------------------------------------------------------------------------------------
@@ -202,15 +201,6 @@ class Sessions:
         return plain(session_view(session, self._hub.journal.epoch)) | _links(
             f"/v1/sessions/{session.session_id}"
         )
-
-    async def _kept(self) -> None:
-        """Nobody is told of anything that a restart could undo."""
-        try:
-            async with asyncio.timeout(KEPT_S):
-                await self._hub.kept()
-        except TimeoutError:
-            told = "it is decided, and the journal can't keep it now; ask again for what became of it"
-            raise ProblemError("journal_stalled", told, retry_after_s=10.0) from None
 
 
 def _links(where: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from dispatcher.core.events import ViewerCame, ViewerLeft
 from dispatcher.core.packets import texts_bytes
 from dispatcher.edge.flusher import Flusher
-from dispatcher.edge.protocol import Outlet, chunked
+from dispatcher.edge.outlet import Outlet
 from dispatcher.edge.rendering import Gap, GoAway, Lag, Notice, Rendering, Slow, coalesced, thinned
 from dispatcher.hub import Hub
 from dispatcher.journal import Entry
@@ -50,7 +50,8 @@ class _Written(NamedTuple):
 
 
 class Show:
-    """`after`: the offset behind which it begins; `degraded`: told of each step down, by its name."""
+    """`after`: the offset behind which it begins; `degraded`: told of each step down, by its name; `over`: called when
+    there is nothing more to show."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Show:
         *,
         thoughts: bool,
         degraded: Callable[[str], None],
+        over: Callable[[], None],
     ) -> None:
         self._hub = hub
         self._flusher = flusher
@@ -74,6 +76,7 @@ class Show:
         self._limits = limits
         self._thoughts = thoughts
         self._degraded = degraded
+        self._over = over
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._written_at = self._loop.time()
@@ -102,13 +105,13 @@ class Show:
             self._say(notice)
         self._unsubscribe = self._hub.journal.subscribe(self._session_id, self._news)
         self._hub.submit(ViewerCame(self._session_id))
-        self._outlet.on_room = self._room
+        self._outlet.on_room.add(self._room)
         self._timer = self._loop.call_later(self._limits.heartbeat_s, self._beat)
         self._news()
 
     def end(self) -> None:
         """The viewer has left, or has been told all."""
-        self._outlet.on_room = None
+        self._outlet.on_room.discard(self._room)
         self._unsubscribe()
         self._flusher.forget(self)
         if self._timer is not None:
@@ -199,7 +202,7 @@ class Show:
         if self._stage != "none":
             entries = coalesced(entries)
         data = (self._rendering.events(entries) if entries else b"") + more
-        return _Written(chunked(data) if data else b"", after, head, taken, left_out, ended)
+        return _Written(self._outlet.framed(data) if data else b"", after, head, taken, left_out, ended)
 
     # --- lag ---------------------------------------------------------------------------------------------
 
@@ -258,7 +261,7 @@ class Show:
         silent_s = now - self._written_at
         if silent_s + _GRAIN_S >= self._limits.heartbeat_s:
             if self._rendering.heartbeat and self._outlet.is_open:
-                self._outlet.write(chunked(self._rendering.heartbeat))
+                self._outlet.write(self._outlet.framed(self._rendering.heartbeat))
             self._written_at = now
             silent_s = 0.0
             if self._outlet.is_full:
@@ -280,12 +283,12 @@ class Show:
 
     def _say(self, notice: Notice) -> None:
         if data := self._rendering.notice(notice):
-            self._outlet.write(chunked(data))
+            self._outlet.write(self._outlet.framed(data))
             self._written_at = self._loop.time()
 
     def _finish(self) -> None:
         self.is_over = True
-        self._outlet.wake()
+        self._over()
 
 
 def _fitting(entries: Sequence[Entry]) -> Sequence[Entry]:

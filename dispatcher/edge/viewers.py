@@ -11,8 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from dispatcher.core.events import Count, ViewerCame, ViewerLeft
 from dispatcher.edge.flusher import Flusher
+from dispatcher.edge.outlet import END_S, OUTLET, Outlet
 from dispatcher.edge.problems import ProblemError
-from dispatcher.edge.protocol import END_S, OUTLET
+from dispatcher.edge.protocol import ChunkOutlet
 from dispatcher.edge.rendering import Folding, Gap, Notice, Rendering
 from dispatcher.edge.showing import Show, ShowLimits
 from dispatcher.hub import Hub
@@ -106,18 +107,27 @@ class Viewers:
         return Gap(str(cursor), f"{journal.epoch}:0", missing(journal, cursor.epoch))
 
     def show(
-        self, scope: Scope, rendering: Rendering, session_id: str, after: int, *, thoughts: bool
+        self,
+        outlet: Outlet,
+        rendering: Rendering,
+        session_id: str,
+        after: int,
+        *,
+        thoughts: bool,
+        over: Callable[[], None],
     ) -> Show:
+        """What shows the session through `outlet`, once `watching` begins it; `over` is called at its end."""
         return Show(
             self._hub,
             self._flusher,
-            scope["extensions"][OUTLET],
+            outlet,
             rendering,
             session_id,
             after,
             self._limits,
             thoughts=thoughts,
             degraded=lambda stage: self._metrics.count(Count("viewers_degraded", (stage,))),
+            over=over,
         )
 
     def go_away(self, reason: str) -> None:
@@ -176,15 +186,20 @@ class ShowResponse(Response):
         self.init_headers({**STREAM_HEADERS, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        outlet: ChunkOutlet = scope["extensions"][OUTLET]
         show = self._viewers.show(
-            scope, self._rendering, self._session_id, self._after, thoughts=self._thoughts
+            outlet,
+            self._rendering,
+            self._session_id,
+            self._after,
+            thoughts=self._thoughts,
+            over=outlet.wake,
         )
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         with self._viewers.watching(show, self._notices):
             while not show.is_over:
                 if (await receive())["type"] == "http.disconnect":
                     return
-        outlet = scope["extensions"][OUTLET]
         try:
             async with asyncio.timeout(END_S):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
