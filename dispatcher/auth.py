@@ -6,6 +6,8 @@ A tokens file is TOML, one table a token, and holds hashes alone:
     name = "worker-1"                  # for logs and as the actor of stops
     role = "commander"                 # commander, application or admin
     sha256 = "<hex digest of the token>"
+    user = "alice"                     # an application's that is one user and nobody else; optional
+    thoughts = true                    # may have what agents think; default: true for admin, else false
 
 Without such a file everyone may call everything, which settings allow on this machine alone.
 """
@@ -20,15 +22,14 @@ import logging
 import time
 import tomllib
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import grpc
 from grpc import aio
 
-Role = Literal["commander", "application", "admin"]
+from dispatcher.identity import ANYBODY, ID_CHARS_MAX, Identity, Role, caller, is_id
 
 # The last word of a service's name to the roles that may call it. Health is for everybody: probes have no token.
 _ROLES: Final[dict[str, tuple[Role, ...]]] = {
@@ -38,12 +39,13 @@ _ROLES: Final[dict[str, tuple[Role, ...]]] = {
     "ServerReflection": ("commander", "application", "admin"),
 }
 _OPEN: Final = "Health"
-# Who makes the call that is being served, as "role:name"; empty where nobody has to say.
-caller: Final[ContextVar[str]] = ContextVar("caller", default="")
 _BEARER: Final = "bearer "
 _FIRST_WORD_S: Final = 1.0
 # Refusals are told in the log no more often.
 REFUSALS_TOLD_EVERY_S: Final = 10.0
+# What a table has to say, and what it may.
+_NEEDED: Final = frozenset({"name", "role", "sha256"})
+_OPTIONAL: Final = frozenset({"user", "thoughts"})
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +56,8 @@ class TokensError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    name: str
-    role: Role
     sha256: bytes
+    identity: Identity
 
 
 def load_tokens(path: Path) -> tuple[Token, ...]:
@@ -73,39 +74,70 @@ def load_tokens(path: Path) -> tuple[Token, ...]:
 
 def _token(path: Path, number: int, entry: Any) -> Token:
     where = f"tokens_file: {path}, token {number}"
-    if not isinstance(entry, dict) or set(entry) != {"name", "role", "sha256"}:
-        raise TokensError(f"{where}: should have name, role and sha256, and nothing else")
-    if not isinstance(entry["name"], str) or not entry["name"]:
+    if not isinstance(entry, dict) or not _NEEDED <= set(entry) <= _NEEDED | _OPTIONAL:
+        raise TokensError(
+            f"{where}: should have name, role and sha256, and nothing else but user and thoughts"
+        )
+    name, role = entry["name"], entry["role"]
+    if not isinstance(name, str) or not name:
         raise TokensError(f"{where}: name should be a text")
-    if entry["role"] not in get_args(Role):
-        raise TokensError(f"{where} ({entry['name']}): role should be one of {', '.join(get_args(Role))}")
+    where = f"{where} ({name})"
+    if role not in get_args(Role):
+        raise TokensError(f"{where}: role should be one of {', '.join(get_args(Role))}")
+    user_id = entry.get("user", "")
+    if "user" in entry and role != "application":
+        raise TokensError(f"{where}: user goes with the role application alone; leave it out")
+    if "user" in entry and not is_id(user_id):
+        raise TokensError(f"{where}: user should be a text of 1 to {ID_CHARS_MAX} printable characters")
+    thoughts = entry.get("thoughts", role == "admin")
+    if not isinstance(thoughts, bool):
+        raise TokensError(f"{where}: thoughts should be true or false")
     try:
         digest = bytes.fromhex(entry["sha256"])
     except (TypeError, ValueError):
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
-        raise TokensError(f"{where} ({entry['name']}): sha256 should be 64 hexadecimal digits")
-    return Token(entry["name"], entry["role"], digest)
+        raise TokensError(f"{where}: sha256 should be 64 hexadecimal digits")
+    if digest == hashlib.sha256().digest():
+        raise TokensError(
+            f"{where}: sha256 is of no token at all but of the empty text; hash the token itself"
+        )
+    return Token(digest, Identity(role, name, user_id, thoughts))
 
 
-def _authenticate(tokens: tuple[Token, ...], metadata: Any) -> Token | None:
-    """The token that the call bears. Looks at all of them, so that time tells nothing."""
-    presented = b""
+class Access:
+    """Who comes in by which bearer token. `required` is False where nobody needs one: then everybody is ANYBODY."""
+
+    def __init__(self, tokens: tuple[Token, ...]) -> None:
+        self._tokens = tokens
+        self.required: Final = bool(tokens)
+
+    async def identify(self, bearer: str) -> Identity | None:
+        """Who bears this; None: nobody that is known. Looks at all tokens, so that time tells nothing."""
+        if not self.required:
+            return ANYBODY
+        presented = hashlib.sha256(bearer.encode(errors="replace")).digest() if bearer else b""
+        found = None
+        for token in self._tokens:
+            if hmac.compare_digest(token.sha256, presented):
+                found = token.identity
+        return found
+
+
+def _borne(metadata: Any) -> str:
+    """The token that the call bears."""
+    presented = ""
     for key, value in metadata or ():
         if key == "authorization" and isinstance(value, str) and value.lower().startswith(_BEARER):
-            presented = hashlib.sha256(value[len(_BEARER) :].strip().encode()).digest()
-    found = None
-    for token in tokens:
-        if hmac.compare_digest(token.sha256, presented):
-            found = token
-    return found
+            presented = value[len(_BEARER) :].strip()
+    return presented
 
 
 class AuthInterceptor(aio.ServerInterceptor):
     """Lets a call through when its token has a role that may make it."""
 
-    def __init__(self, tokens: tuple[Token, ...]) -> None:
-        self._tokens = tokens
+    def __init__(self, access: Access) -> None:
+        self._access = access
         # Refused and not yet told of in the log, and when it was last told.
         self._untold = 0
         self._told_at = -REFUSALS_TOLD_EVERY_S
@@ -119,8 +151,8 @@ class AuthInterceptor(aio.ServerInterceptor):
         service = handler_call_details.method.split("/")[1].rpartition(".")[2]
         if handler is None or service == _OPEN:
             return handler
-        token = _authenticate(self._tokens, handler_call_details.invocation_metadata)
-        if token is None:
+        identity = await self._access.identify(_borne(handler_call_details.invocation_metadata))
+        if identity is None:
             self._tell(f"{service}: no token, or one that is not known")
             return _refusing(
                 handler,
@@ -128,15 +160,15 @@ class AuthInterceptor(aio.ServerInterceptor):
                 "send metadata `authorization: Bearer <token>` with a token that this dispatcher knows",
             )
         roles = _ROLES.get(service, ())
-        if token.role not in roles:
-            self._tell(f"{service}: the token {token.name!r} has role {token.role}")
+        if identity.role not in roles:
+            self._tell(f"{service}: the token {identity.name!r} has role {identity.role}")
             return _refusing(
                 handler,
                 grpc.StatusCode.PERMISSION_DENIED,
-                f"the token {token.name!r} has role {token.role}; {service} needs {' or '.join(roles)}",
+                f"the token {identity.name!r} has role {identity.role}; {service} needs {' or '.join(roles)}",
             )
         # grpc runs the handler in the same task, and each call in a task of its own.
-        caller.set(f"{token.role}:{token.name}")
+        caller.set(identity)
         return handler
 
     def _tell(self, why: str) -> None:

@@ -12,7 +12,6 @@ from zlib import crc32
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher import answers
-from dispatcher.auth import caller
 from dispatcher.core.events import (
     Accepted,
     AnswerGiven,
@@ -25,6 +24,7 @@ from dispatcher.core.events import (
 )
 from dispatcher.core.policy import Budgets
 from dispatcher.hub import Hub
+from dispatcher.identity import caller
 from dispatcher.rpc import codec
 from dispatcher.rpc.methods import REASON_CHARS_MAX
 
@@ -59,7 +59,8 @@ class WrongError(Exception):
 
 
 class Requests:
-    """All methods raise WrongError for what is not accepted. `mint` makes ids.
+    """All methods raise WrongError for what is not accepted. `mint` makes ids. They ask who the caller is, so they are
+    called in the task that serves it.
 
     What was submitted is decided when they return, and kept when `hub.kept` says so: only then may anybody be told.
     """
@@ -68,6 +69,15 @@ class Requests:
         self._hub = hub
         self._mint = mint
 
+    def require_visible(self, session_id: str) -> None:
+        """Raises WrongError where there is no such session, and in the same words where it is not the caller's to see:
+        nobody learns whose ids exist. An edge asks this before it shows a session."""
+        session = self._hub.router.sessions.get(session_id)
+        if session is None or not caller.get().may_see(session.application, session.user_id):
+            raise WrongError(
+                "unknown_session", f"session_id: there is no session {session_id!r}, or it is no longer kept"
+            )
+
     def ask(self, ask: chat_pb2.Ask) -> Accepted:
         """Opens a session, or joins the one that was asked for under the same key."""
         reply = self._submit(requested(ask, self._mint("s")))
@@ -75,6 +85,7 @@ class Requests:
         return reply
 
     def answer(self, session_id: str, answer: chat_pb2.AnswerQuestion) -> None:
+        self.require_visible(session_id)
         value_json: str | None = None
         if answer.WhichOneof("result") == "value_json":
             value_json = answer.value_json
@@ -87,6 +98,7 @@ class Requests:
 
     def message(self, session_id: str, message: chat_pb2.AddMessage) -> str:
         """The message's id."""
+        self.require_visible(session_id)
         if not message.text:
             raise WrongError("invalid_request", "message.text: is empty")
         message_id = self._mint("m")
@@ -95,13 +107,14 @@ class Requests:
 
     def stop(self, session_id: str, stop: chat_pb2.StopAsked) -> Stopped:
         """Stops it, as its user; one that has ended stays as it ended."""
+        self.require_visible(session_id)
         reason = stop.reason or "UserCancel"
         if len(reason) > REASON_CHARS_MAX:
             raise WrongError(
                 "invalid_request", f"stop.reason: at most {REASON_CHARS_MAX} characters are right"
             )
         stop_id = self._mint("stop")
-        reply = self._submit(StopRequested(session_id, stop_id, "user_cancel", reason, caller.get()))
+        reply = self._submit(StopRequested(session_id, stop_id, "user_cancel", reason, caller.get().actor))
         assert isinstance(reply, Stopped)
         return reply
 
@@ -123,6 +136,7 @@ class Requests:
 
 def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
     """An Ask in the core's words. Raises WrongError, which names the field."""
+    ask = _own(ask, caller.get().user_id)
     if not ask.messages:
         raise WrongError("invalid_request", "ask.messages: is empty; at least one message is right")
     for number, message in enumerate(ask.messages):
@@ -156,9 +170,23 @@ def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
         idempotency_key=ask.idempotency_key,
         budgets=_budgets(ask.budgets) if ask.HasField("budgets") else None,
         stop_when_unwatched_s=codec.seconds(ask.on_detach.stop_after) if unwatched else None,
-        application=caller.get(),
+        application=caller.get().actor,
         request_crc32=_asked_crc32(ask),
     )
+
+
+def _own(ask: chat_pb2.Ask, user_id: str) -> chat_pb2.Ask:
+    """What a caller that is one user asks is that user's, whether it says so or not."""
+    if not user_id or ask.user_id == user_id:
+        return ask
+    if ask.user_id:
+        told = (
+            f"ask.user_id: is {ask.user_id[:LABEL_CHARS_MAX]!r}, and this token speaks for {user_id!r} alone"
+        )
+        raise WrongError("invalid_request", f"{told}: leave it out")
+    own = chat_pb2.Ask(user_id=user_id)
+    own.MergeFrom(ask)
+    return own
 
 
 def _asked_crc32(ask: chat_pb2.Ask) -> int:

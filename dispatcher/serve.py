@@ -197,6 +197,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     """Serves in the running loop until a signal or Admin.Drain. Raises StartError."""
     settings = loaded.settings
     deny = _deny(settings)
+    access = _access(settings)
     # A series more for each that there is, of when it began: nobody asks for those.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no type for it
     metrics = Metrics()
@@ -217,7 +218,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
             limits = LiveLimits(loaded, lambda changed: _apply(changed, deny, hub, runner))
             requests = Requests(hub, mint)
             async with (
-                _grpc_server(settings, hub, requests, metrics, runner, limits, leaving) as serving,
+                _grpc_server(settings, access, hub, requests, metrics, runner, limits, leaving) as serving,
                 _http_server(settings, hub, requests, metrics) as web,
             ):
                 # Whoever reads that it is ready may tell it to go, and once more while it drains.
@@ -291,6 +292,11 @@ def _deny(settings: Settings) -> Patterns | None:
         raise StartError(str(error)) from None
 
 
+def _access(settings: Settings) -> auth.Access:
+    """Raises TokensError."""
+    return auth.Access(() if settings.tokens_file is None else auth.load_tokens(settings.tokens_file))
+
+
 def _apply(settings: Settings, deny: Patterns | None, hub: Hub, runner: ToolRunner) -> None:
     """Limits were changed by an operator."""
     hub.submit(LimitsChanged(core_limits(settings, deny, _told_bytes(runner))))
@@ -354,6 +360,7 @@ def _told_bytes(runner: ToolRunner) -> int:
 @contextlib.asynccontextmanager
 async def _grpc_server(
     settings: Settings,
+    access: auth.Access,
     hub: Hub,
     requests: Requests,
     metrics: Metrics,
@@ -363,8 +370,8 @@ async def _grpc_server(
 ) -> AsyncIterator[Serving]:
     """Serves gRPC."""
     interceptors: list[aio.ServerInterceptor] = [MetricsInterceptor(metrics.registry)]
-    if settings.tokens_file is not None:
-        interceptors.append(auth.AuthInterceptor(auth.load_tokens(settings.tokens_file)))
+    if access.required:
+        interceptors.append(auth.AuthInterceptor(access))
     server = aio.server(interceptors=interceptors, options=server_options(settings))
     offers = _offers(runner)
     told_bytes = _told_bytes(runner)

@@ -238,6 +238,35 @@ FILES = {
         '[[tokens]]\nname = "n"\nrole = "admin"\nsha256 = "hush, the token itself"',
         "token 1 (n): sha256 should be 64 hexadecimal digits",
     ),
+    "the hash of nothing": (_entry("admin", ""), "token 1 (admin-1): sha256 is of no token at all"),
+    "an admin that is a user": (
+        _entry("admin", "x") + 'user = "alice"',
+        "token 1 (admin-1): user goes with the role application alone",
+    ),
+    "a commander that is a user": (
+        _entry("commander", "x") + 'user = ""',
+        "token 1 (commander-1): user goes with the role application alone",
+    ),
+    "a user without an id": (
+        _entry("application", "x") + 'user = ""',
+        "token 1 (application-1): user should be a text of 1 to 256 printable characters",
+    ),
+    "a user by number": (
+        _entry("application", "x") + "user = 7",
+        "token 1 (application-1): user should be a text of 1 to 256 printable characters",
+    ),
+    "a user with a line's end": (
+        _entry("application", "x") + 'user = "al\\nice"',
+        "token 1 (application-1): user should be a text of 1 to 256 printable characters",
+    ),
+    "thoughts in words": (
+        _entry("application", "x") + 'thoughts = "yes"',
+        "token 1 (application-1): thoughts should be true or false",
+    ),
+    "thoughts by number": (
+        _entry("application", "x") + "thoughts = 1",
+        "token 1 (application-1): thoughts should be true or false",
+    ),
     "a hash of no text": (
         '[[tokens]]\nname = "n"\nrole = "admin"\nsha256 = 5',
         "token 1 (n): sha256 should be 64 hexadecimal digits",

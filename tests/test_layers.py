@@ -47,6 +47,7 @@ CONSTRUCTED = {
     "Router": "dispatcher.serve",
     "MemoryJournal": "dispatcher.serve",
     "ToolRunner": "dispatcher.serve",
+    "Access": "dispatcher.serve",
     "aio.server": "dispatcher.serve",
     "dispatcher.edge.viewers.Viewers": "dispatcher.serve",
     "dispatcher.edge.flusher.Flusher": "dispatcher.serve",

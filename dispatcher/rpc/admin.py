@@ -9,7 +9,6 @@ from typing import Any, Final
 import grpc
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2
 
-from dispatcher.auth import caller
 from dispatcher.core.events import (
     CommanderDrainRequested,
     Declined,
@@ -27,6 +26,7 @@ from dispatcher.core.fleet import Commander, SlotState
 from dispatcher.core.packets import StopCode
 from dispatcher.core.session import Session
 from dispatcher.hub import Hub
+from dispatcher.identity import caller
 from dispatcher.journal.position import ending_is_kept
 from dispatcher.limits import LiveLimits
 from dispatcher.rpc import codec
@@ -77,7 +77,7 @@ class AdminService:
                 self._mint("stop"),
                 _stop_code(request.code),
                 bounded("reason", request.reason) or "AdminStop",
-                caller.get() or bounded("actor", request.actor),
+                caller.get().actor or bounded("actor", request.actor),
                 _grace_s(request),
             )
         )
@@ -103,7 +103,7 @@ class AdminService:
                 self._mint("stop"),
                 _stop_code(request.code),
                 bounded("reason", request.reason) or "AdminStop",
-                caller.get() or bounded("actor", request.actor),
+                caller.get().actor or bounded("actor", request.actor),
                 _grace_s(request),
             )
         )

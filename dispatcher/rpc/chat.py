@@ -10,6 +10,7 @@ from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.core.fleet import CommanderState
 from dispatcher.hub import Hub
+from dispatcher.identity import caller
 from dispatcher.journal.position import ending_is_kept, missing
 from dispatcher.requests import Requests, WrongError
 from dispatcher.rpc import codec
@@ -103,18 +104,21 @@ class ChatService:
     async def show(
         self, context: Any, session_id: str, cursor: chat_pb2.Cursor | None, *, thoughts: bool
     ) -> None:
-        """Streams one session to `context`, from the cursor to its ending."""
-        sessions, journal = self._hub.router.sessions, self._hub.journal
-        if session_id in sessions and not journal.read(session_id, 0, 0).head:
-            # Nothing is shown that a restart could undo, that there is this session included.
-            await self._hub.kept()
+        """Streams one session to `context`, from the cursor to its ending; thoughts where the caller may have them."""
+        try:
+            self._requests.require_visible(session_id)
+            if not self._hub.journal.read(session_id, 0, 0).head:
+                # Nothing is shown that a restart could undo, that there is this session included.
+                await self._hub.kept()
+                self._requests.require_visible(session_id)
+        except WrongError as wrong:
+            told = await self._tell_missing(context, session_id, cursor, str(wrong))
+            raise Answered("NOT_FOUND", told) from None
         # From here to the watching nothing waits, or more would watch than may.
-        if session_id not in sessions:
-            raise Answered("NOT_FOUND", await self._tell_missing(context, session_id, cursor))
         if told := too_many_viewers(self._hub, self._limits, session_id):
             raise Answered("RESOURCE_EXHAUSTED", told)
         feed = self.feed(context)
-        feed.watch(session_id, cursor, thoughts=thoughts)
+        feed.watch(session_id, cursor, thoughts=thoughts and caller.get().thoughts)
         feed.finish()
         self._feeds.add(feed)
         try:
@@ -122,11 +126,12 @@ class ChatService:
         finally:
             self._feeds.discard(feed)
 
-    async def _tell_missing(self, context: Any, session_id: str, cursor: chat_pb2.Cursor | None) -> str:
+    async def _tell_missing(
+        self, context: Any, session_id: str, cursor: chat_pb2.Cursor | None, told: str
+    ) -> str:
         """Tells a viewer that comes back with a cursor that there is nothing more to be had; and what the status says
-        of it."""
+        of it besides `told`."""
         epoch = self._hub.journal.epoch
-        told = f"session_id: there is no session {session_id!r}, or it is no longer kept"
         if cursor is None:
             return told
         reason = missing(self._hub.journal, cursor.epoch)
@@ -204,7 +209,7 @@ class _Conversation:
         )
         if not packet.session_id:
             receipt.session_id = self._sessions.get(packet.client_ref, "")
-        opened, thoughts = "", packet.ask.include_thoughts
+        opened, thoughts = "", packet.ask.include_thoughts and caller.get().thoughts
         try:
             if len(data) > self._limits.request_bytes_max:
                 raise WrongError(

@@ -137,8 +137,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchSession(self, request, context):
-        """All events of a session, thoughts included. As Chat.Subscribe: NOT_FOUND, RESOURCE_EXHAUSTED where too many watch
-        it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
+        """All events of a session, thoughts included where the token may have them. As Chat.Subscribe: NOT_FOUND,
+        RESOURCE_EXHAUSTED where too many watch it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,8 +52,8 @@ class AdminStub:
     GetSession: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetSessionRequest, _admin_pb2.GetSessionResponse]
     """One session. NOT_FOUND when it never was or is no longer kept."""
     WatchSession: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchSessionRequest, _chat_pb2.SessionEvents]
-    """All events of a session, thoughts included. As Chat.Subscribe: NOT_FOUND, RESOURCE_EXHAUSTED where too many watch
-    it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
+    """All events of a session, thoughts included where the token may have them. As Chat.Subscribe: NOT_FOUND,
+    RESOURCE_EXHAUSTED where too many watch it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
     """
     ListCommanders: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListCommandersRequest, _admin_pb2.ListCommandersResponse]
     """The commanders, with their slots and sessions."""
@@ -98,8 +98,8 @@ class AdminAsyncStub(AdminStub):
     GetSession: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetSessionRequest, _admin_pb2.GetSessionResponse]  # type: ignore[assignment]
     """One session. NOT_FOUND when it never was or is no longer kept."""
     WatchSession: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchSessionRequest, _chat_pb2.SessionEvents]  # type: ignore[assignment]
-    """All events of a session, thoughts included. As Chat.Subscribe: NOT_FOUND, RESOURCE_EXHAUSTED where too many watch
-    it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
+    """All events of a session, thoughts included where the token may have them. As Chat.Subscribe: NOT_FOUND,
+    RESOURCE_EXHAUSTED where too many watch it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
     """
     ListCommanders: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListCommandersRequest, _admin_pb2.ListCommandersResponse]  # type: ignore[assignment]
     """The commanders, with their slots and sessions."""
@@ -171,8 +171,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.WatchSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.SessionEvents], _abc.AsyncIterator[_chat_pb2.SessionEvents]]:
-        """All events of a session, thoughts included. As Chat.Subscribe: NOT_FOUND, RESOURCE_EXHAUSTED where too many watch
-        it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
+        """All events of a session, thoughts included where the token may have them. As Chat.Subscribe: NOT_FOUND,
+        RESOURCE_EXHAUSTED where too many watch it or the viewer takes nothing, UNAVAILABLE behind a GoAway.
         """
 
     @_abc_1.abstractmethod

@@ -243,9 +243,11 @@ class Ask(_message.Message):
     affinity_key: _builtins.str
     """Sessions of one key prefer the commander that had the last one. Empty: none."""
     user_id: _builtins.str
-    """Whose session it is. Believed only from callers that may speak for their users."""
+    """Whose session it is. Believed only from callers that may speak for their users: for a token that is bound to one
+    user it may be left out, and another one is refused.
+    """
     include_thoughts: _builtins.bool
-    """The viewer wants thoughts, if it may have them."""
+    """The viewer wants thoughts. Without a token that may have them it gets none."""
     idempotency_key: _builtins.str
     """A repeat of the same key by the same application for the same user joins the first one's session, unless that has
     an ending that is `retryable`: then it opens another. For another agent or with other messages, budgets or labels
@@ -420,6 +422,7 @@ class SubscribeRequest(_message.Message):
     INCLUDE_THOUGHTS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     include_thoughts: _builtins.bool
+    """The viewer wants thoughts. Without a token that may have them it gets none."""
     @_builtins.property
     def cursor(self) -> Global___Cursor:
         """The last event already seen. Unset: from the first."""

@@ -29,6 +29,9 @@ class ChatStub:
     """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
     a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
     message over the limit.
+
+    A session is there for its user, where the token is bound to one; for the application that opened it, where not; and
+    for admins. For everybody else it is as if it did not exist.
     """
 
     def __init__(self, channel):
@@ -58,6 +61,9 @@ class ChatServicer:
     """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
     a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
     message over the limit.
+
+    A session is there for its user, where the token is bound to one; for the application that opened it, where not; and
+    for admins. For everybody else it is as if it did not exist.
     """
 
     def Converse(self, request_iterator, context):
@@ -78,10 +84,10 @@ class ChatServicer:
     def Subscribe(self, request, context):
         """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
-        Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
-        request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, for
-        `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were allowed; UNAVAILABLE
-        behind a GoAway.
+        Status codes: OK after `ended`; NOT_FOUND for a session that never was, is no longer kept or is somebody else's,
+        behind a Gap where the request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where
+        too many watch it, for `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were
+        allowed; UNAVAILABLE behind a GoAway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,6 +130,9 @@ class Chat:
     """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
     a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
     message over the limit.
+
+    A session is there for its user, where the token is bound to one; for the application that opened it, where not; and
+    for admins. For everybody else it is as if it did not exist.
     """
 
     @staticmethod

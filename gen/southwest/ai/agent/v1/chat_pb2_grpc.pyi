@@ -34,6 +34,9 @@ class ChatStub:
     """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
     a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
     message over the limit.
+
+    A session is there for its user, where the token is bound to one; for the application that opened it, where not; and
+    for admins. For everybody else it is as if it did not exist.
     """
 
     @_typing.overload
@@ -54,10 +57,10 @@ class ChatStub:
     Subscribe: _grpc.UnaryStreamMultiCallable[_chat_pb2.SubscribeRequest, _chat_pb2.SessionEvents]
     """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
-    Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
-    request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, for
-    `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were allowed; UNAVAILABLE
-    behind a GoAway.
+    Status codes: OK after `ended`; NOT_FOUND for a session that never was, is no longer kept or is somebody else's,
+    behind a Gap where the request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where
+    too many watch it, for `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were
+    allowed; UNAVAILABLE behind a GoAway.
     """
     ListAgents: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListAgentsRequest, _chat_pb2.ListAgentsResponse]
     """The agents that can be asked now."""
@@ -67,6 +70,9 @@ class ChatAsyncStub(ChatStub):
     """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
     a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
     message over the limit.
+
+    A session is there for its user, where the token is bound to one; for the application that opened it, where not; and
+    for admins. For everybody else it is as if it did not exist.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -84,10 +90,10 @@ class ChatAsyncStub(ChatStub):
     Subscribe: _aio.UnaryStreamMultiCallable[_chat_pb2.SubscribeRequest, _chat_pb2.SessionEvents]  # type: ignore[assignment]
     """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
-    Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
-    request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, for
-    `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were allowed; UNAVAILABLE
-    behind a GoAway.
+    Status codes: OK after `ended`; NOT_FOUND for a session that never was, is no longer kept or is somebody else's,
+    behind a Gap where the request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where
+    too many watch it, for `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were
+    allowed; UNAVAILABLE behind a GoAway.
     """
     ListAgents: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListAgentsRequest, _chat_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """The agents that can be asked now."""
@@ -96,6 +102,9 @@ class ChatServicer(metaclass=_abc_1.ABCMeta):
     """What an application calls. Of every method besides what its comment says: UNAUTHENTICATED or PERMISSION_DENIED without
     a token of the role application or admin; INVALID_ARGUMENT for bytes that are no request; RESOURCE_EXHAUSTED for a
     message over the limit.
+
+    A session is there for its user, where the token is bound to one; for the application that opened it, where not; and
+    for admins. For everybody else it is as if it did not exist.
     """
 
     @_abc_1.abstractmethod
@@ -123,10 +132,10 @@ class ChatServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.SessionEvents], _abc.AsyncIterator[_chat_pb2.SessionEvents]]:
         """Joins or rejoins a session: all events after the cursor, then what comes, up to `ended`.
 
-        Status codes: OK after `ended`; NOT_FOUND for a session that never was or is no longer kept, behind a Gap where the
-        request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where too many watch it, for
-        `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were allowed; UNAVAILABLE
-        behind a GoAway.
+        Status codes: OK after `ended`; NOT_FOUND for a session that never was, is no longer kept or is somebody else's,
+        behind a Gap where the request has a cursor; INVALID_ARGUMENT for a malformed request; RESOURCE_EXHAUSTED where
+        too many watch it, for `slow`: a viewer that takes nothing, or for an event that was kept when larger messages were
+        allowed; UNAVAILABLE behind a GoAway.
         """
 
     @_abc_1.abstractmethod
