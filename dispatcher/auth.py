@@ -9,7 +9,8 @@ A tokens file is TOML, one table a token, and holds hashes alone:
     user = "alice"                     # an application's that is one user and nobody else; optional
     thoughts = true                    # may have what agents think; default: true for admin, else false
 
-Without such a file everyone may call everything, which settings allow on this machine alone.
+Signed tokens are another way in; see `signed_tokens.py`. Without either everyone may call everything, which settings
+allow on this machine alone.
 """
 
 # grpc's handler types take parameters in the stubs alone.
@@ -18,8 +19,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import logging
-import time
 import tomllib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -30,6 +29,8 @@ import grpc
 from grpc import aio
 
 from dispatcher.identity import ANYBODY, ID_CHARS_MAX, Identity, Role, caller, is_id
+from dispatcher.refusals import Refusals
+from dispatcher.signed_tokens import SignedTokens
 
 # The last word of a service's name to the roles that may call it. Health is for everybody: probes have no token.
 _ROLES: Final[dict[str, tuple[Role, ...]]] = {
@@ -40,14 +41,11 @@ _ROLES: Final[dict[str, tuple[Role, ...]]] = {
 }
 _OPEN: Final = "Health"
 _BEARER: Final = "bearer "
+_DOTS_OF_SIGNED: Final = 2
 _FIRST_WORD_S: Final = 1.0
-# Refusals are told in the log no more often.
-REFUSALS_TOLD_EVERY_S: Final = 10.0
 # What a table has to say, and what it may.
 _NEEDED: Final = frozenset({"name", "role", "sha256"})
 _OPTIONAL: Final = frozenset({"user", "thoughts"})
-
-log = logging.getLogger(__name__)
 
 
 class TokensError(Exception):
@@ -106,11 +104,13 @@ def _token(path: Path, number: int, entry: Any) -> Token:
 
 
 class Access:
-    """Who comes in by which bearer token. `required` is False where nobody needs one: then everybody is ANYBODY."""
+    """Who comes in by which bearer token, of the tokens file or signed. `required` is False where nobody needs one:
+    then everybody is ANYBODY."""
 
-    def __init__(self, tokens: tuple[Token, ...]) -> None:
+    def __init__(self, tokens: tuple[Token, ...], signed: SignedTokens | None = None) -> None:
         self._tokens = tokens
-        self.required: Final = bool(tokens)
+        self._signed = signed
+        self.required: Final = bool(tokens) or signed is not None
 
     async def identify(self, bearer: str) -> Identity | None:
         """Who bears this; None: nobody that is known. Looks at all tokens, so that time tells nothing."""
@@ -121,6 +121,8 @@ class Access:
         for token in self._tokens:
             if hmac.compare_digest(token.sha256, presented):
                 found = token.identity
+        if found is None and self._signed is not None and bearer.count(".") == _DOTS_OF_SIGNED:
+            return await self._signed.identify(bearer)
         return found
 
 
@@ -138,9 +140,7 @@ class AuthInterceptor(aio.ServerInterceptor):
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        # Refused and not yet told of in the log, and when it was last told.
-        self._untold = 0
-        self._told_at = -REFUSALS_TOLD_EVERY_S
+        self._refusals = Refusals("calls")
 
     async def intercept_service(
         self,
@@ -153,7 +153,7 @@ class AuthInterceptor(aio.ServerInterceptor):
             return handler
         identity = await self._access.identify(_borne(handler_call_details.invocation_metadata))
         if identity is None:
-            self._tell(f"{service}: no token, or one that is not known")
+            self._refusals.tell(f"{service}: no token, or one that is not known")
             return _refusing(
                 handler,
                 grpc.StatusCode.UNAUTHENTICATED,
@@ -161,7 +161,7 @@ class AuthInterceptor(aio.ServerInterceptor):
             )
         roles = _ROLES.get(service, ())
         if identity.role not in roles:
-            self._tell(f"{service}: the token {identity.name!r} has role {identity.role}")
+            self._refusals.tell(f"{service}: the token {identity.name!r} has role {identity.role}")
             return _refusing(
                 handler,
                 grpc.StatusCode.PERMISSION_DENIED,
@@ -170,14 +170,6 @@ class AuthInterceptor(aio.ServerInterceptor):
         # grpc runs the handler in the same task, and each call in a task of its own.
         caller.set(identity)
         return handler
-
-    def _tell(self, why: str) -> None:
-        """One line for many: whoever guesses is not to fill the log."""
-        self._untold += 1
-        now = time.monotonic()
-        if now - self._told_at >= REFUSALS_TOLD_EVERY_S:
-            log.warning("refused %d calls; the last: %s", self._untold, why)
-            self._untold, self._told_at = 0, now
 
 
 async def hear_first(context: Any) -> None:

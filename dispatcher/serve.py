@@ -58,6 +58,8 @@ from dispatcher.requests import Requests
 from dispatcher.rpc import admin, chat, codec, interaction
 from dispatcher.rpc.interceptors import MetricsInterceptor
 from dispatcher.settings import Loaded, Settings, parse_address
+from dispatcher.signed_tokens import SignedTokens
+from dispatcher.signing_keys import KeyLimits, KeysError, SigningKeys
 from dispatcher.tools.contract import Tool, ToolLoadError
 from dispatcher.tools.loading import load_tools
 from dispatcher.tools.runner import ToolRunner
@@ -197,14 +199,13 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     """Serves in the running loop until a signal or Admin.Drain. Raises StartError."""
     settings = loaded.settings
     deny = _deny(settings)
-    access = _access(settings)
     # A series more for each that there is, of when it began: nobody asks for those.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no type for it
     metrics = Metrics()
     runner = ToolRunner(tools, _runner_limits(settings), observe=metrics.tool_called)
     leaving = Leaving(settings.drain_deadline_s)
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with _access(settings) as access, asyncio.TaskGroup() as tasks:
             hub = Hub(
                 Router(core_limits(settings, deny, _told_bytes(runner))),
                 keeping.journal,
@@ -292,9 +293,26 @@ def _deny(settings: Settings) -> Patterns | None:
         raise StartError(str(error)) from None
 
 
-def _access(settings: Settings) -> auth.Access:
-    """Raises TokensError."""
-    return auth.Access(() if settings.tokens_file is None else auth.load_tokens(settings.tokens_file))
+@contextlib.asynccontextmanager
+async def _access(settings: Settings) -> AsyncIterator[auth.Access]:
+    """Who may come in, for as long as anybody does. Raises TokensError or StartError."""
+    s = settings
+    tokens = () if s.tokens_file is None else auth.load_tokens(s.tokens_file)
+    if not s.jwt_jwks:
+        yield auth.Access(tokens)
+        return
+    limits = KeyLimits(s.jwt_refresh_s, s.jwt_refetch_s, s.jwt_stale_s, s.jwt_fetch_timeout_s)
+    keys = SigningKeys(s.jwt_jwks, limits)
+    try:
+        await keys.begin()
+    except KeysError as error:
+        raise StartError(str(error)) from None
+    keeping = asyncio.create_task(keys.keep())
+    try:
+        yield auth.Access(tokens, SignedTokens(keys, s.jwt_audience, s.jwt_issuer, s.jwt_leeway_s))
+    finally:
+        keeping.cancel()
+        await asyncio.wait([keeping])
 
 
 def _apply(settings: Settings, deny: Patterns | None, hub: Hub, runner: ToolRunner) -> None:

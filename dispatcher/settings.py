@@ -22,6 +22,7 @@ from itertools import chain, combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self, cast, get_args, get_origin
+from urllib.parse import urlsplit
 
 import re2
 from annotated_types import Ge, Le
@@ -137,6 +138,30 @@ def _address(text: str) -> str:
     return text
 
 
+def _word(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("should have no control characters")
+    return text
+
+
+def _keys_place(text: str) -> str:
+    """A path, or an address where nobody but its owner can answer."""
+    why = "should be a file, or an https address without a password; http is right for this machine alone"
+    if not text.isprintable():
+        raise ValueError(why)
+    if "://" not in text:
+        return text
+    try:
+        parts = urlsplit(text)
+        is_here = Address(parts.hostname or "", parts.port or 0).is_local
+    except ValueError:
+        raise ValueError(why) from None
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_here)
+    if not is_safe or not parts.hostname or parts.username is not None or " " in text:
+        raise ValueError(why)
+    return text
+
+
 def _tool(text: str) -> str:
     module, colon, name = text.partition(":")
     parts = (*module.split("."), *name.split(".")) if colon else module.split(".")
@@ -174,6 +199,8 @@ HttpAddress = Annotated[str, AfterValidator(_http_address)]
 Hosts = Annotated[list[Annotated[str, AfterValidator(_host)]], Field(max_length=1000)]
 Origins = Annotated[list[Annotated[str, AfterValidator(_origin)]], Field(max_length=1000)]
 JournalPlace = Annotated[str, AfterValidator(_journal)]
+KeysPlace = Annotated[str, AfterValidator(_keys_place)]
+Word = Annotated[str, AfterValidator(_word)]
 File = Annotated[Path | None, BeforeValidator(_file)]
 Tools = Annotated[list[Annotated[str, AfterValidator(_tool)]], Field(max_length=1000)]
 Patterns = Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(max_length=1000)]
@@ -254,7 +281,26 @@ class Settings(BaseModel):
     tls_client_ca: File = setting(
         TRUST, None, "Who must have signed a client's certificate, PEM. None: clients need no certificate."
     )
-    tokens_file: File = setting(TRUST, None, "Who may come in, by which token, as what. None: everyone.")
+    tokens_file: File = setting(
+        TRUST, None, "Who may come in, by which token, as what. None, and no jwt_jwks: everyone."
+    )
+    jwt_jwks: KeysPlace = setting(
+        TRUST,
+        "",
+        "The keys of who signs tokens, JWTs: a JWK Set's file or https address. Needs jwt_audience.",
+        shape="FILE|URL",
+    )
+    jwt_audience: Word = setting(TRUST, "", "What signed tokens for here have as aud.", shape="AUDIENCE")
+    jwt_issuer: Word = setting(TRUST, "", "What they have as iss. Empty: whatever.", shape="ISSUER")
+    jwt_leeway_s: float = setting(TRUST, 30.0, "How far the clock of who signs may be off.", 0, 600)
+    jwt_refresh_s: float = setting(TRUST, 300.0, "The keys are read again when so old.", 0.1, 86_400)
+    jwt_refetch_s: float = setting(
+        TRUST, 5.0, "A token whose key is not there has them read again, but no sooner than this.", 0.1, 3600
+    )
+    jwt_stale_s: float = setting(
+        TRUST, 3600.0, "While they can't be read, those of before serve on until so old.", 1, 604_800
+    )
+    jwt_fetch_timeout_s: float = setting(TRUST, 5.0, "Reading them may take so long.", 0.1, 60)
 
     heartbeat_interval_s: float = setting(
         SILENCE, 2.0, "Each side of a link is heard so often; this finds what pings can't.", 0.05, 60
@@ -530,6 +576,7 @@ Contradictions = Iterator[tuple[tuple[str, ...], str]]
 def _contradictions(told: Settings) -> Contradictions:
     """What would break a promise or could never take effect. What is merely odd is allowed."""
     yield from _open_doors(told)
+    yield from _signed_by_anybody(told)
     yield from _silence_out_of_order(told)
     for part in ("request_bytes_max", "tool_output_bytes", "tool_arguments_bytes"):
         if getattr(told, part) > told.payload_bytes_max:
@@ -553,22 +600,21 @@ def _open_doors(told: Settings) -> Contradictions:
         yield ("tls_certificate", "tls_key"), "certificate and key belong together: give both or neither"
     if told.tls_client_ca and not told.tls_certificate:
         yield ("tls_client_ca", "tls_certificate"), "it needs TLS: give tls_certificate and tls_key"
-    is_safe = told.tls_certificate and told.tls_key and told.tokens_file
+    is_safe = told.tls_certificate and told.tls_key and (told.tokens_file or told.jwt_jwks)
     if not (is_safe or told.insecure or parse_address(told.grpc_address).is_local):
         why = (
             "other machines could come in without TLS or without a token. Three ways out: listen on"
-            " 127.0.0.1, [::1] or unix:/PATH; give tls_certificate, tls_key and tokens_file; or set"
+            " 127.0.0.1, [::1] or unix:/PATH; give tls_certificate, tls_key and tokens_file or jwt_jwks; or set"
             " insecure = true (--insecure), in a network that lets nobody else in"
         )
-        yield ("grpc_address", "tls_certificate", "tls_key", "tokens_file", "insecure"), why
-    http_is_safe = told.tls_certificate and told.tls_key and told.tokens_file
-    if told.http_address and not (http_is_safe or told.insecure or parse_address(told.http_address).is_local):
+        yield ("grpc_address", "tls_certificate", "tls_key", "tokens_file", "jwt_jwks", "insecure"), why
+    if told.http_address and not (is_safe or told.insecure or parse_address(told.http_address).is_local):
         why = (
             "other machines could come in without TLS or without a token. Three ways out: listen on 127.0.0.1 or"
-            " [::1]; give tls_certificate, tls_key and tokens_file; or set insecure = true (--insecure), in a"
-            " network that lets nobody else in"
+            " [::1]; give tls_certificate, tls_key and tokens_file or jwt_jwks; or set insecure = true (--insecure),"
+            " in a network that lets nobody else in"
         )
-        yield ("http_address", "tls_certificate", "tls_key", "tokens_file", "insecure"), why
+        yield ("http_address", "tls_certificate", "tls_key", "tokens_file", "jwt_jwks", "insecure"), why
     is_open = told.metrics_public or told.insecure or not told.metrics_address
     if not (is_open or parse_address(told.metrics_address).is_local):
         why = (
@@ -584,6 +630,23 @@ def _open_doors(told: Settings) -> Contradictions:
     if told.viewer_coalesce_after_s > told.viewer_thin_after_s:
         why = "text is joined before anything is left out: viewer_coalesce_after_s must be at most viewer_thin_after_s"
         yield ("viewer_coalesce_after_s", "viewer_thin_after_s"), why
+
+
+def _signed_by_anybody(told: Settings) -> Contradictions:
+    if told.jwt_jwks and not told.jwt_audience:
+        why = "a token made for any other service would do here: jwt_audience must say what those for here have as aud"
+        yield ("jwt_jwks", "jwt_audience"), why
+    for name in ("jwt_audience", "jwt_issuer"):
+        if getattr(told, name) and not told.jwt_jwks:
+            yield (
+                (name, "jwt_jwks"),
+                "it is looked for in signed tokens alone: give jwt_jwks, or leave it out",
+            )
+    if told.jwt_stale_s < told.jwt_refresh_s:
+        why = (
+            "the keys would be too old before they are read again: jwt_stale_s must be at least jwt_refresh_s"
+        )
+        yield ("jwt_stale_s", "jwt_refresh_s"), why
 
 
 def _silence_out_of_order(told: Settings) -> Contradictions:

@@ -379,12 +379,16 @@ def test_a_settings_file_that_can_not_be_used_is_said(tmp_path: Path) -> None:
         (("--tls-certificate=@",), ("tls_certificate", "tls_key")),
         (("--tls-key=@",), ("tls_certificate", "tls_key")),
         (("--tls-client-ca=@",), ("tls_client_ca", "tls_certificate")),
+        (("--jwt-jwks=@",), ("jwt_jwks", "jwt_audience")),
+        (("--jwt-audience=chat",), ("jwt_audience", "jwt_jwks")),
+        (("--jwt-issuer=https://login.example",), ("jwt_issuer", "jwt_jwks")),
+        (("--jwt-refresh-s=4000",), ("jwt_stale_s", "jwt_refresh_s")),
         (("--metrics-address=[::]:9464",), ("metrics_address", "metrics_public")),
         (("--metrics-address=127.0.0.1:50051",), ("grpc_address", "metrics_address")),
         (("--http-address=127.0.0.1:9464",), ("http_address", "metrics_address")),
         (
             ("--http-address=0.0.0.0:8080",),
-            ("http_address", "tls_certificate", "tls_key", "tokens_file", "insecure"),
+            ("http_address", "tls_certificate", "tls_key", "tokens_file", "jwt_jwks", "insecure"),
         ),
         (("--viewer-coalesce-after-s=6",), ("viewer_coalesce_after_s", "viewer_thin_after_s")),
         (("--heartbeat-interval-s=4",), ("heartbeat_interval_s", "heartbeats_missed", "detach_grace_s")),
@@ -427,16 +431,18 @@ def test_other_machines_come_in_only_with_tls_and_tokens_or_insecure(address: st
     open_door = f"--grpc-address={address}"
     tls = (f"--tls-certificate={file}", f"--tls-key={file}")
     tokens = f"--tokens-file={file}"
-    for flags in ((), tls, (tokens,)):
+    signed = ("--jwt-jwks=https://login.example/keys", "--jwt-audience=chat")
+    for flags in ((), tls, (tokens,), signed):
         problem = one_refusal(open_door, *flags)
         assert f'grpc_address = "{address}" (--grpc-address)' in problem
         for way_out in (
             "127.0.0.1, [::1] or unix:/PATH",
-            "tls_certificate, tls_key and tokens_file",
+            "tls_certificate, tls_key and tokens_file or jwt_jwks",
             "--insecure",
         ):
             assert way_out in problem
     assert told(open_door, *tls, tokens).settings.grpc_address == address
+    assert told(open_door, *tls, *signed).settings.grpc_address == address
     assert told(open_door, "--insecure").settings.grpc_address == address
 
 
@@ -506,6 +512,55 @@ def test_what_is_no_address_is_said(text: str) -> None:
         parse_address(text)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "keys.json",
+        "/etc/chat/ä b.json",
+        "https://login.example/.well-known/jwks.json",
+        "HTTPS://login.example:8443/keys?v=1",
+        "http://localhost:8080/keys",
+        "http://127.0.0.1/keys",
+        "http://[::1]:1/keys",
+    ],
+)
+def test_where_the_keys_of_signed_tokens_may_be(place: str) -> None:
+    assert told("--jwt-jwks", place, "--jwt-audience", "chat").settings.jwt_jwks == place
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "http://login.example/keys",
+        "http://192.0.2.1/keys",
+        "http://localhost.example/keys",
+        "http://127.0.0.1@login.example/keys",
+        "https://me:hunter2@login.example/keys",
+        "https://me@login.example/keys",
+        "https:///keys",
+        "https://",
+        "https://login.example:many/keys",
+        "https://login.example/ke ys",
+        "https://[::1/keys",
+        "file:///etc/keys.json",
+        "ftp://login.example/keys",
+        "://x",
+        "a\nb",
+        "https://login.example/\x00",
+    ],
+)
+def test_where_the_keys_of_signed_tokens_may_not_be(place: str) -> None:
+    problem = one_refusal("--jwt-jwks", place, "--jwt-audience", "chat")
+    assert (
+        "should be a file, or an https address without a password; http is right for this machine" in problem
+    )
+
+
+def test_words_of_signed_tokens_have_no_control_characters() -> None:
+    signed = ("--jwt-jwks=keys.json", "--jwt-audience=chat")
+    assert "should have no control characters" in one_refusal(*signed, "--jwt-issuer=a\nb")
+
+
 # Printing
 
 
@@ -532,7 +587,7 @@ FREE_NUMBERS = [
     name
     for name in NUMBERS
     if not name.startswith(
-        ("heartbeat", "keepalive", "ping", "tcp", "credit", "max_message", "request_bytes", "viewer_")
+        ("heartbeat", "keepalive", "ping", "tcp", "credit", "max_message", "request_bytes", "viewer_", "jwt_")
     )
     and name not in ("detach_grace_s", "journal_bytes", "journal_session_bytes", "tool_output_bytes")
     and name != "tool_arguments_bytes"
