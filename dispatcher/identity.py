@@ -40,5 +40,7 @@ def is_id(value: object) -> TypeGuard[str]:
 
 # Where a dispatcher asks for no tokens: everybody is its operator.
 ANYBODY: Final = Identity("admin", "", thoughts=True)
+# Where it asks for tokens, until it is known who bears one: an edge that forgets to look lets nobody in.
+NOBODY: Final = Identity("commander", "")
 
 caller: Final[ContextVar[Identity]] = ContextVar("caller", default=ANYBODY)

@@ -80,6 +80,8 @@ class Requests:
 
     def ask(self, ask: chat_pb2.Ask) -> Accepted:
         """Opens a session, or joins the one that was asked for under the same key."""
+        if caller.get().role == "commander":
+            raise WrongError("permission_denied", "a session needs a token of the role application or admin")
         reply = self._submit(requested(ask, self._mint("s")))
         assert isinstance(reply, Accepted)
         return reply

@@ -43,6 +43,7 @@ from dispatcher.edge.showing import ShowLimits
 from dispatcher.edge.viewers import Viewers
 from dispatcher.edge.websocket import Sockets
 from dispatcher.hub import Hub
+from dispatcher.identity import NOBODY, caller
 from dispatcher.journal import Journal, Restored
 from dispatcher.journal.file import JournalError
 from dispatcher.journal.memory import MemoryJournal
@@ -206,6 +207,9 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     leaving = Leaving(settings.drain_deadline_s)
     try:
         async with _access(settings) as access, asyncio.TaskGroup() as tasks:
+            if access.required:
+                # What serves requests begins in this context, and each has to say better.
+                caller.set(NOBODY)
             hub = Hub(
                 Router(core_limits(settings, deny, _told_bytes(runner))),
                 keeping.journal,

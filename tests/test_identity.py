@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
+import httpx
 import pytest
 from asynchronous import asynchronous
 from chat_viewer import Conversation, Seen, asking, conversing, viewing
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from scripted_commander import Link, Turn, linked, unique
 from southwest.ai.agent.v1 import admin_pb2, admin_pb2_grpc, chat_pb2, chat_pb2_grpc
 
-from dispatcher.identity import ANYBODY, Identity
+from dispatcher.identity import ANYBODY, NOBODY, Identity
 
 # Each by its name, with what its table says besides.
 TOKENS = {
@@ -57,7 +58,7 @@ def dispatcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DispatcherP
             for name, more in TOKENS.items()
         )
     )
-    with running_dispatcher("--tokens-file", str(path)) as process:
+    with running_dispatcher("--tokens-file", str(path), "--http-address", "127.0.0.1:0") as process:
         yield process
 
 
@@ -248,6 +249,19 @@ async def test_a_users_key_is_its_own(dispatcher: DispatcherProcess) -> None:
     assert len(set(opened)) == 3
 
 
+@asynchronous
+async def test_who_has_not_been_asked_for_a_token_opens_and_stops_nothing(
+    dispatcher: DispatcherProcess,
+) -> None:
+    async with inhabited(dispatcher) as town, httpx.AsyncClient(base_url=dispatcher.url) as client:
+        turn = town.turns["the shop's for nobody"]
+        asked = await client.post("/v1/sessions", json={"agent": turn.start.agent, "input": "Hi"})
+        assert asked.status_code in (401, 403)
+        stopped = await client.post(f"/v1/sessions/{turn.session_id}/stop")
+        assert stopped.status_code in (401, 403, 404)
+        assert turn.heard_nothing("stop")
+
+
 # --- thoughts ----------------------------------------------------------------------------------------------
 
 
@@ -336,6 +350,11 @@ def test_admins_see_everything_and_commanders_nothing(application: str, user_id:
     assert Identity("admin", name).may_see(application, user_id)
     assert ANYBODY.may_see(application, user_id)
     assert not Identity("commander", name).may_see(application, user_id)
+
+
+def test_nobody_may_have_anything() -> None:
+    assert not NOBODY.thoughts
+    assert not NOBODY.may_see(NOBODY.actor, "")
 
 
 def test_nobody_has_to_say_who_anybody_is() -> None:
