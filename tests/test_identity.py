@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import httpx
 import pytest
@@ -48,17 +49,23 @@ VISIBLE = {
 }
 
 
-@pytest.fixture(scope="module")
-def dispatcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DispatcherProcess]:
+@contextlib.contextmanager
+def knowing(folder: Path, *flags: str) -> Iterator[DispatcherProcess]:
     """A dispatcher that knows these tokens."""
-    path = tmp_path_factory.mktemp("tokens") / "tokens.toml"
+    path = folder / "tokens.toml"
     path.write_text(
         "\n".join(
             f'[[tokens]]\nname = "{name}"\nsha256 = "{hashlib.sha256(SECRETS[name].encode()).hexdigest()}"\n{more}\n'
             for name, more in TOKENS.items()
         )
     )
-    with running_dispatcher("--tokens-file", str(path), "--http-address", "127.0.0.1:0") as process:
+    with running_dispatcher("--tokens-file", str(path), *flags) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def dispatcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DispatcherProcess]:
+    with knowing(tmp_path_factory.mktemp("tokens"), "--http-address", "127.0.0.1:0") as process:
         yield process
 
 
@@ -193,6 +200,26 @@ async def test_who_sees_a_session_may_watch_it(dispatcher: DispatcherProcess) ->
                 call = chat_pb2_grpc.ChatStub(channel).Subscribe(request, metadata=bearing(SECRETS[name]))
                 async with viewing(call, turn.session_id) as (_, seen):
                     await seen.until("started")
+
+
+@asynchronous
+async def test_after_a_restart_sessions_are_whose_they_were(tmp_path: Path) -> None:
+    journal = ("--journal", f"sqlite:{tmp_path / 'journal'}")
+    with knowing(tmp_path, *journal) as before:
+        async with inhabited(before) as town:
+            sessions = {kind: turn.session_id for kind, turn in town.turns.items()}
+    with knowing(tmp_path, *journal) as after:
+        async with dialled(after.address) as channel:
+            for name, kinds in VISIBLE.items():
+                for kind, session_id in sessions.items():
+                    request = chat_pb2.SubscribeRequest(session_id=session_id)
+                    metadata = bearing(SECRETS[name])
+                    call = chat_pb2_grpc.ChatStub(channel).Subscribe(request, metadata=metadata)
+                    async with viewing(call, session_id) as (viewer, seen):
+                        if kind in kinds:
+                            await seen.until("opened")
+                        else:
+                            assert (await viewer.status()).code is StatusCode.NOT_FOUND, (name, kind)
 
 
 # --- whom they ask for -------------------------------------------------------------------------------------
