@@ -207,9 +207,6 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     leaving = Leaving(settings.drain_deadline_s)
     try:
         async with _access(settings) as access, asyncio.TaskGroup() as tasks:
-            if access.required:
-                # What serves requests begins in this context, and each has to say better.
-                caller.set(NOBODY)
             hub = Hub(
                 Router(core_limits(settings, deny, _told_bytes(runner))),
                 keeping.journal,
@@ -303,7 +300,7 @@ async def _access(settings: Settings) -> AsyncIterator[auth.Access]:
     s = settings
     tokens = () if s.tokens_file is None else auth.load_tokens(s.tokens_file)
     if not s.jwt_jwks:
-        yield auth.Access(tokens)
+        yield _asking(auth.Access(tokens))
         return
     limits = KeyLimits(s.jwt_refresh_s, s.jwt_refetch_s, s.jwt_stale_s, s.jwt_fetch_timeout_s)
     keys = SigningKeys(s.jwt_jwks, limits)
@@ -313,10 +310,19 @@ async def _access(settings: Settings) -> AsyncIterator[auth.Access]:
         raise StartError(str(error)) from None
     keeping = asyncio.create_task(keys.keep())
     try:
-        yield auth.Access(tokens, SignedTokens(keys, s.jwt_audience, s.jwt_issuer, s.jwt_leeway_s))
+        signed = SignedTokens(keys, s.jwt_audience, s.jwt_issuer, s.jwt_leeway_s)
+        yield _asking(auth.Access(tokens, signed))
     finally:
         keeping.cancel()
         await asyncio.wait([keeping])
+
+
+def _asking(access: auth.Access) -> auth.Access:
+    """What serves requests begins in this context: where tokens are asked for, each is nobody's until it is known
+    better."""
+    if access.required:
+        caller.set(NOBODY)
+    return access
 
 
 def _apply(settings: Settings, deny: Patterns | None, hub: Hub, runner: ToolRunner) -> None:
