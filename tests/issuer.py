@@ -1,4 +1,5 @@
-"""An issuer of signed tokens: keys, a real HTTP server that publishes them on a port of its own, and tokens."""
+"""An issuer of signed tokens: keys, a real HTTP server that publishes them on a port of its own, and tokens; and who
+comes in with one."""
 
 import contextlib
 import json
@@ -13,7 +14,11 @@ from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from dialling import bearing, dialled, status_of
+from dispatcher_process import DispatcherProcess
+from grpc import StatusCode
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from southwest.ai.agent.v1 import chat_pb2, chat_pb2_grpc
 
 AUDIENCE = "chat"
 ISSUER = "https://login.example"
@@ -116,3 +121,15 @@ def publishing(issuer: Issuer, tls: tuple[Path, Path] | None = None) -> Iterator
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+# What a dispatcher is told of it, besides where its keys are.
+TRUSTING = ("--jwt-audience", AUDIENCE, "--jwt-issuer", ISSUER, "--jwt-leeway-s", "5", "--log-level", "debug")
+
+
+async def asked(dispatcher: DispatcherProcess, token: str) -> StatusCode:
+    """How ListAgents ends for who bears it."""
+    async with dialled(dispatcher.address) as channel:
+        request = chat_pb2.ListAgentsRequest()
+        call = chat_pb2_grpc.ChatStub(channel).ListAgents(request, metadata=bearing(token))
+        return (await status_of(call)).code

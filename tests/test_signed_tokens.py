@@ -1,4 +1,4 @@
-"""JWTs over real gRPC: who comes in with which, as whom, and who doesn't; keys that rotate, hang and go away."""
+"""JWTs over real gRPC: who comes in with which, as whom, and who doesn't."""
 
 import asyncio
 import base64
@@ -6,23 +6,21 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 from asynchronous import asynchronous, eventually
-from certificates import certify, needs_openssl
 from chat_viewer import asking, conversing, viewing
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from dialling import bearing, dialled, status_of
-from dispatcher_process import DispatcherProcess, running_dispatcher, serve_and_fail
+from dispatcher_process import DispatcherProcess, running_dispatcher
 from grpc import StatusCode
 from hypothesis import given
 from hypothesis import strategies as st
-from issuer import AUDIENCE, ISSUER, Issuer, private_key, published, publishing, rsa_key, signed
+from issuer import AUDIENCE, ISSUER, TRUSTING, Issuer, asked, private_key, published, rsa_key, signed
 from scripted_commander import linked, unique
 from southwest.ai.agent.v1 import admin_pb2, admin_pb2_grpc, chat_pb2, chat_pb2_grpc
 
@@ -39,7 +37,6 @@ KEY = private_key()
 STRANGER = private_key()
 # One that the file of tokens knows.
 STATIC = "secret-of-static"
-FLAGS = ("--jwt-audience", AUDIENCE, "--jwt-issuer", ISSUER, "--jwt-leeway-s", "5", "--log-level", "debug")
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +48,8 @@ def dispatcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DispatcherP
     tokens.write_text(f'[[tokens]]\nname = "static"\nrole = "admin"\nsha256 = "{digest}"\n')
     keys = folder / "keys.json"
     keys.write_bytes(Issuer(published(KEY), published(rsa_key(), "rsa")).content)
-    with running_dispatcher("--tokens-file", str(tokens), "--jwt-jwks", str(keys), *FLAGS) as process:
+    with running_dispatcher("--tokens-file", str(tokens), "--jwt-jwks", str(keys), *TRUSTING) as process:
         yield process
-
-
-async def asked(dispatcher: DispatcherProcess, token: str) -> StatusCode:
-    """How ListAgents ends for who bears it."""
-    async with dialled(dispatcher.address) as channel:
-        request = chat_pb2.ListAgentsRequest()
-        call = chat_pb2_grpc.ChatStub(channel).ListAgents(request, metadata=bearing(token))
-        return (await status_of(call)).code
 
 
 async def administered(dispatcher: DispatcherProcess, token: str) -> StatusCode:
@@ -304,218 +293,6 @@ async def test_a_signed_token_is_its_user_and_nobody_else(dispatcher: Dispatcher
             assert "thought" not in again.kinds
 
 
-# --- keys --------------------------------------------------------------------------------------------------
-
-EAGER = ("--jwt-refetch-s", "0.1")
-
-
-def _trusting(issuer: Issuer, *flags: str, environ: Mapping[str, str] | None = None) -> Any:
-    return running_dispatcher("--jwt-jwks", issuer.url, *FLAGS, *flags, environ=environ)
-
-
-@asynchronous
-async def test_a_key_that_is_new_is_fetched_when_a_token_names_it() -> None:
-    new = private_key("EdDSA")
-    with publishing(Issuer(published(KEY))) as issuer, _trusting(issuer, *EAGER) as dispatcher:
-        assert await asked(dispatcher, signed(KEY)) is OK
-        issuer.keys = [published(new, "k2")]
-        await eventually(lambda: asked(dispatcher, signed(new, "EdDSA", "k2")), lambda code: code is OK)
-        # With its key the token is gone, though it was known.
-        assert await asked(dispatcher, signed(KEY)) is UNAUTHENTICATED
-
-
-@asynchronous
-async def test_a_key_that_is_withdrawn_ends_tokens_that_were_verified_by_it() -> None:
-    token = signed(KEY)
-    with (
-        publishing(Issuer(published(KEY))) as issuer,
-        _trusting(issuer, "--jwt-refresh-s", "0.2") as dispatcher,
-    ):
-        assert await asked(dispatcher, token) is OK
-        issuer.keys = [published(STRANGER, "k2")]
-        await eventually(lambda: asked(dispatcher, token), lambda code: code is UNAUTHENTICATED)
-        assert await asked(dispatcher, signed(STRANGER, key_id="k2")) is OK
-
-
-@asynchronous
-async def test_tokens_with_invented_keys_do_not_hammer_the_issuer() -> None:
-    with (
-        publishing(Issuer(published(KEY))) as issuer,
-        _trusting(issuer, "--jwt-refetch-s", "3600") as dispatcher,
-    ):
-        for number in range(20):
-            assert await asked(dispatcher, signed(STRANGER, key_id=f"invented-{number}")) is UNAUTHENTICATED
-        assert await asked(dispatcher, signed(KEY)) is OK
-        assert issuer.fetches == 1
-
-
-@asynchronous
-async def test_the_keys_of_before_serve_on_while_the_issuer_is_away_but_not_for_ever() -> None:
-    token = signed(KEY)
-    away = ("--jwt-refresh-s", "0.2", "--jwt-stale-s", "5")
-    with publishing(Issuer(published(KEY))) as issuer, _trusting(issuer, *EAGER, *away) as dispatcher:
-        assert await asked(dispatcher, token) is OK
-        issuer.status = 503
-        line = dispatcher.wait_for_log("; the keys of before serve on, until 5 s old")
-        assert f" warning signing_keys: jwt_jwks: {issuer.url} answers with status 503;" in line
-        assert await asked(dispatcher, signed(KEY, azp="another")) is OK
-        await eventually(lambda: asked(dispatcher, token), lambda code: code is UNAUTHENTICATED)
-        dispatcher.wait_for_log("signed tokens are refused until there are keys")
-        issuer.status = 200
-        await eventually(lambda: asked(dispatcher, token), lambda code: code is OK)
-        dispatcher.wait_for_log("has its keys again")
-
-
-@asynchronous
-async def test_an_issuer_that_is_away_at_the_start_is_waited_for_by_tokens_alone() -> None:
-    issuer = Issuer(published(KEY))
-    issuer.status = 404
-    with publishing(issuer), _trusting(issuer, *EAGER) as dispatcher:
-        dispatcher.wait_for_log("answers with status 404; signed tokens are refused until there are keys")
-        assert await asked(dispatcher, signed(KEY)) is UNAUTHENTICATED
-        issuer.status = 200
-        await eventually(lambda: asked(dispatcher, signed(KEY)), lambda code: code is OK)
-
-
-@asynchronous
-async def test_while_an_issuer_hangs_who_is_known_is_not_held_up() -> None:
-    token = signed(KEY)
-    with (
-        publishing(Issuer(published(KEY))) as issuer,
-        _trusting(issuer, *EAGER, "--jwt-fetch-timeout-s", "60") as dispatcher,
-    ):
-        assert await asked(dispatcher, token) is OK
-        issuer.answers.clear()
-
-        async def fetches() -> int:
-            """One more asks for a key that is not there; once it isn't too soon for that, the keys are fetched."""
-            strange = asyncio.ensure_future(asked(dispatcher, signed(STRANGER, key_id=unique("k"))))
-            strangers.append(strange)
-            await asyncio.wait([strange], timeout=0.1)
-            return issuer.fetches
-
-        strangers: list[asyncio.Future[StatusCode]] = []
-        await eventually(fetches, lambda count: count == 2)
-        assert await asked(dispatcher, token) is OK
-        assert await asked(dispatcher, signed(KEY, azp="another")) is OK
-        assert not all(each.done() for each in strangers)
-        assert issuer.fetches == 2
-        issuer.answers.set()
-        assert {await each for each in strangers} == {UNAUTHENTICATED}
-
-
-@asynchronous
-async def test_an_issuer_that_hangs_is_given_up_and_asked_again() -> None:
-    with (
-        publishing(Issuer(published(KEY))) as issuer,
-        _trusting(issuer, "--jwt-refresh-s", "0.2", "--jwt-fetch-timeout-s", "0.2") as dispatcher,
-    ):
-        # A machine that has much to do may not be there in time at first.
-        await eventually(lambda: asked(dispatcher, signed(KEY)), lambda code: code is OK)
-        issuer.answers.clear()
-        dispatcher.wait_for_log("has not answered within 0.2 s; the keys of before serve on")
-        assert await asked(dispatcher, signed(KEY)) is OK
-        issuer.answers.set()
-        dispatcher.wait_for_log("has its keys again")
-
-
-@asynchronous
-async def test_an_issuer_that_drips_is_given_up_and_takes_one_thread_alone() -> None:
-    with (
-        publishing(Issuer(published(KEY))) as issuer,
-        _trusting(issuer, "--jwt-refresh-s", "0.1", "--jwt-fetch-timeout-s", "0.3") as dispatcher,
-    ):
-        await eventually(lambda: asked(dispatcher, signed(KEY)), lambda code: code is OK)
-        issuer.drips = True
-        issuer.answers.clear()
-        dispatcher.wait_for_log("has not answered within 0.3 s; the keys of before serve on")
-        fetches = issuer.fetches
-        dispatcher.wait_for_log("has not answered since the last time; the keys of before serve on")
-        assert await asked(dispatcher, signed(KEY)) is OK
-        assert issuer.fetches == fetches
-        issuer.answers.set()
-        dispatcher.wait_for_log("has its keys again")
-
-
-PLACES: dict[str, tuple[Callable[[Issuer], None], str]] = {
-    "elsewhere": (
-        lambda issuer: _points_to(issuer, "http://127.0.0.1:1/"),
-        "answers with status 302; give the address",
-    ),
-    "endless": (lambda issuer: issuer.keys.append({"x": "x" * 300_000}), "should have at most 262144 bytes"),
-    "empty": (lambda issuer: issuer.keys.clear(), "should hold a public key for signatures"),
-}
-
-
-def _points_to(issuer: Issuer, url: str) -> None:
-    issuer.status, issuer.headers = 302, {"Location": url}
-
-
-@pytest.mark.parametrize("what", PLACES)
-def test_what_is_no_key_set_is_said_and_lets_nobody_in(what: str) -> None:
-    @asynchronous
-    async def scene() -> None:
-        issuer = Issuer(published(KEY))
-        spoil, words = PLACES[what]
-        spoil(issuer)
-        with publishing(issuer), _trusting(issuer) as dispatcher:
-            dispatcher.wait_for_log(words)
-            assert await asked(dispatcher, signed(KEY)) is UNAUTHENTICATED
-
-    scene()
-
-
-@needs_openssl
-@asynchronous
-async def test_an_https_issuer_has_to_show_a_certificate_that_is_trusted(tmp_path: Path) -> None:
-    tls = certify(tmp_path, "issuer")
-    with publishing(Issuer(published(KEY)), tls) as issuer:
-        with _trusting(issuer, *EAGER) as dispatcher:
-            dispatcher.wait_for_log("CERTIFICATE_VERIFY_FAILED")
-            assert await asked(dispatcher, signed(KEY)) is UNAUTHENTICATED
-        assert issuer.fetches == 0
-        with _trusting(issuer, *EAGER, environ={"SSL_CERT_FILE": str(tls[0])}) as dispatcher:
-            assert await asked(dispatcher, signed(KEY)) is OK
-
-
-FILES = {
-    "nothing": (b"", "should be JSON"),
-    "no set": (b"[]", 'should be a JWK Set: {"keys": […]}'),
-    "no keys": (b'{"keys": []}', "should hold a public key for signatures"),
-    "too many": (json.dumps({"keys": [{}] * 101}).encode(), "should hold at most 100 keys, and holds 101"),
-    "a deep hole": (b"[" * 100_000, "should be JSON"),
-}
-
-
-@pytest.mark.parametrize("what", FILES)
-def test_it_does_not_start_with_a_file_that_holds_no_keys(tmp_path: Path, what: str) -> None:
-    content, words = FILES[what]
-    path = tmp_path / "keys.json"
-    path.write_bytes(content)
-    ended = serve_and_fail("--jwt-jwks", str(path), "--jwt-audience", AUDIENCE)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(f"dispatcher: jwt_jwks: {path} {words}")
-    assert ended.stderr.count("\n") == 1
-    assert not ended.stdout
-
-
-def test_it_does_not_start_without_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    ended = serve_and_fail("--jwt-jwks", str(path), "--jwt-audience", AUDIENCE)
-    assert ended.returncode == 2
-    assert ended.stderr == f"dispatcher: jwt_jwks: {path} can't be read: No such file or directory\n"
-
-
-@asynchronous
-async def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    path.write_bytes(Issuer(published(KEY)).content)
-    with running_dispatcher("--jwt-jwks", str(path), *FLAGS, *EAGER) as dispatcher:
-        assert await asked(dispatcher, signed(KEY)) is OK
-        path.write_bytes(Issuer(published(STRANGER, "k2")).content)
-        await eventually(lambda: asked(dispatcher, signed(STRANGER, key_id="k2")), lambda code: code is OK)
-
-
 # --- laws --------------------------------------------------------------------------------------------------
 
 VALUES = (
@@ -588,9 +365,3 @@ def test_what_a_token_claims_in_full() -> None:
     assert identity_of({"sub": "a", "thoughts": False, "scope": "thoughts"}) == Identity(
         "application", "jwt", "a"
     )
-
-
-def test_the_strangers_key_is_as_good_as_ours() -> None:
-    """What is refused above is refused for whose it is."""
-    assert isinstance(STRANGER, ec.EllipticCurvePrivateKey)
-    assert type(STRANGER) is type(KEY)
