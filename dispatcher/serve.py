@@ -34,6 +34,7 @@ from dispatcher.core.router import Router
 from dispatcher.edge.app import application
 from dispatcher.edge.door import Doors
 from dispatcher.edge.flusher import Flusher
+from dispatcher.edge.guard import UserLimits, Users
 from dispatcher.edge.health import Health
 from dispatcher.edge.protocol import ConnectionLimits, EdgeConfig
 from dispatcher.edge.reading import BodyLimits
@@ -41,7 +42,7 @@ from dispatcher.edge.server import EdgeServer
 from dispatcher.edge.sessions import Sessions, SessionsLimits
 from dispatcher.edge.showing import ShowLimits
 from dispatcher.edge.viewers import Viewers
-from dispatcher.edge.websocket import Sockets
+from dispatcher.edge.websocket import SocketLimits, Sockets
 from dispatcher.hub import Hub
 from dispatcher.identity import NOBODY, caller
 from dispatcher.journal import Journal, Restored
@@ -221,7 +222,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
             requests = Requests(hub, mint)
             async with (
                 _grpc_server(settings, access, hub, requests, metrics, runner, limits, leaving) as serving,
-                _http_server(settings, hub, requests, metrics) as web,
+                _http_server(settings, access, hub, requests, metrics) as web,
             ):
                 # Whoever reads that it is ready may tell it to go, and once more while it drains.
                 with (
@@ -453,7 +454,7 @@ async def _grpc_server(
 
 @contextlib.asynccontextmanager
 async def _http_server(
-    settings: Settings, hub: Hub, requests: Requests, metrics: Metrics
+    settings: Settings, access: auth.Access, hub: Hub, requests: Requests, metrics: Metrics
 ) -> AsyncIterator[Web]:
     """Serves HTTP, where an address is set."""
 
@@ -473,9 +474,19 @@ async def _http_server(
     # Base64 and escapes take more room than what they stand for.
     body = BodyLimits(settings.request_bytes_max * 2, settings.http_body_s)
     sessions = Sessions(hub, requests, viewers, SessionsLimits(body, settings.http_poll_s_max))
-    sockets = Sockets(hub, requests, viewers, settings.viewer_write_s)
+    users = Users(UserLimits(settings.user_connections_max, settings.user_requests_per_minute_max))
+    sockets = Sockets(
+        hub, requests, viewers, access, users, SocketLimits(settings.viewer_write_s, settings.http_header_s)
+    )
     health = Health()
-    app = application([*health.routes(), *sessions.routes(), *sockets.routes()], _doors(settings), metrics)
+    app = application(
+        [*health.routes(), *sessions.routes(), *sockets.routes()],
+        _doors(settings),
+        metrics,
+        access,
+        users,
+        ("/healthz", "/readyz"),
+    )
     limits = ConnectionLimits(
         settings.http_connections_max,
         settings.http_header_bytes_max,

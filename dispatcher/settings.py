@@ -515,6 +515,16 @@ class Settings(BaseModel):
         0,
         86_400,
     )
+    user_connections_max: int = setting(
+        HTTP,
+        100,
+        "Requests, streams and WebSockets at once of one user, who has a token of its own.",
+        1,
+        100_000,
+    )
+    user_requests_per_minute_max: int = setting(
+        HTTP, 1200, "Requests that such a user makes in a minute.", 1, 10_000_000
+    )
     http_poll_s_max: float = setting(HTTP, 60.0, "The longest that a poll may wait.", 0, 3600)
 
     tools: Tools = setting(TOOLS, [], "A tool, or a list of them, to offer to agents.", shape="MODULE:OBJECT")

@@ -52,6 +52,7 @@ UNITS = {
     "CALLS",
     "VIEWERS",
     "CONNECTIONS",
+    "REQUESTS",
     "THREADS",
     "TOOLS",
 }

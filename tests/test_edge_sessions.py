@@ -15,9 +15,6 @@ DISPATCHER_FLAGS = (
     "--http-address", "127.0.0.1:0",
     "--request-bytes-max", "20000",
     "--messages-waiting-max", "2",
-    "--http-body-s", "0.5",
-    "--http-header-s", "0.5",
-    "--http-idle-s", "1",
 )  # fmt: skip
 
 # What is wrong, the body, the status, the code, the field, and words of the detail.
@@ -302,8 +299,23 @@ async def test_origins_that_are_listed_may_call_and_read() -> None:
 
 
 @asynchronous
-async def test_who_says_nothing_or_too_much_holds_no_connection(dispatcher: DispatcherProcess) -> None:
-    url = httpx.URL(dispatcher.url)
+async def test_who_says_nothing_or_too_much_holds_no_connection() -> None:
+    flags = (
+        "--http-body-s",
+        "0.5",
+        "--http-header-s",
+        "0.5",
+        "--http-idle-s",
+        "1",
+        "--request-bytes-max",
+        "20000",
+    )
+    with running_dispatcher("--http-address", "127.0.0.1:0", *flags) as dispatcher:
+        await _endure(dispatcher.url)
+
+
+async def _endure(address: str) -> None:
+    url = httpx.URL(address)
     host, port = url.host, url.port
     assert port is not None
     get = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n"

@@ -1,7 +1,7 @@
 """The app: which path leads where, and what becomes of errors."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -13,8 +13,10 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dispatcher.auth import Access
 from dispatcher.core.events import Count
 from dispatcher.edge.door import Door, Doors
+from dispatcher.edge.guard import Guard, Users
 from dispatcher.edge.problems import ProblemError
 from dispatcher.metrics import Metrics
 from dispatcher.requests import WrongError
@@ -27,7 +29,15 @@ _SENT: Final = ["authorization", "content-type", "idempotency-key", "last-event-
 _READ: Final = ["location", "session-id", "retry-after", "preference-applied"]
 
 
-def application(routes: Sequence[Route | WebSocketRoute], doors: Doors, metrics: Metrics) -> Starlette:
+def application(
+    routes: Sequence[Route | WebSocketRoute],
+    doors: Doors,
+    metrics: Metrics,
+    access: Access,
+    users: Users,
+    open_paths: Collection[str],
+) -> Starlette:
+    """`open_paths` are for everybody: see `Guard`."""
     paths = {route.endpoint: route.path for route in routes}
     middleware = [Middleware(Tally, metrics=metrics, paths=paths), Middleware(Door, doors=doors)]
     if doors.origins:
@@ -40,6 +50,7 @@ def application(routes: Sequence[Route | WebSocketRoute], doors: Doors, metrics:
             max_age=600,
         )
         middleware.insert(0, cors)
+    middleware.append(Middleware(Guard, access=access, users=users, open_paths=open_paths))
     return Starlette(
         routes=routes,
         middleware=middleware,

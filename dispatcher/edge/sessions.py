@@ -18,8 +18,9 @@ from dispatcher.edge.reading import BodyLimits, flag, json_body, number
 from dispatcher.edge.sse import EventStream
 from dispatcher.edge.viewers import Cursor, ShowResponse, Viewers, parse_cursor
 from dispatcher.hub import Hub
+from dispatcher.identity import caller
 from dispatcher.record import plain
-from dispatcher.requests import Requests
+from dispatcher.requests import Requests, WrongError
 from dispatcher.rpc.views import session_view
 
 PAGE_DEFAULT: Final = 50
@@ -74,7 +75,7 @@ class Sessions:
             record = {"session_id": session_id, "joined": accepted.joined, **_links(where)}
             return answered(record, 202, {**headers, "preference-applied": "respond-async"})
         self._viewers.require_room(session_id)
-        return self._stream(session_id, None, thoughts=ask.include_thoughts, headers=headers)
+        return self._stream(session_id, None, thoughts=_thoughts(body.include_thoughts), headers=headers)
 
     async def events(self, request: Request) -> Response:
         """The events from a cursor on: as a stream, or with `wait` as one answer."""
@@ -82,15 +83,17 @@ class Sessions:
         header = request.headers.get("last-event-id", "")
         told = header or request.query_params.get("cursor", "")
         cursor = parse_cursor("last-event-id" if header else "cursor", told) if told else None
-        thoughts = flag(request, "include_thoughts")
+        thoughts = _thoughts(flag(request, "include_thoughts"))
         wants_poll = "wait" in request.query_params
         wait_s = number(request, "wait", 0, 0, self._limits.poll_s_max)
-        session = self._hub.router.sessions.get(session_id)
-        if session is not None and not self._hub.journal.read(session_id, 0, 0).head:
-            # Nothing is shown that a restart could undo, that there is this session included.
-            await kept(self._hub)
-        if session_id not in self._hub.router.sessions:
-            return self._lost(session_id, cursor, wants_poll=wants_poll)
+        try:
+            self._requests.require_visible(session_id)
+            if not self._hub.journal.read(session_id, 0, 0).head:
+                # Nothing is shown that a restart could undo, that there is this session included.
+                await kept(self._hub)
+                self._requests.require_visible(session_id)
+        except WrongError as wrong:
+            return self._lost(wrong, session_id, cursor, wants_poll=wants_poll)
         if cursor is not None and self._is_told_all(session_id, cursor) and not wants_poll:
             # To an EventSource this means: don't come back.
             return Response(status_code=204)
@@ -100,22 +103,24 @@ class Sessions:
         return self._stream(session_id, cursor, thoughts=thoughts)
 
     async def state(self, request: Request) -> Response:
-        session = self._session(request.path_params["session_id"])
-        return answered(self._record(session))
+        session_id = request.path_params["session_id"]
+        self._requests.require_visible(session_id)
+        return answered(self._record(self._hub.router.sessions[session_id]))
 
     async def list(self, request: Request) -> Response:
         """The latest first; `live=true`: only those that have not ended."""
         live, size = flag(request, "live"), int(number(request, "limit", PAGE_DEFAULT, 1, PAGE_MAX))
         before = request.query_params.get("before", "")
         sessions = self._hub.router.sessions
-        if before and before not in sessions:
+        if before and not self._is_visible(before):
             raise ProblemError(
                 "invalid_request", "before: its session is no longer kept; begin anew", field="before"
             )
         shown: list[dict[str, Any]] = []
         is_behind = not before
         for session in reversed(sessions.values()):
-            if is_behind and (session.live or not live):
+            is_theirs = caller.get().may_see(session.application, session.user_id)
+            if is_behind and is_theirs and (session.live or not live):
                 if len(shown) == size:
                     return answered({"sessions": shown, "next_before": shown[-1]["session_id"]})
                 shown.append(self._record(session))
@@ -169,15 +174,22 @@ class Sessions:
             self._viewers, rendering, session_id, after, notices, thoughts=thoughts, headers=headers
         )
 
-    def _lost(self, session_id: str, cursor: Cursor | None, *, wants_poll: bool) -> Response:
+    def _lost(
+        self, wrong: WrongError, session_id: str, cursor: Cursor | None, *, wants_poll: bool
+    ) -> Response:
         """A viewer that comes back with a cursor is told in its stream that there is nothing more to be had."""
         journal = self._hub.journal
-        missing = f"session_id: there is no session {session_id[:256]!r}, or it is no longer kept"
         if cursor is None or wants_poll or (cursor.epoch == journal.epoch and cursor.offset == 0):
-            more: dict[str, Any] = {} if cursor is None else {"gap": self._viewers.lost(cursor)._asdict()}
-            raise ProblemError("unknown_session", missing, field="session_id", **more)
-        told = EventStream(session_id, journal.epoch).notice(self._viewers.lost(cursor))
+            problem = ProblemError.of(wrong)
+            if cursor is not None:
+                problem.more["gap"] = self._viewers.lost(cursor)._asdict()
+            raise problem
+        told = EventStream(session_id, journal.epoch).lost(self._viewers.lost(cursor))
         return Response(told, 200, {"cache-control": "no-store"}, "text/event-stream")
+
+    def _is_visible(self, session_id: str) -> bool:
+        session = self._hub.router.sessions.get(session_id)
+        return session is not None and caller.get().may_see(session.application, session.user_id)
 
     def _is_told_all(self, session_id: str, cursor: Cursor) -> bool:
         journal = self._hub.journal
@@ -190,17 +202,14 @@ class Sessions:
             and last.kind == "ended"
         )
 
-    def _session(self, session_id: str) -> Session:
-        session = self._hub.router.sessions.get(session_id)
-        if session is None:
-            told = f"session_id: there is no session {session_id[:256]!r}, or it is no longer kept"
-            raise ProblemError("unknown_session", told, field="session_id")
-        return session
-
     def _record(self, session: Session) -> dict[str, Any]:
         return plain(session_view(session, self._hub.journal.epoch)) | _links(
             f"/v1/sessions/{session.session_id}"
         )
+
+
+def _thoughts(wanted: bool) -> bool:
+    return wanted and caller.get().thoughts
 
 
 def _links(where: str) -> dict[str, Any]:

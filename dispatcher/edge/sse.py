@@ -44,7 +44,9 @@ class EventStream:
         if isinstance(notice, GoAway):
             # When an EventSource is to come back.
             return b"retry: %d\n%b" % (notice.retry_after_ms, told)
-        if isinstance(notice, Gap) and notice.reason == "forgotten":
-            # So that a browser which comes back with it is told that there is nothing, instead of this again.
-            return b"id: %b\n%b" % (notice.available_from.encode(), told)
         return told
+
+    def lost(self, gap: Gap) -> bytes:
+        """All there is to say of a session that is not there. The id is of no event: a browser that comes back with it
+        is told that there is nothing, instead of this again."""
+        return b"id: %b\n%b" % (gap.available_from.encode(), self.notice(gap))

@@ -13,8 +13,8 @@ itself ends with a code that says why:
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from typing import Annotated, Any, Final, Literal
+from contextlib import ExitStack, suppress
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
@@ -22,7 +22,9 @@ from southwest.ai.agent.v1 import chat_pb2
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from dispatcher.auth import Access
 from dispatcher.edge.bodies import AddMessageBody, AnswerBody, AskBody, Body, StopBody, problem_of
+from dispatcher.edge.guard import Users
 from dispatcher.edge.kept import kept
 from dispatcher.edge.native import event_json, notice_json
 from dispatcher.edge.outlet import OUTLET
@@ -31,6 +33,7 @@ from dispatcher.edge.rendering import Notice
 from dispatcher.edge.sockets import SocketOutlet
 from dispatcher.edge.viewers import Viewers, parse_cursor
 from dispatcher.hub import Hub
+from dispatcher.identity import NOBODY, Identity, caller
 from dispatcher.journal import Entry
 from dispatcher.requests import Requests, WrongError
 
@@ -40,6 +43,7 @@ log = logging.getLogger(__name__)
 SESSIONS_MAX: Final = 1_000
 GOING_AWAY: Final = 1001
 NO_TEXT: Final = 1003
+NOT_ALLOWED: Final = 1008
 FAILED: Final = 1011
 SLOW: Final = 4008
 _REF_CHARS_MAX: Final = 128
@@ -52,6 +56,14 @@ class AskRequest(AskBody):
 
     request: Literal["ask"]
     request_id: Ref = ""
+
+
+class AuthenticateRequest(Body):
+    """Says who calls, where that could not be said by a header. The first request then; never needed twice."""
+
+    request: Literal["authenticate"]
+    request_id: Ref = ""
+    token: str
 
 
 class SubscribeRequest(Body):
@@ -92,10 +104,23 @@ class StopRequest(StopBody):
 
 
 AnyRequest = Annotated[
-    AskRequest | SubscribeRequest | UnsubscribeRequest | AnswerRequest | MessageRequest | StopRequest,
+    AuthenticateRequest
+    | AskRequest
+    | SubscribeRequest
+    | UnsubscribeRequest
+    | AnswerRequest
+    | MessageRequest
+    | StopRequest,
     Field(discriminator="request"),
 ]
 _REQUESTS: Final[TypeAdapter[AnyRequest]] = TypeAdapter(AnyRequest)
+
+
+class SocketLimits(NamedTuple):
+    """`write_s`: how long a client may take nothing; `first_s`: how long it may take to say who it is."""
+
+    write_s: float
+    first_s: float
 
 
 class Messages:
@@ -120,11 +145,21 @@ class Messages:
 class Sockets:
     """The endpoint /v1/ws."""
 
-    def __init__(self, hub: Hub, requests: Requests, viewers: Viewers, write_s: float) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        requests: Requests,
+        viewers: Viewers,
+        access: Access,
+        users: Users,
+        limits: SocketLimits,
+    ) -> None:
         self._hub = hub
         self._requests = requests
         self._viewers = viewers
-        self._write_s = write_s
+        self._access = access
+        self._users = users
+        self._limits = limits
         self._open: set[_Socket] = set()
 
     def routes(self) -> list[WebSocketRoute]:
@@ -137,16 +172,36 @@ class Sockets:
 
     async def serve(self, websocket: WebSocket) -> None:
         await websocket.accept()
-        socket = _Socket(websocket, self._hub, self._requests, self._viewers, self._write_s)
+        socket = _Socket(websocket, self._hub, self._requests, self._viewers, self._limits.write_s)
         self._open.add(socket)
         try:
-            await socket.converse()
+            if caller.get() is NOBODY:
+                async with asyncio.timeout(self._limits.first_s):
+                    identity = await self._known(await socket.first_token())
+                caller.set(identity)
+                with self._users.admitted(identity):
+                    await socket.converse()
+            else:
+                await socket.converse()
+        except TimeoutError:
+            socket.close(NOT_ALLOWED, "unauthenticated: it did not say who it is")
+        except ProblemError as problem:
+            socket.close(NOT_ALLOWED, problem.code)
         except Exception:
             log.exception("a WebSocket failed")
             socket.close(FAILED, "the dispatcher failed; its log says why")
         finally:
             self._open.discard(socket)
             socket.leave()
+
+    async def _known(self, token: str) -> Identity:
+        """Raises ProblemError."""
+        identity = await self._access.identify(token)
+        if identity is None:
+            raise ProblemError("unauthenticated", "the token is not known")
+        if identity.role == "commander":
+            raise ProblemError("permission_denied", "the token's role is commander")
+        return identity
 
 
 class _Socket:
@@ -170,6 +225,18 @@ class _Socket:
         self._watched: dict[str, ExitStack] = {}
         self._room = asyncio.Event()
         self._outlet.on_room.add(self._room.set)
+
+    async def first_token(self) -> str:
+        """What its first request says. Raises ProblemError where that says something else."""
+        message = await self._websocket.receive()
+        told = None
+        with suppress(ValidationError):
+            told = _REQUESTS.validate_json(message.get("text") or "")
+        if not isinstance(told, AuthenticateRequest):
+            raise ProblemError("unauthenticated", "the first request has to be authenticate, with a token")
+        receipt = {"event": "receipt", "request_id": told.request_id, "session_id": "", "fields": {}}
+        self._outlet.write(self._outlet.framed(orjson.dumps(receipt)))
+        return told.token
 
     async def converse(self) -> None:
         try:
@@ -229,18 +296,26 @@ class _Socket:
     async def _do(self, told: AnyRequest, receipt: dict[str, Any]) -> Callable[[], None] | None:
         """What was asked for. What begins behind the receipt is returned."""
         match told:
+            case AuthenticateRequest():
+                raise ProblemError(
+                    "invalid_request", "request: it is known already who this is", field="request"
+                )
             case AskRequest():
                 self._require_fewer()
                 accepted = self._requests.ask(told.ask())
                 receipt["session_id"] = accepted.session_id
                 await kept(self._hub)
-                return self._watch(accepted.session_id, "", thoughts=told.include_thoughts)
+                return self._watch(
+                    accepted.session_id, "", thoughts=told.include_thoughts and caller.get().thoughts
+                )
             case SubscribeRequest():
                 receipt["session_id"] = told.session_id
                 self._require_fewer()
                 self._require_session(told.session_id, told.cursor)
                 await kept(self._hub)
-                return self._watch(told.session_id, told.cursor, thoughts=told.include_thoughts)
+                return self._watch(
+                    told.session_id, told.cursor, thoughts=told.include_thoughts and caller.get().thoughts
+                )
             case UnsubscribeRequest():
                 receipt["session_id"] = told.session_id
                 stack = self._watched.pop(told.session_id, None)
@@ -269,12 +344,13 @@ class _Socket:
             raise ProblemError("too_many_viewers", f"one connection may watch {SESSIONS_MAX} sessions")
 
     def _require_session(self, session_id: str, cursor: str) -> None:
-        if session_id not in self._hub.router.sessions:
-            told = f"session_id: there is no session {session_id[:256]!r}, or it is no longer kept"
-            more: dict[str, Any] = {}
+        try:
+            self._requests.require_visible(session_id)
+        except WrongError as wrong:
+            problem = ProblemError.of(wrong)
             if cursor:
-                more["gap"] = self._viewers.lost(parse_cursor("cursor", cursor))._asdict()
-            raise ProblemError("unknown_session", told, field="session_id", **more)
+                problem.more["gap"] = self._viewers.lost(parse_cursor("cursor", cursor))._asdict()
+            raise problem from None
 
     def _watch(self, session_id: str, cursor: str, *, thoughts: bool) -> Callable[[], None] | None:
         """Begins to watch, once that is called. Raises ProblemError."""
