@@ -3,8 +3,12 @@
 import os
 import time
 from collections.abc import Callable
+from functools import partial
+from random import Random
 
 import pytest
+from simulation.clock import Clock
+from simulation.wire import Wire
 from simulation.world import World, run
 
 RUNS = 150
@@ -24,6 +28,19 @@ def test_one_seed_is_one_story() -> None:
     second.run()
     assert first.transcript == second.transcript
     assert any(line.endswith("killed") or "cut" in line for line in first.transcript)
+
+
+def test_a_stream_keeps_its_order() -> None:
+    """What is sent while something slow is under way arrives at the same time, and still behind it."""
+    for seed in range(100):
+        clock, arrived = Clock(), list[bytes]()
+        wire = Wire(clock, Random(seed), "l1")
+        wire.up = arrived.append
+        sent = [bytes([number]) for number in range(100)]
+        for number, data in enumerate(sent):
+            clock.at(number / 1000, partial(wire.send, "up", data))
+        clock.run(100.0, 1000)
+        assert arrived == sent, f"of seed {seed}"
 
 
 @pytest.mark.slow

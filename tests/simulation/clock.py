@@ -13,8 +13,12 @@ class Clock:
         self._number = 0
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
+        self.at(self.now + max(0.0, seconds), act)
+
+    def at(self, when: float, act: Callable[[], None]) -> None:
+        """For what keeps an order: `after` the difference may come out a rounding earlier or later than the time."""
         self._number += 1
-        heappush(self._planned, (self.now + max(0.0, seconds), self._number, act))
+        heappush(self._planned, (max(self.now, when), self._number, act))
 
     def run(self, until: float, steps_max: int) -> None:
         """Runs everything up to `until`. AssertionError when that takes more steps than any real run would."""

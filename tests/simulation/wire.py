@@ -37,7 +37,7 @@ class Wire:
 
         if urgent and self._rng.random() < OVERTAKES:
             at = max(self._first_at, self._clock.now + self._rng.expovariate(1 / self._slowness_s))
-            self._clock.after(at - self._clock.now, deliver)
+            self._clock.at(at, deliver)
         else:
             self._in_order(way, deliver)
         if first:
@@ -70,4 +70,4 @@ class Wire:
     def _in_order(self, way: str, act: Callable[[], None]) -> None:
         at = max(self._free_at[way], self._clock.now + self._rng.expovariate(1 / self._slowness_s))
         self._free_at[way] = at
-        self._clock.after(at - self._clock.now, act)
+        self._clock.at(at, act)
