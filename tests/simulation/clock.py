@@ -20,12 +20,14 @@ class Clock:
         self._number += 1
         heappush(self._planned, (max(self.now, when), self._number, act))
 
-    def run(self, until: float, steps_max: int) -> None:
-        """Runs everything up to `until`. AssertionError when that takes more steps than any real run would."""
-        for _ in range(steps_max):
-            if not self._planned or self._planned[0][0] > until:
+    def run(self, until: float, steps_max: int) -> int:
+        """Runs everything up to `until`, and says in how many steps. AssertionError when that takes more of them than
+        any real run would."""
+        planned = self._planned
+        for steps in range(steps_max):
+            if not planned or planned[0][0] > until:
                 self.now = until
-                return
-            self.now, _number, act = heappop(self._planned)
+                return steps
+            self.now, _number, act = heappop(planned)
             act()
         raise AssertionError(f"still busy at {self.now:.3f} after {steps_max} steps")

@@ -91,6 +91,11 @@ class SimulatedCommander:
     def running(self) -> int:
         return self._slots.running
 
+    @property
+    def is_idle(self) -> bool:
+        """It runs nothing and owes nothing, but for stuck agents."""
+        return self._slots.is_idle
+
     def kill(self) -> None:
         """SIGKILL, and a new process after a while."""
         self._tell("!", f"{self.name} killed")

@@ -167,7 +167,7 @@ class SimulatedDispatcher:
             life, lambda: self.submit(e.LinkOpened(wire.link_id, "simulated", f"minimal-{wire.link_id}"))
         )
 
-    def submit(self, event: Event, told: Told = lambda reply: None) -> None:
+    def submit(self, event: Event, told: Told | None = None) -> None:
         self._tell(">", event)
         self._audience.heard(event, self._clock.now)
         late: list[Effect] = []
@@ -175,6 +175,15 @@ class SimulatedDispatcher:
         for effect in self.router.step(event, self._clock.now):
             self._tell("<", effect)
             match effect:
+                # The most frequent ones first.
+                case e.Send(urgent=True):
+                    self._send(effect)
+                case e.Send():
+                    late.append(effect)
+                case e.Measure() | e.Log():
+                    pass
+                case e.Count(metric, labels):
+                    self._count("_".join((metric, *labels)), metric)
                 case e.Open(requested):
                     self.journal.open(requested)
                     self._audience.opened(requested, self._clock.now)
@@ -185,22 +194,19 @@ class SimulatedDispatcher:
                             self._audience.ended(session_id, body.ending, self._clock.now)
                 case e.Remember(commander_id, hello):
                     self.journal.remember(commander_id, hello)
-                case e.Send(urgent=True):
-                    self._send(effect)
-                case e.Send() | e.CloseLink() | e.RunTool() | e.CancelTools() | e.Leave():
+                case e.CloseLink() | e.RunTool() | e.CancelTools() | e.Leave():
                     late.append(effect)
-                case e.Count(metric, labels):
-                    self._count("_".join((metric, *labels)), metric)
-                case e.Forget() | e.Measure() | e.Log():
+                case e.Forget():
                     pass
                 case _:
                     reply = effect
-        life = self._life
-        self.journal.when_kept(lambda: self.alive(life, lambda: self._perform(late, reply, told)))
+        if late or told is not None:
+            life = self._life
+            self.journal.when_kept(lambda: self.alive(life, lambda: self._perform(late, reply, told)))
         self._check_queue()
         self._arm()
 
-    def _perform(self, effects: list[Effect], reply: Reply | None, told: Told) -> None:
+    def _perform(self, effects: list[Effect], reply: Reply | None, told: Told | None) -> None:
         for effect in effects:
             match effect:
                 case e.Send():
@@ -217,7 +223,8 @@ class SimulatedDispatcher:
                     self._shut_down()
                 case _:
                     raise AssertionError(effect)
-        told(reply)
+        if told is not None:
+            told(reply)
 
     def _send(self, effect: e.Send) -> None:
         wire = self._wires.get(effect.link_id)

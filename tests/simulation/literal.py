@@ -15,7 +15,9 @@ class Literal:
             return Sighting(found, "literal", found)
         if final:
             return None
-        hold = next((at for at in range(start, len(text)) if self.may_grow(text, at)), len(text))
+        # What is longer than the rest of it would have been found.
+        first = max(start, len(text) - len(self._wanted) + 1)
+        hold = next((at for at in range(first, len(text)) if self.may_grow(text, at)), len(text))
         return None if hold == len(text) else Sighting(-1, "", hold)
 
     def may_grow(self, text: str, start: int) -> bool:

@@ -26,6 +26,10 @@ from simulation.wire import Wire
 # Things happen for so long; then the network is well, and all is given time to come to its end.
 EVENTFUL_S = 30.0
 SETTLED_S = 900.0
+# A run in which nothing lives any more goes on for so long: longer than any wait that is not a session's own, of which
+# `first_token_s` is the longest. Behind that, only heartbeats follow. Whether anything lives is looked at so often.
+REST_S = 210.0
+LOOK_S = 10.0
 # Of a transcript, with an error.
 TOLD_LINES = 40
 STEPS_MAX = 400_000
@@ -117,8 +121,26 @@ class World:
         if self.has_goers:
             self._often(6.0, self._drain_commander)
             self._often(self.rng.choice((15.0, 1000.0)), self._drain_dispatcher)
-        self.clock.run(SETTLED_S, STEPS_MAX)
+        self._settle()
         self._check()
+
+    def _settle(self) -> None:
+        steps = STEPS_MAX
+        rested_s = 0.0
+        while self.clock.now < SETTLED_S and rested_s < REST_S:
+            steps -= self.clock.run(self.clock.now + LOOK_S, steps)
+            rested_s = rested_s + LOOK_S if self._rests() else 0.0
+
+    def _rests(self) -> bool:
+        router = self.dispatcher.router
+        return (
+            self.clock.now > EVENTFUL_S
+            and self.dispatcher.is_up
+            and not router.live
+            and not router.queued
+            and all(commander.is_idle for commander in self.commanders)
+            and all(viewer.is_done for viewer in self.viewers)
+        )
 
     def _often(self, mean_s: float, act: Callable[[], None]) -> None:
         at = self.rng.expovariate(1 / mean_s)
