@@ -129,7 +129,7 @@ class Link:
                     linked_at = self._loop.time()
                     await self._hold(stream, welcome, asked)
                 finally:
-                    stream.cancel()
+                    await stream.close()
             finally:
                 await channel.close()
         except StreamEnded as ended:

@@ -6,7 +6,7 @@ cancelled, and they come back by themselves.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -50,6 +50,9 @@ class Stream:
     def __init__(self, channel: grpc.aio.Channel, token: str | None, now: Callable[[], float]) -> None:
         metadata = (("authorization", f"Bearer {token}"),) if token else None
         self._call: Any = channel.stream_stream(METHOD)(metadata=metadata)
+        # Read by this and never by `call.read`, which reads nothing more once a write has failed. A call that has ended
+        # with messages unread stays for ever, and holds its connection, whatever is cancelled, closed or collected.
+        self._messages: AsyncIterator[bytes] = aiter(self._call)
         self._now = now
         self._is_writing = False
         self._is_reading = False
@@ -61,13 +64,13 @@ class Stream:
         """The next packet; StreamEnded when there is none."""
         self._is_reading = True
         try:
-            raw = await self._call.read()
+            raw = await anext(self._messages, None)
         except grpc.aio.AioRpcError as error:
             self._has_read_all.set()
             raise _ended(error.code(), error.details()) from None
         finally:
             self._is_reading = False
-        if raw is grpc.aio.EOF:
+        if raw is None:
             self._has_read_all.set()
             raise await self.ending()
         self.heard_at = self._now()
@@ -152,6 +155,15 @@ class Stream:
 
     def cancel(self) -> None:
         self._call.cancel()
+
+    async def close(self) -> None:
+        """Ends the call, and reads what nobody has read of it. Not while somebody reads."""
+        self._call.cancel()
+        await self._come_back((asyncio.ensure_future(self._read_rest()),))
+
+    async def _read_rest(self) -> None:
+        async for _ in self._messages:
+            pass
 
     async def _status(self) -> tuple[grpc.StatusCode, str | None]:
         return await self._call.code(), await self._call.details()

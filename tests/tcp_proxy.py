@@ -53,6 +53,12 @@ class TcpProxy:
         listening = "listening" if self._listener is not None else "gone"
         return f"<TcpProxy {self.address} {listening}, {self.modes}, {len(self._connections)} connections>"
 
+    @property
+    def carried(self) -> list[tuple[tuple[int, int], int, str]]:
+        """Of each connection: the ports of who came and of where it came to, the port by which it goes on to the
+        target, and the ways that it has lost."""
+        return [connection.ports for connection in self._connections]
+
     def set(self, mode: Mode, *ways: Way) -> None:
         """Changes what becomes of bytes from now on, on connections that exist and on new ones. Both ways unless one
         is named: `set("blackhole", "back")` makes connections half open."""
@@ -183,6 +189,12 @@ class _Connection:
         # Ways on which nothing arrives any more.
         self.lost: set[Way] = set()
         self.moved_at = asyncio.get_running_loop().time()
+
+    @property
+    def ports(self) -> tuple[tuple[int, int], int, str]:
+        (_, near), (_, far) = self._ends
+        came, here = near.get_extra_info("peername")[1], near.get_extra_info("sockname")[1]
+        return (came, here), far.get_extra_info("sockname")[1], ", ".join(sorted(self.lost))
 
     def abort(self) -> None:
         for _, writer in self._ends:

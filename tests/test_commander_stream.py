@@ -9,9 +9,10 @@ from typing import Any
 
 import grpc
 import pytest
-from asynchronous import PATIENCE_S
+from asynchronous import PATIENCE_S, eventually
 from southwest.ai.agent.v1 import agent_pb2 as pb
 from southwest.ai.agent.v1 import agent_pb2_grpc
+from tcp_proxy import tcp_proxy
 
 from commander import dialing
 from commander import stream as stream_module
@@ -39,19 +40,37 @@ class Deaf(agent_pb2_grpc.AgentInteractionServicer):
 
 
 @contextlib.asynccontextmanager
-async def stream_to(behaviour: Behaviour) -> AsyncIterator[Stream]:
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)])
-    agent_pb2_grpc.add_AgentInteractionServicer_to_server(Deaf(behaviour), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    channel = dialing.dial(Settings(dispatcher=f"127.0.0.1:{port}"))
+async def stream_by(address: str) -> AsyncIterator[Stream]:
+    channel = dialing.dial(Settings(dispatcher=address))
     stream = Stream(channel, None, asyncio.get_running_loop().time)
     try:
         yield stream
     finally:
-        stream.cancel()
+        await stream.close()
         await channel.close()
+
+
+@contextlib.asynccontextmanager
+async def dispatching(behaviour: Behaviour) -> AsyncIterator[str]:
+    # As a dispatcher does, it does not mind a commander's pings.
+    pings = (
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0), *pings])
+    agent_pb2_grpc.add_AgentInteractionServicer_to_server(Deaf(behaviour), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
         await server.stop(None)
+
+
+@contextlib.asynccontextmanager
+async def stream_to(behaviour: Behaviour) -> AsyncIterator[Stream]:
+    async with dispatching(behaviour) as address, stream_by(address) as stream:
+        yield stream
 
 
 async def write(stream: Stream) -> None:
@@ -77,6 +96,12 @@ async def end(_: Any) -> None:
 
 async def say_goodbye(context: Any) -> None:
     await context.write(pb.DownstreamPacket(goodbye=pb.Goodbye(reason="an upgrade")))
+    await refuse(context)
+
+
+async def say_much(context: Any) -> None:
+    for _ in range(3):
+        await context.write(pb.DownstreamPacket(ack=pb.Ack(sequence=1)))
     await refuse(context)
 
 
@@ -168,6 +193,27 @@ def test_nothing_remembers_a_stream_that_is_over(
     with uncollected():
         over = asyncio.run(begin_to_end())
         assert over() is None
+
+
+def test_what_nobody_has_read_holds_no_connection() -> None:
+    """Once a write has failed gRPC takes the call for over, and yet keeps it until all that came is read."""
+
+    async def write_in_vain(address: str) -> None:
+        async with stream_by(address) as stream:
+            with pytest.raises(StreamEnded):
+                await write(stream)
+
+    async def begin_to_end() -> None:
+        async with dispatching(say_much) as address, tcp_proxy(address) as proxy:
+            await write_in_vain(proxy.address)
+
+            async def look() -> int:
+                gc.collect()
+                return len(proxy.carried)
+
+            await eventually(look, (0).__eq__)
+
+    asyncio.run(begin_to_end())
 
 
 def test_a_writer_beside_whom_nobody_reads_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
