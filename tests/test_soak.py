@@ -7,26 +7,28 @@ SOAK_SECONDS says how long (900), SOAK_SEED makes it happen again; SLOW_SECONDS 
 """
 
 import asyncio
-import contextlib
 import gc
 import itertools
 import os
 import random
 import secrets
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from asynchronous import eventually
+from asynchronous import asynchronous, eventually
 from dialling import administering, dialled
+from faults.connections import NOBODY, Held, held_connections, open_files
 from faults.promises import ended_once, text_is_kept, tools_ran_once
 from faults.scene import AGENTS, Place, dispatching
 from faults.script import Script, Step
 from faults.viewers import IMPATIENT, User, Watcher
 from faults.weather import Weather, weather
 from southwest.ai.agent.v1 import admin_pb2, chat_pb2_grpc
+from tcp_proxy import dialling_tcp, tcp_proxy
 
 SECONDS = min(float(os.environ.get("SOAK_SECONDS", "900")), float(os.environ.get("SLOW_SECONDS", "inf")))
 SESSIONS = int(os.environ.get("SOAK_SESSIONS", "200"))
@@ -46,15 +48,17 @@ _STREAM_LEAVES_BYTES = 200
 # What allocators keep for themselves of the memory that a burst of sessions took and gave back, in pieces.
 _SLACK_BYTES = 24 * 1024 * 1024
 
-# A call of grpc.aio that failed refers to itself and holds its connection until Python's garbage collector comes by,
-# in a commander and in this process. A leak would be one for each of thousands of links and streams.
+# A call of grpc.aio that failed refers to itself and holds its connection until Python's garbage collector comes by, in
+# a commander. A leak would be one for each of thousands of links and streams.
 _SLACK_FILES = 6
+# Who watches and asks: this process.
+_VIEWERS = "viewers"
 
 Tell = Callable[[str], None]
 
 
 class Size(NamedTuple):
-    """Of a process."""
+    """Of a process. Its files are without connections that viewers hold open."""
 
     resident_bytes: int
     files: int
@@ -63,21 +67,6 @@ class Size(NamedTuple):
 def size_of(pid: int) -> Size:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return Size(pages * os.sysconf("SC_PAGE_SIZE"), len(list(Path(f"/proc/{pid}/fd").iterdir())))
-
-
-def open_files(pid: int) -> list[str]:
-    """What a process has open; connections by their state and the ports of both ends."""
-    tcp = {}
-    lines = [Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:] for kind in ("tcp", "tcp6")]
-    for line in itertools.chain(*lines):
-        _, here, there, state, *rest = line.split()
-        ports = [int(end.rpartition(":")[2], 16) for end in (here, there)]
-        tcp[f"socket:[{rest[5]}]"] = f"tcp {ports[0]} to {ports[1]}, state {state}"
-    names = []
-    for file in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            names.append(str(file.readlink()))
-    return sorted(tcp.get(name, name) for name in names)
 
 
 class Crowd:
@@ -161,9 +150,19 @@ async def _storm(crowd: Crowd, storm: Weather, lasts_s: float) -> None:
         running.create_task(storm.rage(lasts_s))
 
 
+def _connections(place: Place, storm: Weather) -> list[Held]:
+    """The dispatcher's, and whose they are."""
+    return held_connections(place.process.pid, {_VIEWERS: os.getpid(), **storm.pids}, storm.proxies)
+
+
 def _sizes(place: Place, storm: Weather) -> dict[str, Size]:
     pids = {"dispatcher": place.process.pid, **storm.pids}
-    return {name: size_of(pid) for name, pid in pids.items()}
+    sizes = {name: size_of(pid) for name, pid in pids.items()}
+    # What this process has not closed is no fault of the dispatcher's. What can't be reached it has to notice itself.
+    theirs = [held for held in _connections(place, storm) if held.holder == _VIEWERS and not held.lost]
+    dispatcher = sizes["dispatcher"]
+    sizes["dispatcher"] = dispatcher._replace(files=dispatcher.files - len(theirs))
+    return sizes
 
 
 async def _back_to(place: Place, storm: Weather, most: dict[str, Size]) -> None:
@@ -185,8 +184,33 @@ async def _back_to(place: Place, storm: Weather, most: dict[str, Size]) -> None:
     try:
         await eventually(look, is_back)
     except AssertionError as error:
-        held = open_files(place.process.pid)
-        raise AssertionError(f"{error}; at most {most}; the dispatcher has open: {held}") from None
+        files = [file.name for file in open_files(place.process.pid) if not file.is_connection]
+        told = "; ".join(map(str, _connections(place, storm)))
+        raise AssertionError(
+            f"{error}; at most {most}; the dispatcher has open: {files}; its connections: {told}"
+        ) from None
+
+
+@asynchronous
+async def test_it_is_known_through_a_proxy_whose_a_connection_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        address = target.getsockname()
+        async with tcp_proxy("{}:{}".format(*address)) as proxy:
+
+            async def look() -> list[tuple[str, str]]:
+                held = held_connections(os.getpid(), {"somebody": os.getpid()}, [proxy])
+                return sorted((each.holder, each.lost) for each in held if each.connection.here == address[1])
+
+            with (
+                await dialling_tcp(proxy.address)() as caller,
+                (await asyncio.to_thread(target.accept))[0],
+                await dialling_tcp("{}:{}".format(*address))(),
+                (await asyncio.to_thread(target.accept))[0],
+            ):
+                await eventually(look, [("somebody", ""), ("somebody", "")].__eq__)
+                proxy.set("blackhole")
+                caller.close()
+                await eventually(look, [(NOBODY, "back, there"), ("somebody", "")].__eq__)
 
 
 @pytest.mark.slow

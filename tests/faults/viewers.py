@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -162,10 +162,11 @@ class User(Watcher):
     async def _say_once(self, *packets: chat_pb2.ClientPacket) -> chat_pb2.Receipt:
         """Says it on a stream of its own, and leaves."""
         call: Any = self._steady.Converse(wait_for_ready=True)
+        received = aiter(call)
         try:
             for packet in (self._asked, *packets):
                 await call.write(packet)
-                receipt = await _receipt(call)
+                receipt = await _receipt(received)
         except (aio.AioRpcError, asyncio.InvalidStateError) as error:
             # The latter: it had ended before it was written to.
             if isinstance(error, aio.AioRpcError) and error.code() not in COMES_BACK:
@@ -175,11 +176,18 @@ class User(Watcher):
             return receipt
         finally:
             call.cancel()
+            # A call that had ended before it was written to, with messages unread, can't be cancelled: it lasts, and
+            # its connection, until they are read.
+            await asyncio.gather(_exhaust(received), return_exceptions=True)
 
 
-async def _receipt(call: Any) -> chat_pb2.Receipt:
-    while (received := await call.read()) is not aio.EOF:
-        if received.receipts:
-            receipt: chat_pb2.Receipt = received.receipts[0]
-            return receipt
-    raise ConnectionError(await call.details())
+async def _receipt(received: "AsyncIterator[chat_pb2.SessionEvents]") -> chat_pb2.Receipt:
+    async for events in received:
+        if events.receipts:
+            return events.receipts[0]
+    raise ConnectionError("it has ended")
+
+
+async def _exhaust(received: "AsyncIterator[chat_pb2.SessionEvents]") -> None:
+    async for _ in received:
+        pass

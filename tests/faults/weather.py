@@ -116,6 +116,10 @@ class Weather:
         """Of the workers, by name. The first one's process is never ended."""
         return {worker.name: worker.process.pid for worker in self._workers}
 
+    @property
+    def proxies(self) -> list[TcpProxy]:
+        return [self.door, *(worker.proxy for worker in self._workers)]
+
     async def rage(self, lasts_s: float) -> None:
         """A fault each second for so long; fair again at its end."""
         loop = asyncio.get_running_loop()
