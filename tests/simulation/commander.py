@@ -266,9 +266,6 @@ class SimulatedCommander:
         elif kind == "ack":
             self._acknowledged(packet)
         elif kind == "start":
-            # A Start of which the dispatcher does not know whether it came is told again.
-            is_repeat = (packet.session_id, packet.attempt) in self.agents
-            assert is_repeat or not self._slots.is_draining, f"{self.name} drains, and is given {packet}"
             start = codec.start(packet, Credit(64, 1 << 18), self._clock.now)
             self._perform(self._slots.start(start, self._clock.now))
         elif kind == "stop":

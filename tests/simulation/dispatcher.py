@@ -11,7 +11,7 @@ from dispatcher.core import events as e
 from dispatcher.core.events import Effect, Event, Reply
 from dispatcher.core.fleet import CommanderState
 from dispatcher.core.limits import Limits
-from dispatcher.core.packets import Ended, Hello, ToolOutcome, Welcome
+from dispatcher.core.packets import Ended, Hello, Start, ToolOutcome, Welcome
 from dispatcher.core.router import Router
 from dispatcher.core.session import State
 from dispatcher.rpc import codec
@@ -41,6 +41,8 @@ class SimulatedDispatcher:
         self.journal = journal
         self.counted: dict[str, int] = {}
         self.tool_runs: dict[tuple[int, str, int, str], int] = {}
+        # Attempts that a commander was told to start, in whichever life.
+        self._started: set[tuple[str, int]] = set()
         self.is_up = True
         # How often it was started.
         self.lives = 1
@@ -178,7 +180,9 @@ class SimulatedDispatcher:
                 # The most frequent ones first.
                 case e.Send(urgent=True):
                     self._send(effect)
-                case e.Send():
+                case e.Send(signal=signal):
+                    if isinstance(signal.body, Start):
+                        self._check_start(effect)
                     late.append(effect)
                 case e.Measure() | e.Log():
                     pass
@@ -232,6 +236,15 @@ class SimulatedDispatcher:
             data = self._down.packet(effect.signal, 0).SerializeToString()
             is_first = isinstance(effect.signal.body, Welcome)
             wire.send("down", data, urgent=effect.urgent, first=is_first)
+
+    def _check_start(self, effect: e.Send) -> None:
+        """Whoever is known to drain is given nothing new. A Start that may not have come is told again, and refused."""
+        key = effect.signal.session_id, effect.signal.attempt
+        link = self.router.fleet.links.get(effect.link_id)
+        commander = link.commander if link is not None else None
+        drains = commander is not None and commander.state is CommanderState.DRAINING
+        assert key in self._started or not drains, f"{commander!r} drains, and is given {effect}"
+        self._started.add(key)
 
     def _count(self, *names: str) -> None:
         for name in names:
