@@ -6,6 +6,7 @@ with it and what would be right.
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, Final
 from zlib import crc32
 
@@ -103,7 +104,12 @@ class Requests:
         self.require_visible(session_id)
         if not message.text:
             raise WrongError("invalid_request", "message.text: is empty")
-        message_id = self._mint("m")
+        if len(message.idempotency_key) > LABEL_CHARS_MAX:
+            raise WrongError(
+                "invalid_request", f"message.idempotency_key: at most {LABEL_CHARS_MAX} characters are right"
+            )
+        key = message.idempotency_key
+        message_id = _id_of(session_id, key) if key else self._mint("m")
         self._submit(MessageGiven(session_id, message_id, message.text))
         return message_id
 
@@ -175,6 +181,11 @@ def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
         application=caller.get().actor,
         request_crc32=_asked_crc32(ask),
     )
+
+
+def _id_of(session_id: str, key: str) -> str:
+    """Of a message: the same for the same key, in every life of a dispatcher."""
+    return f"m-{sha256(f'{session_id} {key}'.encode()).hexdigest()[:24]}"
 
 
 def _own(ask: chat_pb2.Ask, user_id: str) -> chat_pb2.Ask:

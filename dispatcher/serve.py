@@ -26,6 +26,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
+from starlette.routing import Route, WebSocketRoute
 
 from dispatcher import auth, logs
 from dispatcher.core import events
@@ -36,6 +37,7 @@ from dispatcher.edge.door import Doors
 from dispatcher.edge.flusher import Flusher
 from dispatcher.edge.guard import UserLimits, Users
 from dispatcher.edge.health import Health
+from dispatcher.edge.openapi import Description
 from dispatcher.edge.protocol import ConnectionLimits, EdgeConfig
 from dispatcher.edge.reading import BodyLimits
 from dispatcher.edge.server import EdgeServer
@@ -478,15 +480,16 @@ async def _http_server(
     sockets = Sockets(
         hub, requests, viewers, access, users, SocketLimits(settings.viewer_write_s, settings.http_header_s)
     )
-    health = Health()
-    app = application(
-        [*health.routes(), *sessions.routes(), *sockets.routes()],
-        _doors(settings),
-        metrics,
-        access,
-        users,
-        ("/healthz", "/readyz"),
-    )
+    health, description = Health(), Description(software_version())
+    routes: list[Route | WebSocketRoute] = [
+        *health.routes(),
+        *sessions.routes(),
+        *sockets.routes(),
+        *description.routes(),
+    ]
+    open_paths = ("/healthz", "/readyz", "/openapi.json")
+    description.tell(routes, open_paths)
+    app = application(routes, _doors(settings), metrics, access, users, open_paths)
     limits = ConnectionLimits(
         settings.http_connections_max,
         settings.http_header_bytes_max,

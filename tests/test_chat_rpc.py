@@ -303,7 +303,7 @@ async def test_an_idempotency_key_joins_the_first_session(dispatcher: Dispatcher
         mistaken = asking(agent, "other words", idempotency_key=key, user_id="u1")
         refused = (await second.request("mistaken", ask=mistaken)).error
         assert (refused.code, refused.message) == (
-            "invalid_request",
+            "key_taken",
             "idempotency_key: was used for another request; use another one, or ask for the same",
         )
 

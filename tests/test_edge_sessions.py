@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,8 +23,14 @@ WRONG: dict[str, tuple[Any, int, str, str, list[str]]] = {
     "no JSON": (b"{", 400, "invalid_request", "", ["no JSON"]),
     "no object": (b"[1]", 400, "invalid_request", "", ["object"]),
     "nothing": (b"", 400, "invalid_request", "", ["one of input and messages"]),
-    "both": ({"input": "x", "messages": []}, 400, "invalid_request", "", ["one of input and messages"]),
-    "no messages": ({"messages": []}, 400, "invalid_request", "ask.messages", ["at least one"]),
+    "both": (
+        {"input": "x", "messages": [{"role": "user", "content": "y"}]},
+        400,
+        "invalid_request",
+        "",
+        ["one of input and messages"],
+    ),
+    "no messages": ({"messages": []}, 400, "invalid_request", "messages", ["at least 1"]),
     "an unknown field": ({"input": "x", "buget": 1}, 400, "invalid_request", "buget", ["no such field"]),
     "an unknown role": (
         {"messages": [{"role": "robot", "content": "x"}]},
@@ -68,8 +75,8 @@ WRONG: dict[str, tuple[Any, int, str, str, list[str]]] = {
         {"input": "x", "budgets": {"total_time_s": 0}},
         400,
         "invalid_request",
-        "ask.budgets.total_time",
-        ["above zero"],
+        "budgets.total_time_s",
+        ["greater than"],
     ),
     "an agent that nobody serves": (
         {"agent": "nobody", "input": "x"},
@@ -152,11 +159,13 @@ async def test_the_list_has_the_latest_first_page_by_page(dispatcher: Dispatcher
         assert [each["session_id"] for each in second["sessions"]] == [ids[1], ids[0]]
         for params, field in (
             ({"limit": "0"}, "limit"),
+            ({"limit": "1.5"}, "limit"),
             ({"live": "maybe"}, "live"),
-            ({"before": "x"}, "before"),
         ):
             answer = await client.get("/v1/sessions", params=params)
             assert (answer.status_code, answer.json()["field"]) == (400, field)
+        gone = await client.get("/v1/sessions", params={"before": "s-none"})
+        assert (gone.status_code, gone.json()["field"]) == (404, "before")
 
 
 @asynchronous
@@ -198,7 +207,13 @@ async def test_polling_gives_each_event_once_and_waits_for_the_next(dispatcher: 
         assert len(gap["events"]) == 6
         lost = await client.get("/v1/sessions/s-none/events", params={"wait": 1, "cursor": "0000:2"})
         assert (lost.status_code, lost.json()["gap"]["reason"]) == (404, "other_epoch")
-        for params, field in (({"wait": "61"}, "wait"), ({"wait": "x"}, "wait"), ({"cursor": "?"}, "cursor")):
+        for params, field in (
+            ({"wait": "-1"}, "wait"),
+            ({"wait": "x"}, "wait"),
+            ({"wait": "1_0"}, "wait"),
+            ({"wait": "1e999"}, "wait"),
+            ({"cursor": "?"}, "cursor"),
+        ):
             answer = await client.get(path, params=params)
             assert (answer.status_code, answer.json()["field"]) == (400, field)
 
@@ -249,6 +264,59 @@ async def test_questions_are_answered_messages_added_and_sessions_stopped(
         for method, tail in (("GET", ""), *(("POST", tail) for tail in bodies)):
             none = await client.request(method, f"/v1/sessions/s-none{tail}", json=bodies.get(tail))
             assert (none.status_code, none.json()["code"]) == (404, "unknown_session"), (tail, none.text)
+
+
+@asynchronous
+async def test_what_is_sent_twice_counts_once(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with (
+        linked(dispatcher.address, agent) as link,
+        browsing(dispatcher.url) as client,
+        asking(client, agent) as stream,
+    ):
+        turn = await link.started()
+        path = f"/v1/sessions/{turn.session_id}"
+        key = {"idempotency-key": "k-1"}
+        first = await client.post(f"{path}/messages", json={"text": "And?"}, headers=key)
+        again = await client.post(f"{path}/messages", json={"text": "And?", "idempotency_key": "k-1"})
+        assert (first.status_code, again.status_code, first.json()) == (202, 202, again.json())
+        other = await client.post(f"{path}/messages", json={"text": "Or?"}, headers=key)
+        assert (other.status_code, other.json()["code"]) == (409, "key_taken")
+        both = {"text": "And?", "idempotency_key": "k-2"}
+        twice = await client.post(f"{path}/messages", json=both, headers=key)
+        assert (twice.status_code, twice.json()["code"]) == (409, "conflict")
+        await turn.ask("q-1")
+        await stream.until("question")
+        for _ in range(3):
+            assert (await client.post(f"{path}/answers/q-1", json={"value": 7})).status_code == 200
+        assert (await client.post(f"{path}/answers/q-1", json={"value": 8})).status_code == 404
+        assert (await turn.heard("answer")).answer.value_json == "7"
+        await turn.finish()
+        await stream.rest()
+        assert turn.heard_nothing("answer")
+        assert (await turn.heard("user_message")).user_message.text == "And?"
+        assert turn.heard_nothing("user_message")
+        assert [stream.kinds.count(kind) for kind in ("user_message", "answer")] == [1, 1]
+
+
+@asynchronous
+async def test_what_is_sent_again_to_another_life_counts_once_too(tmp_path: Path) -> None:
+    agent = unique("agent")
+    flags = ("--http-address", "127.0.0.1:0", "--journal", f"sqlite:{tmp_path / 'journal'}")
+    message = {"text": "And?", "idempotency_key": "k-1"}
+    with running_dispatcher(*flags) as dispatcher:
+        async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+            session_id = await opened(client, agent)
+            await link.started()
+            first = await client.post(f"/v1/sessions/{session_id}/messages", json=message)
+            dispatcher.signal(signal.SIGKILL)
+            await asyncio.to_thread(dispatcher.wait)
+    with running_dispatcher(*flags) as dispatcher:
+        async with browsing(dispatcher.url) as client:
+            again = await client.post(f"/v1/sessions/{session_id}/messages", json=message)
+            assert (again.status_code, again.json()) == (202, first.json())
+            page = await client.get(f"/v1/sessions/{session_id}/events", params={"wait": 0})
+            assert [each["event"] for each in page.json()["events"]].count("user_message") == 1
 
 
 @asynchronous

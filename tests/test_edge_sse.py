@@ -263,10 +263,10 @@ async def test_a_repeated_key_joins_the_session(dispatcher: DispatcherProcess) -
             assert [told.id for told in await one.rest()] == [told.id for told in await other.rest()]
             assert link.started_nothing()
         other_words = await client.post("/v1/sessions", json={"agent": agent, "input": "else"}, headers=key)
-        assert other_words.status_code == 400
+        assert (other_words.status_code, other_words.json()["code"]) == (409, "key_taken")
         both = {"agent": agent, "input": "Hi", "idempotency_key": "k-2"}
         told_twice = await client.post("/v1/sessions", json=both, headers=key)
-        assert (told_twice.status_code, told_twice.json()["field"]) == (400, "idempotency_key")
+        assert (told_twice.status_code, told_twice.json()["field"]) == (409, "idempotency_key")
 
 
 @asynchronous

@@ -79,7 +79,6 @@ async def _all_doors(client: httpx.AsyncClient, session_id: str, is_visible: boo
         ("GET", "", None),
         ("GET", "/events?wait=0", None),
         ("GET", "/events?wait=0&cursor=0000:1", None),
-        ("POST", "/messages", {"text": ""}),
         ("POST", "/answers/q-none", {"value": 1}),
     ]
     if not is_visible:

@@ -139,6 +139,7 @@ class Refusal(Enum):
     USER_QUEUE_FULL = "user_queue_full"
     USER_JOURNAL_FULL = "user_journal_full"
     RATE_LIMITED = "rate_limited"
+    KEY_TAKEN = "key_taken"
 
     @property
     def traits(self) -> Traits:
@@ -177,5 +178,12 @@ REFUSALS: Final[dict[Refusal, Traits]] = {
         True,
         "Too many sessions in too short a time; try again when it says.",
         1.0,
+    ),
+    Refusal.KEY_TAKEN: Traits(
+        11,
+        "ALREADY_EXISTS",
+        409,
+        False,
+        "The idempotency key names another request; give this one a key of its own.",
     ),
 }

@@ -259,6 +259,10 @@ class ToolResult(NamedTuple):
     outcome: ToolOutcome
 
 
+# Of an answer without a value: the user would not give one.
+DECLINED: Final = "declined"
+
+
 class Answer(NamedTuple):
     """`value_json` None: there will be no answer, `why` says why."""
 

@@ -49,7 +49,7 @@ from dispatcher.core.fleet import Fleet
 from dispatcher.core.intake import Intake
 from dispatcher.core.limits import Limits
 from dispatcher.core.links import Links
-from dispatcher.core.packets import Answer, Goodbye, Signal, Stop, ToolResult, UserMessage
+from dispatcher.core.packets import DECLINED, Answer, Goodbye, Signal, Stop, ToolResult, UserMessage
 from dispatcher.core.quota import Excess
 from dispatcher.core.restore import Restoring
 from dispatcher.core.session import Session
@@ -238,7 +238,7 @@ class Router:
         elif event.request_crc32 != first.request_crc32:
             message = "was used for another request; use another one, or ask for the same"
         if message:
-            self._refuse(Refusal.INVALID_REQUEST, f"idempotency_key: {message}")
+            self._refuse(Refusal.KEY_TAKEN, f"idempotency_key: {message}")
         else:
             self._board.out.append(Accepted(first.session_id, joined=True))
 
@@ -313,6 +313,9 @@ class Router:
             self._declined_for(session, event.session_id)
             return
         message = ""
+        if session.has_heard(event.question_id, event.value_json):
+            board.out.append(Accepted(session.session_id))
+            return
         if event.question_id not in session.questions:
             open_ids = ", ".join(session.questions) or "none"
             message = f"question_id: {event.question_id!r} is not an open question; open: {open_ids}"
@@ -327,12 +330,13 @@ class Router:
             board.out.append(Declined("no_such_question", message))
             return
         self._answer(
-            session, Answer(event.question_id, event.value_json, "" if event.value_json else "declined")
+            session, Answer(event.question_id, event.value_json, "" if event.value_json else DECLINED)
         )
         board.out.append(Accepted(session.session_id))
 
     def _answer(self, session: Session, answer: Answer) -> None:
         del session.questions[answer.question_id]
+        session.heard_answer(answer)
         self._board.timers.cancel(("question", session.session_id, answer.question_id))
         self._board.emit(session, "answer", "", "", answer)
         session.owe(answer, session.offset, self._board.out)
@@ -346,6 +350,14 @@ class Router:
         session = board.sessions.get(event.session_id)
         if session is None or session.ending is not None:
             self._declined_for(session, event.session_id)
+            return
+        known = session.message(event.message_id)
+        if known is not None:
+            if known.text == event.text:
+                board.out.append(Accepted(session.session_id))
+            else:
+                message = "idempotency_key: was used for another message; use another one"
+                board.out.append(Declined(Refusal.KEY_TAKEN.value, message, Refusal.KEY_TAKEN))
             return
         waiting = len(session.unread)
         if waiting >= board.limits.messages_waiting_max:

@@ -25,6 +25,7 @@ from dispatcher.core.fleet import Link
 from dispatcher.core.ledger import Ledger
 from dispatcher.core.mark import GuardMark, Mark
 from dispatcher.core.packets import (
+    DECLINED,
     Ack,
     Answer,
     Ended,
@@ -105,6 +106,7 @@ class Session:
         "_owed_told_at",
         "agent",
         "allowed",
+        "answered",
         "application",
         "asked",
         "attempt",
@@ -257,6 +259,8 @@ class Session:
         self.questions: dict[str, Question] = {}
         # Ids of all questions, and the attempt that asked first under each.
         self.asked: dict[str, int] = {}
+        # What the user has answered last under each, so that a repeat of it is known for one.
+        self.answered: dict[str, str | None] = {}
         self.guard: Guard | None = guard
         self.ledger = Ledger(running_tools_max)
         self.published_bytes_max = published_bytes_max
@@ -280,6 +284,21 @@ class Session:
     def asked_as(self) -> tuple[str, str, str]:
         """Who asked, for whom, and under which key."""
         return self.application, self.user_id, self.idempotency_key
+
+    def heard_answer(self, answer: Answer) -> None:
+        """A question was answered, or can't be any more."""
+        if answer.value_json is not None or answer.why == DECLINED:
+            self.answered[answer.question_id] = answer.value_json
+
+    def has_heard(self, question_id: str, value_json: str | None) -> bool:
+        """The user has answered just so before, and nothing has been asked under that id since."""
+        is_open = question_id in self.questions
+        return not is_open and question_id in self.answered and self.answered[question_id] == value_json
+
+    def message(self, message_id: str) -> UserMessage | None:
+        """One that the user has added."""
+        given = (*(message for message, _ in self.taken), *(message for _, message, _ in self.unread))
+        return next((message for message in given if message.message_id == message_id), None)
 
     @property
     def can_resume(self) -> bool:
@@ -497,6 +516,8 @@ class Session:
                 self.ledger.put_back(event.attempt, event.agent, call)
             case _, ToolResult() as result:
                 self.ledger.put_back_outcome(event.attempt, result.call_id, result.outcome, event.offset)
+            case _, Answer() as answer:
+                self.heard_answer(answer)
             case _, UserMessage() as message:
                 self.taken.append((message, event.offset))
             case _, Ended() as ended:
@@ -602,5 +623,6 @@ class Session:
         self.taken.clear()
         self.said = self.published = None
         self.questions.clear()
+        self.answered.clear()
         self.refused_by.clear()
         self.ledger.abandon()

@@ -9,26 +9,57 @@ import binascii
 import json
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.edge.problems import ProblemError
+from dispatcher.requests import LABEL_CHARS_MAX, LABELS_MAX
 from dispatcher.rpc import codec
+from dispatcher.rpc.methods import REASON_CHARS_MAX
 
 _ERRORS_TOLD_MAX: Final = 10
 _COUNT_MAX: Final = 2**32 - 1
 _BIG_MAX: Final = 2**63 - 1
 _SECONDS_MAX: Final = 604_800.0
 
-Count = Annotated[int, Field(ge=0, le=_COUNT_MAX, strict=True)]
-Big = Annotated[int, Field(ge=0, le=_BIG_MAX, strict=True)]
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 3.0 is as whole as 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, Field(ge=0, le=_COUNT_MAX), BeforeValidator(_whole)]
+Big = Annotated[int, Field(ge=0, le=_BIG_MAX), BeforeValidator(_whole)]
 Seconds = Annotated[float, Field(ge=0, le=_SECONDS_MAX)]
+# A limit of no time would be none of work either.
+SomeSeconds = Annotated[float, Field(ge=0.001, le=_SECONDS_MAX)]
+Name = Annotated[str, Field(max_length=LABEL_CHARS_MAX)]
+Key = Annotated[str, Field(min_length=1, max_length=LABEL_CHARS_MAX)]
+Labels = Annotated[dict[Key, Name], Field(max_length=LABELS_MAX)]
+# Checked by its decoder, which says it in better words.
+Base64 = Annotated[
+    str,
+    Field(
+        json_schema_extra={
+            "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+            "contentEncoding": "base64",
+        }
+    ),
+]
 
 
 class Body(BaseModel):
     """Unknown fields are mistakes: a budget with a typing error would be none."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, strict=True)
 
 
 class TextPart(Body):
@@ -48,7 +79,7 @@ class BlobPart(Body):
 
     type: Literal["blob"]
     mime_type: str
-    data_base64: str = ""
+    data_base64: Base64 = ""
     uri: str = ""
     name: str = ""
 
@@ -60,7 +91,7 @@ class MessageBody(Body):
     """Something said in the conversation. `content` as a text is one part of text."""
 
     role: Literal["system", "user", "assistant", "tool"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(min_length=1)]
 
 
 class BudgetsBody(Body):
@@ -70,8 +101,8 @@ class BudgetsBody(Body):
     thought_chars: Big | None = None
     tool_calls: Count | None = None
     output_tokens: Big | None = None
-    total_time_s: Seconds | None = None
-    first_token_time_s: Seconds | None = None
+    total_time_s: SomeSeconds | None = None
+    first_token_time_s: SomeSeconds | None = None
 
 
 class OnDetachBody(Body):
@@ -88,18 +119,33 @@ class TraceContextBody(Body):
 class AskBody(Body):
     """Opens a session. One of `input`, the user's one message, and `messages`, the conversation, is needed."""
 
-    agent: str = ""
-    agent_version: str = ""
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "required": ["input"],
+                    "properties": {"input": {"type": "string"}, "messages": {"type": "null"}},
+                },
+                {
+                    "required": ["messages"],
+                    "properties": {"messages": {"type": "array"}, "input": {"type": "null"}},
+                },
+            ]
+        }
+    )
+
+    agent: Name = ""
+    agent_version: Name = ""
     input: str | None = None
-    messages: list[MessageBody] | None = None
-    user_id: str = ""
-    labels: dict[str, str] = {}
-    commander_labels: dict[str, str] = {}
+    messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
+    user_id: Name = ""
+    labels: Labels = {}
+    commander_labels: Labels = {}
     metadata: dict[str, str] = {}
     budgets: BudgetsBody | None = None
-    affinity_key: str = ""
+    affinity_key: Name = ""
     include_thoughts: bool = False
-    idempotency_key: str = ""
+    idempotency_key: Name = ""
     on_detach: OnDetachBody | None = None
     trace_context: TraceContextBody | None = None
 
@@ -139,6 +185,19 @@ class AskBody(Body):
 class AnswerBody(Body):
     """Answers a question: any JSON value that fits it, or `decline`. `attempt` as the question's event tells it."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["value"], "properties": {"decline": {"const": False}}},
+                {
+                    "required": ["decline"],
+                    "properties": {"decline": {"const": True}},
+                    "not": {"required": ["value"]},
+                },
+            ]
+        }
+    )
+
     value: JsonValue = None
     decline: bool = False
     attempt: Count | None = None
@@ -163,13 +222,14 @@ class AnswerBody(Body):
 class AddMessageBody(Body):
     """What the user adds while the agent runs."""
 
-    text: str
+    text: Annotated[str, Field(min_length=1)]
+    idempotency_key: Name = ""
 
 
 class StopBody(Body):
     """`reason` is for people, and for the log."""
 
-    reason: str = ""
+    reason: Annotated[str, Field(max_length=REASON_CHARS_MAX)] = ""
 
 
 B = TypeVar("B", bound=BaseModel)

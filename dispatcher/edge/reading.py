@@ -1,6 +1,8 @@
 """Reading requests: bodies within a size and a time, and parameters, each with a problem that names it."""
 
 import asyncio
+import math
+import re
 from typing import Final, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
@@ -9,6 +11,11 @@ from dispatcher.edge.problems import ProblemError
 
 _TRUE: Final = frozenset({"1", "true", "yes"})
 _FALSE: Final = frozenset({"", "0", "false", "no"})
+
+
+# Python itself takes more for a number than JSON does.
+_NUMBER: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?")
+_COUNT: Final = re.compile(r"[0-9]{1,9}")
 
 
 class BodyLimits(NamedTuple):
@@ -63,19 +70,27 @@ def flag(request: Request, name: str) -> bool:
     raise ProblemError("invalid_request", f"{name}: {text[:40]!r} should be true or false", field=name)
 
 
-def number(request: Request, name: str, default: float, least: float, most: float) -> float:
-    """A query parameter that is a number, both bounds included. Raises ProblemError."""
+def number(request: Request, name: str, default: float, least: float) -> float:
+    """A query parameter that is a number, this least or more. Raises ProblemError."""
     text = request.query_params.get(name)
     if text is None:
         return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = least - 1
-    if not least <= value <= most:
+    value = float(text) if _NUMBER.fullmatch(text) else least - 1
+    if not least <= value < math.inf:
         raise ProblemError(
-            "invalid_request",
-            f"{name}: {text[:40]!r} should be a number from {least:g} to {most:g}",
-            field=name,
+            "invalid_request", f"{name}: {text[:40]!r} should be a number of {least:g} or more", field=name
+        )
+    return value
+
+
+def count(request: Request, name: str, default: int, most: int) -> int:
+    """A query parameter that is a whole number from 1 on. Raises ProblemError."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    value = int(text) if _COUNT.fullmatch(text) else 0
+    if not 1 <= value <= most:
+        raise ProblemError(
+            "invalid_request", f"{name}: {text[:40]!r} should be a whole number from 1 to {most}", field=name
         )
     return value

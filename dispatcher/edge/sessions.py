@@ -9,12 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dispatcher.core.endings import Refusal
 from dispatcher.core.session import Session
 from dispatcher.edge.bodies import AddMessageBody, AnswerBody, AskBody, StopBody, parsed
 from dispatcher.edge.kept import kept
+from dispatcher.edge.operations import TEXT, Answer, Parameter, json_answer, operation
 from dispatcher.edge.poll import poll
 from dispatcher.edge.problems import ProblemError
-from dispatcher.edge.reading import BodyLimits, flag, json_body, number
+from dispatcher.edge.reading import BodyLimits, count, flag, json_body, number
+from dispatcher.edge.schemas import event_stream, ref
 from dispatcher.edge.sse import EventStream
 from dispatcher.edge.viewers import Cursor, ShowResponse, Viewers, parse_cursor
 from dispatcher.hub import Hub
@@ -40,6 +43,28 @@ def answered(record: Any, status: int = 200, headers: dict[str, str] | None = No
     )
 
 
+_SESSION: Final = Parameter("session_id", "path", "The session's id.")
+_CURSOR: Final = "The last event already seen, `epoch:offset`. Without one: from the first."
+_CURSOR_FORM: Final = {"type": "string", "pattern": "^[A-Za-z0-9-]{0,64}:[0-9]{1,19}$"}
+_KEY_FORM: Final = {"type": "string", "maxLength": 256}
+_TRUTH: Final = {"type": "string", "enum": ["true", "false"]}
+_GONE: Final = ("unknown_session",)
+_STREAM: Final = Answer(
+    "Server-sent events: `id` is the cursor, `event` the kind, `data` an Event. Ends behind `ended`, or behind "
+    "`goaway` or `slow`, which say where to go on from.",
+    {"text/event-stream": event_stream()},
+)
+_LINKS: Final = {
+    "type": "object",
+    "required": ["self", "events", "stop"],
+    "properties": {name: {"type": "string"} for name in ("self", "events", "stop")},
+}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": sorted(properties), "properties": properties}
+
+
 class Sessions:
     """The endpoints under /v1/sessions."""
 
@@ -61,6 +86,21 @@ class Sessions:
             Route(f"{one}/messages", self.message, methods=["POST"]),
         ]
 
+    @operation(
+        body=AskBody,
+        parameters=(
+            Parameter("idempotency-key", "header", "Instead of `idempotency_key` in the body.", _KEY_FORM),
+            Parameter("prefer", "header", "`respond-async`: tells only where the session is."),
+        ),
+        answers={
+            200: _STREAM,
+            202: json_answer(
+                "It is opened, and can be watched where `links` say.",
+                _object(session_id=TEXT, joined={"type": "boolean"}, links=_LINKS),
+            ),
+        },
+        problems=("too_many_viewers", "conflict", *(refusal.value for refusal in Refusal)),
+    )
     async def ask(self, request: Request) -> Response:
         """Opens a session and streams its events; with `Prefer: respond-async`, tells only where they are."""
         body = parsed(AskBody, await json_body(request, self._limits.body))
@@ -77,6 +117,36 @@ class Sessions:
         self._viewers.require_room(session_id)
         return self._stream(session_id, None, thoughts=_thoughts(body.include_thoughts), headers=headers)
 
+    @operation(
+        parameters=(
+            _SESSION,
+            Parameter("last-event-id", "header", _CURSOR, _CURSOR_FORM),
+            Parameter("cursor", "query", _CURSOR, _CURSOR_FORM),
+            Parameter("include_thoughts", "query", "Thoughts, too, where the caller may have them.", _TRUTH),
+            Parameter(
+                "wait",
+                "query",
+                "One answer instead of a stream, as soon as there are events; waits at most so many seconds, and no "
+                "longer than the dispatcher's http_poll_s_max.",
+                {"type": "number", "minimum": 0},
+            ),
+        ),
+        answers={
+            200: Answer(
+                f"{_STREAM.description} With `wait`: the events, and the cursor to go on with.",
+                {
+                    **_STREAM.content,
+                    "application/json": _object(
+                        events={"type": "array", "items": ref("Event")},
+                        cursor=TEXT,
+                        ended={"type": "boolean"},
+                    ),
+                },
+            ),
+            204: Answer("The cursor is that of the ending: there is nothing more to come."),
+        },
+        problems=("invalid_request", "unknown_session", "too_many_viewers", "journal_stalled"),
+    )
     async def events(self, request: Request) -> Response:
         """The events from a cursor on: as a stream, or with `wait` as one answer."""
         session_id = request.path_params["session_id"]
@@ -85,7 +155,7 @@ class Sessions:
         cursor = parse_cursor("last-event-id" if header else "cursor", told) if told else None
         thoughts = _thoughts(flag(request, "include_thoughts"))
         wants_poll = "wait" in request.query_params
-        wait_s = number(request, "wait", 0, 0, self._limits.poll_s_max)
+        wait_s = min(number(request, "wait", 0, 0), self._limits.poll_s_max)
         try:
             self._requests.require_visible(session_id)
             if not self._hub.journal.read(session_id, 0, 0).head:
@@ -102,19 +172,41 @@ class Sessions:
             return await poll(self._hub, self._viewers, session_id, cursor, wait_s=wait_s, thoughts=thoughts)
         return self._stream(session_id, cursor, thoughts=thoughts)
 
+    @operation(
+        parameters=(_SESSION,),
+        answers={200: json_answer("Where it stands.", ref("Session"))},
+        problems=_GONE,
+    )
     async def state(self, request: Request) -> Response:
+        """Where a session stands: its progress, what it used, its ending."""
         session_id = request.path_params["session_id"]
         self._requests.require_visible(session_id)
         return answered(self._record(self._hub.router.sessions[session_id]))
 
+    @operation(
+        parameters=(
+            Parameter("live", "query", "Only those that have not ended.", _TRUTH),
+            Parameter(
+                "limit", "query", "At most so many.", {"type": "integer", "minimum": 1, "maximum": PAGE_MAX}
+            ),
+            Parameter("before", "query", "`next_before` of the page before."),
+        ),
+        answers={
+            200: json_answer(
+                "A page; `next_before` is empty on the last.",
+                _object(sessions={"type": "array", "items": ref("Session")}, next_before=TEXT),
+            )
+        },
+        problems=("invalid_request", "unknown_session"),
+    )
     async def list(self, request: Request) -> Response:
-        """The latest first; `live=true`: only those that have not ended."""
-        live, size = flag(request, "live"), int(number(request, "limit", PAGE_DEFAULT, 1, PAGE_MAX))
+        """The caller's sessions, the latest first."""
+        live, size = flag(request, "live"), count(request, "limit", PAGE_DEFAULT, PAGE_MAX)
         before = request.query_params.get("before", "")
         sessions = self._hub.router.sessions
         if before and not self._is_visible(before):
             raise ProblemError(
-                "invalid_request", "before: its session is no longer kept; begin anew", field="before"
+                "unknown_session", "before: its session is no longer kept; begin anew", field="before"
             )
         shown: list[dict[str, Any]] = []
         is_behind = not before
@@ -127,7 +219,25 @@ class Sessions:
             is_behind = is_behind or session.session_id == before
         return answered({"sessions": shown, "next_before": ""})
 
+    @operation(
+        body=StopBody,
+        is_body_required=False,
+        parameters=(_SESSION,),
+        answers={
+            200: json_answer(
+                "It has ended: by this stop, or before.",
+                _object(
+                    session_id=TEXT,
+                    result={"type": "string", "enum": ["stopped", "already_ended"]},
+                    ending=TEXT,
+                    stop_id=TEXT,
+                ),
+            )
+        },
+        problems=_GONE,
+    )
     async def stop(self, request: Request) -> Response:
+        """Stops a session: nothing later reaches anybody."""
         body = parsed(StopBody, await json_body(request, self._limits.body))
         stopped = self._requests.stop(
             request.path_params["session_id"], chat_pb2.StopAsked(reason=body.reason)
@@ -144,17 +254,40 @@ class Sessions:
             }
         )
 
+    @operation(
+        body=AnswerBody,
+        parameters=(_SESSION, Parameter("question_id", "path", "The question's id.")),
+        answers={200: json_answer("The agent gets it.", _object(session_id=TEXT, question_id=TEXT))},
+        problems=(*_GONE, "no_such_question", "session_ended"),
+    )
     async def answer(self, request: Request) -> Response:
+        """Answers a question of the agent."""
         body = parsed(AnswerBody, await json_body(request, self._limits.body))
         session_id, question_id = request.path_params["session_id"], request.path_params["question_id"]
         self._requests.answer(session_id, body.answer(question_id))
         await kept(self._hub)
         return answered({"session_id": session_id, "question_id": question_id})
 
+    @operation(
+        body=AddMessageBody,
+        parameters=(
+            _SESSION,
+            Parameter("idempotency-key", "header", "Instead of that in the body.", _KEY_FORM),
+        ),
+        answers={
+            202: json_answer(
+                "The agent gets it, or the ending gives it back unread.",
+                _object(session_id=TEXT, message_id=TEXT),
+            )
+        },
+        problems=(*_GONE, "session_ended", "too_many_messages", "journal_full", "key_taken", "conflict"),
+    )
     async def message(self, request: Request) -> Response:
+        """Adds a message to a running session."""
         body = parsed(AddMessageBody, await json_body(request, self._limits.body))
         session_id = request.path_params["session_id"]
-        message_id = self._requests.message(session_id, chat_pb2.AddMessage(text=body.text))
+        added = chat_pb2.AddMessage(text=body.text, idempotency_key=_key(request, body.idempotency_key))
+        message_id = self._requests.message(session_id, added)
         await kept(self._hub)
         return answered({"session_id": session_id, "message_id": message_id}, 202)
 
@@ -220,9 +353,6 @@ def _key(request: Request, told: str) -> str:
     """The header's key, or the body's. Raises ProblemError where they differ."""
     header = request.headers.get("idempotency-key", "")
     if header and told and header != told:
-        raise ProblemError(
-            "invalid_request",
-            "idempotency_key: the header says another; give it once",
-            field="idempotency_key",
-        )
+        why = "idempotency_key: the header says another; give it once"
+        raise ProblemError("conflict", why, field="idempotency_key")
     return header or told

@@ -330,7 +330,7 @@ class _Socket:
             case AnswerRequest():
                 self._requests.answer(told.session_id, told.answer(told.question_id))
             case MessageRequest():
-                added = self._requests.message(told.session_id, chat_pb2.AddMessage(text=told.text))
+                added = self._requests.message(told.session_id, _added(told))
                 receipt["fields"] = {"message_id": added}
             case StopRequest():
                 stopped = self._requests.stop(told.session_id, chat_pb2.StopAsked(reason=told.reason))
@@ -384,6 +384,10 @@ class _Socket:
         stack.close()
         if is_slow:
             self.close(SLOW, "slow: it took nothing for too long")
+
+
+def _added(told: MessageRequest) -> chat_pb2.AddMessage:
+    return chat_pb2.AddMessage(text=told.text, idempotency_key=told.idempotency_key)
 
 
 def _request_id(text: str) -> str:

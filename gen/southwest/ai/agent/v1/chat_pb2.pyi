@@ -328,7 +328,7 @@ Global___OnDetach: _TypeAlias = OnDetach  # noqa: Y015
 
 @_typing.final
 class AnswerQuestion(_message.Message):
-    """Answers a question."""
+    """Answers a question. A repeat of the answer that was given last is accepted, and changes nothing."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -376,15 +376,21 @@ class AddMessage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     text: _builtins.str
+    idempotency_key: _builtins.str
+    """A repeat of the same key within the session is the same message, and is not given to the agent again. With another
+    text it is refused. Up to 256 characters; empty: none.
+    """
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
