@@ -26,6 +26,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
+from starlette.routing import Route, WebSocketRoute
 
 from dispatcher import auth, logs
 from dispatcher.core import events
@@ -34,8 +35,10 @@ from dispatcher.core.router import Router
 from dispatcher.edge.app import application
 from dispatcher.edge.door import Doors
 from dispatcher.edge.flusher import Flusher
+from dispatcher.edge.foreign import Foreign, ForeignLimits
 from dispatcher.edge.guard import UserLimits, Users
 from dispatcher.edge.health import Health
+from dispatcher.edge.openai import OpenAi
 from dispatcher.edge.protocol import ConnectionLimits, EdgeConfig
 from dispatcher.edge.reading import BodyLimits
 from dispatcher.edge.server import EdgeServer
@@ -478,15 +481,15 @@ async def _http_server(
     sockets = Sockets(
         hub, requests, viewers, access, users, SocketLimits(settings.viewer_write_s, settings.http_header_s)
     )
+    foreign = Foreign(hub, requests, viewers, ForeignLimits(body, settings.http_left_stop_s))
     health = Health()
-    app = application(
-        [*health.routes(), *sessions.routes(), *sockets.routes()],
-        _doors(settings),
-        metrics,
-        access,
-        users,
-        ("/healthz", "/readyz"),
-    )
+    routes: list[Route | WebSocketRoute] = [
+        *health.routes(),
+        *sessions.routes(),
+        *sockets.routes(),
+        *OpenAi(foreign).routes(),
+    ]
+    app = application(routes, _doors(settings), metrics, access, users, ("/healthz", "/readyz"))
     limits = ConnectionLimits(
         settings.http_connections_max,
         settings.http_header_bytes_max,
