@@ -41,6 +41,7 @@ from dispatcher.edge.health import Health
 from dispatcher.edge.openai import OpenAi
 from dispatcher.edge.protocol import ConnectionLimits, EdgeConfig
 from dispatcher.edge.reading import BodyLimits
+from dispatcher.edge.responses import Responses
 from dispatcher.edge.server import EdgeServer
 from dispatcher.edge.sessions import Sessions, SessionsLimits
 from dispatcher.edge.showing import ShowLimits
@@ -488,6 +489,7 @@ async def _http_server(
         *sessions.routes(),
         *sockets.routes(),
         *OpenAi(foreign).routes(),
+        *Responses(foreign).routes(),
     ]
     app = application(routes, _doors(settings), metrics, access, users, ("/healthz", "/readyz"))
     limits = ConnectionLimits(

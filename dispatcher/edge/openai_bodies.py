@@ -35,14 +35,15 @@ HANDED_ON: Final = (
     "top_p",
     "verbosity",
 )
-_TOOLS: Final = "tools run in the dispatcher, which offers its own to the agent; leave it out"
+PROBABILITIES: Final = "agents tell no probabilities; leave it out"
+TOOLS: Final = "tools run in the dispatcher, which offers its own to the agent; leave it out"
 _REFUSED: Final = {
-    "tools": _TOOLS,
-    "functions": _TOOLS,
-    "function_call": _TOOLS,
-    "web_search_options": _TOOLS,
-    "logprobs": "agents tell no probabilities; leave it out",
-    "top_logprobs": "agents tell no probabilities; leave it out",
+    "tools": TOOLS,
+    "functions": TOOLS,
+    "function_call": TOOLS,
+    "web_search_options": TOOLS,
+    "logprobs": PROBABILITIES,
+    "top_logprobs": PROBABILITIES,
     "audio": "agents answer in text; leave it out",
     "moderation": "the dispatcher's own policies judge what passes; leave it out",
 }
