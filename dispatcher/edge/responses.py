@@ -110,18 +110,19 @@ class Responses:
         """Whose response it is, and whether its reasoning was asked for. Raises ProblemError."""
         response_id: str = request.path_params["response_id"]
         session_id = response_id.removeprefix(PREFIX)
-        sessions = self._hub.router.sessions
-        if session_id in sessions and not self._hub.journal.read(session_id, 0, 0).head:
-            # Nothing is shown that a restart could undo.
-            await kept(self._hub)
+        told = f"response_id: there is no response {response_id[:256]!r}, or it is no longer kept"
+        missing = ProblemError("unknown_session", told, field="response_id")
+        if session_id == response_id:
+            raise missing
         try:
             self._foreign.requests.require_visible(session_id)
+            if not self._hub.journal.read(session_id, 0, 0).head:
+                # Nothing is shown that a restart could undo.
+                await kept(self._hub)
+                self._foreign.requests.require_visible(session_id)
         except WrongError:
-            session_id = response_id
-        if session_id == response_id:
-            missing = f"response_id: there is no response {response_id[:256]!r}, or it is no longer kept"
-            raise ProblemError("unknown_session", missing, field="response_id") from None
-        return session_id, may_think(REASONING in sessions[session_id].labels)
+            raise missing from None
+        return session_id, may_think(REASONING in self._hub.router.sessions[session_id].labels)
 
     async def _state(self, session_id: str, *, thoughts: bool) -> Response:
         items = ResponseItems(session_id, thoughts=thoughts, takes_back=True)
