@@ -505,13 +505,16 @@ async def _http_server(
     listener = http_listener(settings)
     scheme = "http" if settings.tls_certificate is None else "https"
     host, port = listener.getsockname()[:2]
+
+    def go_away(why: str) -> None:
+        viewers.go_away(why)
+        foreign.go_away(why)
+
     async with server.serving(listener):
         try:
-            yield Web(
-                health.leave, viewers.go_away, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-            )
+            yield Web(health.leave, go_away, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
         finally:
-            viewers.go_away("the dispatcher goes away")
+            go_away("the dispatcher goes away")
             sockets.go_away()
 
 

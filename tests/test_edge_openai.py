@@ -633,7 +633,7 @@ async def test_two_answers_are_never_spliced(dispatcher: DispatcherProcess, *, h
 
 @asynchronous
 async def test_a_dispatcher_that_leaves_says_so(tmp_path: Path) -> None:
-    """With a journal that lasts the session goes on, and this client is told that its stream does not."""
+    """With a journal that lasts the session goes on, and these clients are told that their answers do not."""
     agent = unique("agent")
     flags = ("--http-address", "127.0.0.1:0", "--journal", f"sqlite:{tmp_path / 'journal'}")
     with running_dispatcher(*flags) as dispatcher:
@@ -643,10 +643,16 @@ async def test_a_dispatcher_that_leaves_says_so(tmp_path: Path) -> None:
             chatting(client, agent) as stream,
         ):
             turn = await link.started()
-            await turn.say("Half ")
+            asked = asyncio.ensure_future(_whole(client, agent))
+            for each in (turn, await link.started()):
+                await each.say("Half ")
+                await each.acknowledged(each.sequence)
             await stream.until_text()
             dispatcher.signal(signal.SIGTERM)
             await stream.rest()
+            whole = await asked
         assert await asyncio.to_thread(dispatcher.wait) == 0
     assert stream.is_done
     assert stream.seen[-1]["error"]["code"] == "goaway"
+    assert (whole.status_code, whole.json()["error"]["code"]) == (503, "draining")
+    assert whole.headers["x-should-retry"] == "true"

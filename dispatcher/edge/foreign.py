@@ -12,7 +12,8 @@ from southwest.ai.agent.v1 import chat_pb2
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from dispatcher.core.events import ViewerCame, ViewerLeft
+from dispatcher.core.endings import Refusal
+from dispatcher.core.events import Declined, ViewerCame, ViewerLeft
 from dispatcher.edge.kept import kept
 from dispatcher.edge.outlet import OUTLET
 from dispatcher.edge.problems import ProblemError
@@ -83,6 +84,18 @@ class Foreign:
         self.requests = requests
         self.viewers = viewers
         self.limits = limits
+        # Those that wait for a whole answer, to be woken when there will be none.
+        self._waiting: set[asyncio.Event] = set()
+        self._leaving = ""
+
+    def __repr__(self) -> str:
+        return f"<Foreign, {len(self._waiting)} wait for whole answers>"
+
+    def go_away(self, reason: str) -> None:
+        """The dispatcher leaves, and its sessions go on: nobody who waits here gets an answer."""
+        self._leaving = reason
+        for news in self._waiting:
+            news.set()
 
     async def ask(self, ask: chat_pb2.Ask, *, goes_on: bool = False) -> tuple[str, Presence]:
         """Opens a session; it is stopped soon after its client has left, unless it `goes_on`. Its id, and the presence
@@ -102,9 +115,11 @@ class Foreign:
     async def gathered(
         self, request: Request, session_id: str, gathering: Gathering, *, declines: bool
     ) -> bool:
-        """Whether its client was there until it had the ending. Raises ProblemError for a session that is gone."""
+        """Whether its client was there until it had the ending. Raises ProblemError for a session that is gone, and
+        WrongError when the dispatcher goes."""
         journal = self.hub.journal
         news = asyncio.Event()
+        self._waiting.add(news)
         left = asyncio.ensure_future(_left(request))
         left.add_done_callback(lambda _: news.set())
         after = 0
@@ -121,9 +136,12 @@ class Foreign:
                         await asyncio.sleep(0)
                     if gathering.is_over:
                         return True
+                    if self._leaving:
+                        raise _left_behind(self._leaving)
                     if after >= page.head:
                         await news.wait()
         finally:
+            self._waiting.discard(news)
             left.cancel()
         return False
 
@@ -157,6 +175,11 @@ class Foreign:
             yield
         finally:
             unsubscribe()
+
+
+def _left_behind(reason: str) -> WrongError:
+    refusal = Refusal.DRAINING
+    return WrongError(refusal.value, reason, Declined(refusal.value, reason, refusal))
 
 
 async def _left(request: Request) -> None:
