@@ -12,7 +12,7 @@ from dispatcher.edge.foreign import Foreign, ForeignStream, may_think
 from dispatcher.edge.native import json_bytes
 from dispatcher.edge.openai_bodies import ChatBody
 from dispatcher.edge.openai_chunks import ChatStream, Completion, Wishes, finish_reason
-from dispatcher.edge.openai_errors import Trouble, TroubleError, in_their_form, of_ending
+from dispatcher.edge.openai_errors import Trouble, of_ending
 from dispatcher.edge.reading import json_body
 from dispatcher.hub import Hub
 
@@ -60,9 +60,9 @@ class OpenAi:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v1/chat/completions", in_their_form(self.complete), methods=["POST"]),
-            Route("/v1/models", in_their_form(self.models), methods=["GET"]),
-            Route("/v1/models/{model:path}", in_their_form(self.model), methods=["GET"]),
+            Route("/v1/chat/completions", self.complete, methods=["POST"]),
+            Route("/v1/models", self.models, methods=["GET"]),
+            Route("/v1/models/{model:path}", self.model, methods=["GET"]),
         ]
 
     async def complete(self, request: Request) -> Response:
@@ -95,7 +95,7 @@ class OpenAi:
             presence.end()
         assert whole.ended is not None
         if finish_reason(whole.ended) is None:
-            raise TroubleError(of_ending(whole.ended))
+            return of_ending(whole.ended).response()
         return told(whole.body(), stamped(session_id))
 
     async def models(self, _: Request) -> Response:
@@ -120,7 +120,7 @@ class OpenAi:
             return told(json_bytes(_record(name, version, served[name])))
         there = f"there are: {', '.join(sorted(served))}" if served else "no commander serves any agent now"
         missing = f"model: no commander serves {model[:256]!r}; {there}"
-        raise TroubleError(Trouble(404, missing, "model_not_found", "model"))
+        return Trouble(404, missing, "model_not_found", "model").response()
 
 
 def _record(name: str, version: str, served: dict[str, str]) -> dict[str, Any]:

@@ -5,18 +5,19 @@ Their clients decide by the status whether to ask again, and take `x-should-retr
 
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from starlette.requests import Request
+import orjson
+from starlette.datastructures import Headers
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dispatcher.core.endings import ENDINGS, Ending
 from dispatcher.core.packets import Ended
 from dispatcher.edge.native import json_bytes
-from dispatcher.edge.problems import ProblemError
+from dispatcher.edge.problems import MEDIA_TYPE
 from dispatcher.edge.rendering import Gap, GoAway, Notice, Slow
-from dispatcher.requests import WrongError
 
 _MAIN_TYPES: Final = {
     401: "authentication_error",
@@ -32,6 +33,9 @@ _PARAMS: Final = {
     "user_id": "user",
     "labels": "metadata",
 }
+# Where their clients call.
+_PATHS: Final = ("/v1/chat/", "/v1/models", "/v1/responses")
+_KEPT_HEADERS: Final = {"allow", "connection", "www-authenticate"}
 _CODES: Final = {"no_such_agent": "model_not_found", "unauthenticated": "invalid_api_key"}
 
 
@@ -64,31 +68,22 @@ class Trouble(NamedTuple):
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
             headers["retry-after-ms"] = str(max(1, round(self.retry_after_s * 1000)))
-        if self.status == 401:
-            headers["www-authenticate"] = 'Bearer realm="dispatcher"'
         return Response(json_bytes({"error": self.record}), self.status, headers, "application/json")
 
 
-class TroubleError(Exception):
-    """Ends a request with a trouble."""
-
-    def __init__(self, trouble: Trouble) -> None:
-        super().__init__(trouble.message)
-        self.trouble = trouble
-
-
-def of_problem(problem: ProblemError) -> Trouble:
-    """What is wrong with a request, before anything is shown."""
-    detail, field = problem.detail, problem.field
+def of_problem(problem: Mapping[str, Any]) -> Trouble:
+    """What is wrong with a request, as its `ProblemError` tells it."""
+    detail, field = problem.get("detail", problem["title"]), problem.get("field", "")
     if not field and " " not in detail.partition(":")[0]:
         field = detail.partition(":")[0]
+    retry_after_ms = problem.get("retry_after_ms")
     return Trouble(
-        problem.status,
+        problem["status"],
         _FIELD.sub(_param, detail).removeprefix("ask."),
-        _CODES.get(problem.code, problem.code),
+        _CODES.get(problem["code"], problem["code"]),
         _FIELD.sub(_param, field).removeprefix("ask."),
-        problem.retry_after_s is not None or problem.status == 408,
-        problem.retry_after_s,
+        retry_after_ms is not None or problem["status"] == 408,
+        None if retry_after_ms is None else retry_after_ms / 1000,
     )
 
 
@@ -136,20 +131,35 @@ def ending_record(ended: Ended) -> dict[str, Any]:
     return {"name": ended.ending, "message": ended.message, "retryable": traits.retryable}
 
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+class TheirForm:
+    """Around the app: what is refused on their paths, by whomever, is told as their clients read it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(_PATHS):
+            await self._app(scope, receive, send)
+            return
+        refused: Message | None = None
+        body = b""
+
+        async def told(message: Message) -> None:
+            nonlocal refused, body
+            if message["type"] == "http.response.start" and _is_problem(message):
+                refused = message
+            elif refused is None:
+                await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    response = of_problem(orjson.loads(body)).response()
+                    before = Headers(raw=refused["headers"])
+                    response.headers.update({name: before[name] for name in _KEPT_HEADERS if name in before})
+                    await response(scope, receive, send)
+
+        await self._app(scope, receive, told)
 
 
-def in_their_form(endpoint: Endpoint) -> Endpoint:
-    """The endpoint, with whatever it refuses told as their clients read it."""
-
-    async def told(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except WrongError as wrong:
-            return of_problem(ProblemError.of(wrong)).response()
-        except ProblemError as problem:
-            return of_problem(problem).response()
-        except TroubleError as error:
-            return error.trouble.response()
-
-    return told
+def _is_problem(message: Message) -> bool:
+    return Headers(raw=message["headers"]).get("content-type") == MEDIA_TYPE

@@ -13,7 +13,7 @@ from dispatcher.edge.foreign import Foreign, ForeignStream, may_think
 from dispatcher.edge.kept import kept
 from dispatcher.edge.native import json_bytes
 from dispatcher.edge.openai import address, stamped, told
-from dispatcher.edge.openai_errors import TroubleError, in_their_form, of_ending
+from dispatcher.edge.openai_errors import of_ending
 from dispatcher.edge.openai_parts import wrong
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import flag, json_body, number
@@ -37,10 +37,9 @@ class Responses:
     def routes(self) -> list[Route]:
         one = "/v1/responses/{response_id}"
         return [
-            Route("/v1/responses", in_their_form(self.create), methods=["POST"]),
-            Route(one, in_their_form(self.retrieve), methods=["GET"]),
-            Route(one, in_their_form(self.delete), methods=["DELETE"]),
-            Route(f"{one}/cancel", in_their_form(self.cancel), methods=["POST"]),
+            Route("/v1/responses", self.create, methods=["POST"]),
+            Route(one, self.retrieve, methods=["GET"]),
+            Route(f"{one}/cancel", self.cancel, methods=["POST"]),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -71,7 +70,7 @@ class Responses:
         finally:
             presence.end()
         if items.status == "failed" and items.ended is not None and not body.background:
-            raise TroubleError(of_ending(items.ended))
+            return of_ending(items.ended).response()
         return told(json_bytes(items.record()), stamped(session_id))
 
     async def retrieve(self, request: Request) -> Response:
@@ -99,10 +98,6 @@ class Responses:
         await asyncio.sleep(0)
         await kept(self._hub)
         return await self._state(session_id, thoughts=thoughts)
-
-    async def delete(self, _: Request) -> Response:
-        told = "responses are let go by themselves, as the journal keeps them; cancel one that still runs"
-        raise ProblemError("method_not_allowed", told)
 
     # --- parts -------------------------------------------------------------------------------------------
 
