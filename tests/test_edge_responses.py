@@ -269,6 +269,8 @@ async def test_every_number_gets_exactly_the_rest(dispatcher: DispatcherProcess,
         ahead = events[-1]["sequence_number"] + 10_000
         wrong = await client.get(_path(turn), params={"stream": "true", "starting_after": ahead})
         assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "starting_after")
+        head = await client.head(_path(turn), params={"stream": "true"})
+        assert (head.status_code, head.content) == (200, b"")
         for value in ("-1", "x"):
             wrong = await client.get(_path(turn), params={"stream": "true", "starting_after": value})
             assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "starting_after")

@@ -76,7 +76,8 @@ class Responses:
     async def retrieve(self, request: Request) -> Response:
         """The response as it stands; or its events, all or those after a number."""
         session_id, thoughts = await self._session(request)
-        if not flag(request, "stream"):
+        # A stream writes past the server, which would leave out the body of an answer to HEAD.
+        if not flag(request, "stream") or request.method == "HEAD":
             return await self._state(session_id, thoughts=thoughts)
         self._foreign.viewers.require_room(session_id)
         rendering = ResponseStream(session_id, thoughts=thoughts)
