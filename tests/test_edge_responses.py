@@ -95,10 +95,10 @@ def require_lawful(events: list[Event]) -> list[Any]:
         match kind:
             case "content_part.added":
                 assert event["content_index"] == len(item["content"])
-                item["content"].append(event["part"])
+                item["content"].append(dict(event["part"]))
             case "reasoning_summary_part.added":
                 assert event["summary_index"] == len(item["summary"])
-                item["summary"].append(event["part"])
+                item["summary"].append(dict(event["part"]))
             case "output_text.delta":
                 item["content"][event["content_index"]]["text"] += event["delta"]
             case "reasoning_summary_text.delta":
