@@ -35,11 +35,14 @@ from dispatcher.core.router import Router
 from dispatcher.edge.app import application
 from dispatcher.edge.door import Doors
 from dispatcher.edge.flusher import Flusher
+from dispatcher.edge.foreign import Foreign, ForeignLimits
 from dispatcher.edge.guard import UserLimits, Users
 from dispatcher.edge.health import Health
+from dispatcher.edge.openai import OpenAi
 from dispatcher.edge.openapi import Description
 from dispatcher.edge.protocol import ConnectionLimits, EdgeConfig
 from dispatcher.edge.reading import BodyLimits
+from dispatcher.edge.responses import Responses
 from dispatcher.edge.server import EdgeServer
 from dispatcher.edge.sessions import Sessions, SessionsLimits
 from dispatcher.edge.showing import ShowLimits
@@ -480,11 +483,14 @@ async def _http_server(
     sockets = Sockets(
         hub, requests, viewers, access, users, SocketLimits(settings.viewer_write_s, settings.http_header_s)
     )
+    foreign = Foreign(hub, requests, viewers, ForeignLimits(body, settings.http_left_stop_s))
     health, description = Health(), Description(software_version())
     routes: list[Route | WebSocketRoute] = [
         *health.routes(),
         *sessions.routes(),
         *sockets.routes(),
+        *OpenAi(foreign).routes(),
+        *Responses(foreign).routes(),
         *description.routes(),
     ]
     open_paths = ("/healthz", "/readyz", "/openapi.json")
@@ -503,13 +509,16 @@ async def _http_server(
     listener = http_listener(settings)
     scheme = "http" if settings.tls_certificate is None else "https"
     host, port = listener.getsockname()[:2]
+
+    def go_away(why: str) -> None:
+        viewers.go_away(why)
+        foreign.go_away(why)
+
     async with server.serving(listener):
         try:
-            yield Web(
-                health.leave, viewers.go_away, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-            )
+            yield Web(health.leave, go_away, f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
         finally:
-            viewers.go_away("the dispatcher goes away")
+            go_away("the dispatcher goes away")
             sockets.go_away()
 
 

@@ -373,3 +373,16 @@ async def test_a_dispatcher_that_goes_says_where_to_come_back(journal: str, tmp_
             async with streaming(client, "GET", _path(turn), headers=headers) as again:
                 assert (await link.started()).attempt == 2
                 assert await again.until("reset")
+
+
+@asynchronous
+async def test_the_head_of_a_stream_is_answered_without_one(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+        session_id = await opened(client, agent)
+        turn = await link.started()
+        for _ in range(2):
+            head = await soon(client.head(f"/v1/sessions/{session_id}/events"))
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-type"].startswith("text/event-stream")
+        await turn.finish()

@@ -17,6 +17,7 @@ from dispatcher.auth import Access
 from dispatcher.core.events import Count
 from dispatcher.edge.door import Door, Doors
 from dispatcher.edge.guard import Guard, Users
+from dispatcher.edge.openai_errors import TheirForm
 from dispatcher.edge.problems import ProblemError
 from dispatcher.metrics import Metrics
 from dispatcher.requests import WrongError
@@ -39,7 +40,11 @@ def application(
 ) -> Starlette:
     """`open_paths` are for everybody: see `Guard`."""
     paths = {route.endpoint: route.path for route in routes}
-    middleware = [Middleware(Tally, metrics=metrics, paths=paths), Middleware(Door, doors=doors)]
+    middleware = [
+        Middleware(Tally, metrics=metrics, paths=paths),
+        Middleware(TheirForm),
+        Middleware(Door, doors=doors),
+    ]
     if doors.origins:
         cors = Middleware(
             CORSMiddleware,

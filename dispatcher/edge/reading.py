@@ -15,7 +15,7 @@ _FALSE: Final = frozenset({"", "0", "false", "no"})
 
 # Python itself takes more for a number than JSON does.
 _NUMBER: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?")
-_COUNT: Final = re.compile(r"[0-9]{1,9}")
+_COUNT: Final = re.compile(r"[0-9]{1,19}")
 
 
 class BodyLimits(NamedTuple):
@@ -83,14 +83,16 @@ def number(request: Request, name: str, default: float, least: float) -> float:
     return value
 
 
-def count(request: Request, name: str, default: int, most: int) -> int:
-    """A query parameter that is a whole number from 1 on. Raises ProblemError."""
+def count(request: Request, name: str, default: int, most: int, least: int = 1) -> int:
+    """A query parameter that is a whole number, both bounds included. Raises ProblemError."""
     text = request.query_params.get(name)
     if text is None:
         return default
-    value = int(text) if _COUNT.fullmatch(text) else 0
-    if not 1 <= value <= most:
+    value = int(text) if _COUNT.fullmatch(text) else least - 1
+    if not least <= value <= most:
         raise ProblemError(
-            "invalid_request", f"{name}: {text[:40]!r} should be a whole number from 1 to {most}", field=name
+            "invalid_request",
+            f"{name}: {text[:40]!r} should be a whole number from {least} to {most}",
+            field=name,
         )
     return value

@@ -55,6 +55,11 @@ class Rendering(Protocol):
     def key(self) -> str | None: ...
 
     @property
+    def is_exact(self) -> bool:
+        """Its viewers come back with positions of their own, within what an event became: so for them nothing is ever
+        joined or left out."""
+
+    @property
     def heartbeat(self) -> bytes:
         """What is sent when there is nothing to say, so that proxies let the connection be."""
 

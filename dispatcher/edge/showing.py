@@ -196,11 +196,12 @@ class Show:
     ) -> _Written:
         taken = len(entries)
         left_out = 0
-        if self._stage == "thinned":
-            entries = thinned(entries)
-            left_out = taken - len(entries)
-        if self._stage != "none":
-            entries = coalesced(entries)
+        if not self._rendering.is_exact:
+            if self._stage == "thinned":
+                entries = thinned(entries)
+                left_out = taken - len(entries)
+            if self._stage != "none":
+                entries = coalesced(entries)
         data = (self._rendering.events(entries) if entries else b"") + more
         return _Written(self._outlet.framed(data) if data else b"", after, head, taken, left_out, ended)
 

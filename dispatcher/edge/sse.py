@@ -15,6 +15,7 @@ class EventStream:
 
     way = "sse"
     key = "sse"
+    is_exact = False
     heartbeat = b": still here\n\n"
 
     def __init__(self, session_id: str, epoch: str) -> None:

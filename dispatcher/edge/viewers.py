@@ -196,6 +196,9 @@ class ShowResponse(Response):
             over=outlet.wake,
         )
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         with self._viewers.watching(show, self._notices):
             while not show.is_over:
                 if (await receive())["type"] == "http.disconnect":

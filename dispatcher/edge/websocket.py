@@ -128,6 +128,7 @@ class Messages:
 
     way = "websocket"
     key = "websocket"
+    is_exact = False
     # The protocol's own pings do that.
     heartbeat = b""
 

@@ -1,0 +1,242 @@
+"""What dialects of other people's protocols have alike: a session is asked for, watched to its ending, and not left
+running when its client goes. Their clients know one request and its answer, and no session that goes on without them.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from southwest.ai.agent.v1 import chat_pb2
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
+
+from dispatcher.core.endings import Refusal
+from dispatcher.core.events import Declined, ViewerCame, ViewerLeft
+from dispatcher.edge.kept import kept
+from dispatcher.edge.outlet import OUTLET
+from dispatcher.edge.problems import ProblemError
+from dispatcher.edge.reading import BodyLimits
+from dispatcher.edge.rendering import Rendering
+from dispatcher.edge.viewers import ShowResponse, Viewers
+from dispatcher.hub import Hub
+from dispatcher.identity import caller
+from dispatcher.journal import Entry
+from dispatcher.requests import Requests, WrongError
+from dispatcher.rpc import codec
+
+# Events that are folded at once, so that others have their turn.
+_PAGE_EVENTS: Final = 256
+
+
+class ForeignLimits(NamedTuple):
+    """`left_stop_s`: how long a session goes on whose client has left."""
+
+    body: BodyLimits
+    left_stop_s: float
+
+
+class EndingRendering(Rendering, Protocol):
+    """One that may have said its last word before the session's ending: then it calls `when_over`."""
+
+    when_over: Callable[[], None]
+
+    @property
+    def is_over(self) -> bool: ...
+
+
+class Gathering(Protocol):
+    """What makes one answer of a session's events."""
+
+    def take(self, entries: Sequence[Entry]) -> None: ...
+
+    @property
+    def is_over(self) -> bool:
+        """It has the ending."""
+
+
+def may_think(wanted: bool) -> bool:
+    """Whether who asks is shown thoughts: where it wants them, and may have them."""
+    return wanted and caller.get().thoughts
+
+
+class Presence:
+    """Somebody is there for a session, until `end`; more than once does nothing."""
+
+    def __init__(self, hub: Hub, session_id: str) -> None:
+        self._hub = hub
+        self._session_id = session_id
+        self._is_there = True
+        hub.submit(ViewerCame(session_id))
+
+    def end(self) -> None:
+        if self._is_there:
+            self._is_there = False
+            self._hub.submit(ViewerLeft(self._session_id))
+
+
+class Foreign:
+    """Asks and watches for the dialects."""
+
+    def __init__(self, hub: Hub, requests: Requests, viewers: Viewers, limits: ForeignLimits) -> None:
+        self.hub = hub
+        self.requests = requests
+        self.viewers = viewers
+        self.limits = limits
+        # Those that wait for a whole answer, to be woken when there will be none.
+        self._waiting: set[asyncio.Event] = set()
+        self._leaving = ""
+
+    def __repr__(self) -> str:
+        return f"<Foreign, {len(self._waiting)} wait for whole answers>"
+
+    def go_away(self, reason: str) -> None:
+        """The dispatcher leaves, and its sessions go on: nobody who waits here gets an answer."""
+        self._leaving = reason
+        for news in self._waiting:
+            news.set()
+
+    async def ask(self, ask: chat_pb2.Ask, *, goes_on: bool = False) -> tuple[str, Presence]:
+        """Opens a session; it is stopped soon after its client has left, unless it `goes_on`. Its id, and the presence
+        of who asks, who has to end it. Raises WrongError and ProblemError."""
+        if not goes_on:
+            ask.on_detach.stop_after.CopyFrom(codec.duration(self.limits.left_stop_s))
+        session_id = self.requests.ask(ask).session_id
+        self.viewers.require_room(session_id)
+        presence = Presence(self.hub, session_id)
+        try:
+            await kept(self.hub)
+        except BaseException:
+            presence.end()
+            raise
+        return session_id, presence
+
+    async def gathered(
+        self, request: Request, session_id: str, gathering: Gathering, *, declines: bool
+    ) -> bool:
+        """Whether its client was there until it had the ending. Raises ProblemError for a session that is gone, and
+        WrongError when the dispatcher goes."""
+        journal = self.hub.journal
+        news = asyncio.Event()
+        self._waiting.add(news)
+        left = asyncio.ensure_future(_left(request))
+        left.add_done_callback(lambda _: news.set())
+        after = 0
+        try:
+            with self.viewers.polling(session_id, news.set), self.declining(session_id, really=declines):
+                while not left.done():
+                    news.clear()
+                    page = journal.read(session_id, after, _PAGE_EVENTS)
+                    if page.head == 0:
+                        raise ProblemError("unknown_session", "the session is no longer kept")
+                    if page.entries:
+                        gathering.take(page.entries)
+                        after = page.entries[-1].event.offset
+                        await asyncio.sleep(0)
+                    if gathering.is_over:
+                        return True
+                    if self._leaving:
+                        raise _left_behind(self._leaving)
+                    if after >= page.head:
+                        await news.wait()
+        finally:
+            self._waiting.discard(news)
+            left.cancel()
+        return False
+
+    @contextlib.contextmanager
+    def declining(self, session_id: str, *, really: bool) -> Iterator[None]:
+        """The agent's questions are declined as they come: nobody who watches could answer."""
+        if not really:
+            yield
+            return
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+
+        def decline() -> None:
+            session = self.hub.router.sessions.get(session_id)
+            for question_id in list(session.questions) if session is not None else ():
+                assert session is not None
+                answer = chat_pb2.AnswerQuestion(
+                    question_id=question_id, decline=True, attempt=session.attempt
+                )
+                with contextlib.suppress(WrongError):
+                    self.requests.answer(session_id, answer)
+
+        def look() -> None:
+            session = self.hub.router.sessions.get(session_id)
+            if session is not None and session.questions:
+                loop.call_soon(decline, context=context)
+
+        unsubscribe = self.hub.journal.subscribe(session_id, look)
+        try:
+            look()
+            yield
+        finally:
+            unsubscribe()
+
+
+def _left_behind(reason: str) -> WrongError:
+    refusal = Refusal.DRAINING
+    return WrongError(refusal.value, reason, Declined(refusal.value, reason, refusal))
+
+
+async def _left(request: Request) -> None:
+    """Until the client of a request that has said all has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class ForeignStream(ShowResponse):
+    """Ends the stream where the dialect has nothing more to say, too. `first` is said before all else; questions are
+    declined where it `declines`."""
+
+    def __init__(
+        self,
+        foreign: Foreign,
+        rendering: EndingRendering,
+        session_id: str,
+        after: int = 0,
+        *,
+        thoughts: bool,
+        declines: bool = False,
+        presence: Presence | None = None,
+        first: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            foreign.viewers, rendering, session_id, after, [], thoughts=thoughts, headers=headers
+        )
+        self._dialect = rendering
+        self._questions = foreign.declining(session_id, really=declines)
+        self._presence = presence
+        self._first = first
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._dialect.when_over = scope["extensions"][OUTLET].wake
+        is_whole = False
+
+        async def heard() -> Message:
+            """The show is there by now; it ends as if nobody were when the dialect has said all."""
+            self._arrived()
+            return {"type": "http.disconnect"} if self._dialect.is_over else await receive()
+
+        async def said(message: Message) -> None:
+            nonlocal is_whole
+            is_whole = message["type"] == "http.response.body"
+            await send(message)
+            if not is_whole and self._first:
+                await send({"type": "http.response.body", "body": self._first, "more_body": True})
+
+        try:
+            with self._questions:
+                await super().__call__(scope, heard, said)
+        finally:
+            self._arrived()
+        if not is_whole:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _arrived(self) -> None:
+        if self._presence is not None:
+            self._presence.end()
