@@ -51,6 +51,8 @@ class SimulatedCommander:
         self.slots_max = slots
         # Every agent there ever was here, by session and attempt.
         self.agents: dict[tuple[str, int], Agent] = {}
+        # Every Start that ever came, taken or refused.
+        self._given: set[tuple[str, int]] = set()
         self._clock = clock
         self._rng = rng
         self._dial = dial
@@ -266,6 +268,12 @@ class SimulatedCommander:
         elif kind == "ack":
             self._acknowledged(packet)
         elif kind == "start":
+            # By what it knows itself, not by what the dispatcher makes of it. One that came before, and whose refusal
+            # was lost with the link, may come again.
+            given = (packet.session_id, packet.attempt)
+            is_new = given not in self._given
+            assert not (is_new and self._slots.is_draining), f"{self.name} drains, and is given {packet}"
+            self._given.add(given)
             start = codec.start(packet, Credit(64, 1 << 18), self._clock.now)
             self._perform(self._slots.start(start, self._clock.now))
         elif kind == "stop":
