@@ -36,7 +36,8 @@ SEED = int(os.environ.get("SOAK_SEED", str(secrets.randbelow(1_000_000))))
 # A session of which nothing is heard for longer hangs: faults are over after three seconds. How long all of it takes
 # is a matter of luck: an agent may be begun anew again and again.
 _SILENCE_S = 60.0
-_KEEP_S = 20.0
+# A viewer whom a busy machine keeps away for as long as it may be silent still finds what it came for.
+_KEEP_S = _SILENCE_S
 _FLAGS = (
     *("--detach-grace-s", "2", "--attempts-max", "50"),
     *("--restart-backoff-s", "0.1", "--restart-backoff-max-s", "2"),
