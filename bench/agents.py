@@ -52,6 +52,7 @@ async def pace(turn: Turn) -> AsyncIterator[str]:
 async def count(turn: Turn) -> AsyncIterator[str | Output]:
     """So many plain tokens as fast as they are taken; in packets of their own where asked."""
     alone = "alone" in turn.metadata
+    await until(int(turn.metadata.get("start_ns", 0)))
     for number in range(int(turn.metadata["tokens"])):
         # Neighbours of different steps are never merged.
         yield turn.thought("even" if number % 2 else "odd", PLAIN) if alone else PLAIN

@@ -15,7 +15,8 @@ from bench.orders import obey
 
 # Beyond this, in seconds, something is broken.
 _ORDER_S: Final = 30.0
-_TEXT: Final = re.compile(rb'"text":"([^"]*)"')
+# Content, and thoughts of agents that speak in packets of their own.
+_TEXT: Final = re.compile(rb'"(?:text|delta)":"([^"]*)"')
 _ENDED: Final = b"event: ended\n"
 
 

@@ -29,6 +29,7 @@ from bench import (
     table,
     vectors,
     waits,
+    web,
 )
 from bench.child import ROOT
 from bench.plan import QUICK, WHOLE, Plan
@@ -53,6 +54,7 @@ MEASUREMENTS: Final[Measurements] = {
     "failover": ("from a commander's death to another's first token", failover.measure),
     "memory": ("memory per live session, and per 1,000 finished ones", memory.measure),
     "length": ("cost of a token against the length of the answer", length.measure),
+    "web": ("server-sent events at their viewers, against starlette and a WebSocket hop", web.measure),
     "vectors": ("a vector of 1,536 floats as Embedding against JSON", vectors.measure),
 }
 

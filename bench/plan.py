@@ -53,10 +53,18 @@ class Plan:
     length_tokens: int
     length_answers: int
     vectors: int
+    # Over HTTP. Paced and crowd as above; `web_shared_s`: how long a bare loop pushes frames.
+    web_rounds: int
+    web_flood_sessions: tuple[int, ...]
+    web_viewers: int
+    web_shared_tokens: int
+    web_shared_s: float
+    web_stops: int
+    web_idle_viewers: int
 
 
 WHOLE = Plan(
-    bound_s=360,
+    bound_s=540,
     measurement_s=90,
     rounds=4,
     flood_s=0.8,
@@ -95,10 +103,17 @@ WHOLE = Plan(
     length_tokens=50_000,
     length_answers=100,
     vectors=200,
+    web_rounds=3,
+    web_flood_sessions=(1, 100),
+    web_viewers=100,
+    web_shared_tokens=1_000,
+    web_shared_s=0.8,
+    web_stops=50,
+    web_idle_viewers=2_000,
 )
 
 QUICK = Plan(
-    bound_s=57,
+    bound_s=75,
     measurement_s=20,
     rounds=1,
     flood_s=0.3,
@@ -137,4 +152,11 @@ QUICK = Plan(
     length_tokens=20_000,
     length_answers=40,
     vectors=50,
+    web_rounds=1,
+    web_flood_sessions=(100,),
+    web_viewers=20,
+    web_shared_tokens=300,
+    web_shared_s=0.3,
+    web_stops=20,
+    web_idle_viewers=200,
 )

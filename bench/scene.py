@@ -10,6 +10,7 @@ from bench.viewer import Viewer
 
 SLOTS = 300
 _READY = r"ready at ([\d.:]+\d)"
+_READY_WITH_WEB = r"ready at ([\d.:]+\d(?:; HTTP at http://[\d.:]+\d)?)"
 # What a flood of a whole run says is more than a session may by default, and longer kept than is of use here.
 _FLAGS = (
     "--grpc-address=127.0.0.1:0",
@@ -31,6 +32,8 @@ class Pair:
     viewer: Viewer
     address: str
     workers: list[Child] = field(default_factory=list)
+    # HOST:PORT of HTTP, where it is served.
+    web: str = ""
 
 
 @dataclass
@@ -76,10 +79,10 @@ async def dispatcher(*flags: str, in_file: bool = False) -> AsyncIterator[Pair]:
             flags += (f"--journal=sqlite:{folder}/journal.db",)
         host = Child("bench.host", *_FLAGS, *flags)
         stack.push_async_callback(host.end)
-        address = await host.says(_READY)
+        address, _, web = (await host.says(_READY_WITH_WEB)).partition("; HTTP at http://")
         viewer = Viewer(address)
         stack.push_async_callback(viewer.close)
-        yield Pair(host, viewer, address)
+        yield Pair(host, viewer, address, web=web)
 
 
 @asynccontextmanager

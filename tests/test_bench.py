@@ -75,6 +75,13 @@ TINY = Plan(
     length_tokens=400,
     length_answers=2,
     vectors=2,
+    web_rounds=1,
+    web_flood_sessions=(2,),
+    web_viewers=3,
+    web_shared_tokens=50,
+    web_shared_s=0.1,
+    web_stops=3,
+    web_idle_viewers=10,
 )
 
 

@@ -6,10 +6,10 @@ from typing import Final
 import orjson
 from starlette.responses import Response
 
-from dispatcher.edge.native import event_json, notice_json
+from dispatcher.edge.native import EventForm, notice_json
 from dispatcher.edge.viewers import Cursor, Viewers
 from dispatcher.hub import Hub
-from dispatcher.journal import Entry, Page
+from dispatcher.journal import Page
 from dispatcher.journal.position import ending_is_kept
 
 EVENTS_MAX: Final = 1_000
@@ -56,14 +56,14 @@ def _taken(
     """What fits one answer: the events, where they lead, and whether the last is the ending."""
     told: list[bytes] = []
     room = BYTES_MAX
-    entry: Entry
+    form = EventForm(session_id, epoch)
     for entry in page.entries:
         if room <= 0:
             break
         after = entry.event.offset
         if entry.event.kind == "thought" and not thoughts:
             continue
-        told.append(event_json(session_id, epoch, entry))
+        told.append(form.json(entry))
         room -= len(told[-1])
         if entry.event.kind == "ended":
             return told, after, True

@@ -5,7 +5,7 @@ The id of an event is its cursor, so the browser comes back with `Last-Event-ID`
 
 from collections.abc import Sequence
 
-from dispatcher.edge.native import NOTICES, event_json, notice_json
+from dispatcher.edge.native import NOTICES, EventForm, notice_json
 from dispatcher.edge.rendering import Gap, GoAway, Notice
 from dispatcher.journal import Entry
 
@@ -20,21 +20,13 @@ class EventStream:
 
     def __init__(self, session_id: str, epoch: str) -> None:
         self._session_id = session_id
-        self._epoch = epoch
+        self._form = EventForm(session_id, epoch)
+        self._frame = b"id: " + epoch.encode() + b":%d\nevent: %b\ndata: %b\n\n"
 
     def events(self, entries: Sequence[Entry]) -> bytes:
-        session_id, epoch = self._session_id, self._epoch
+        frame, json = self._frame, self._form.json
         return b"".join(
-            [
-                b"id: %b:%d\nevent: %b\ndata: %b\n\n"
-                % (
-                    epoch.encode(),
-                    entry.event.offset,
-                    entry.event.kind.encode(),
-                    event_json(session_id, epoch, entry),
-                )
-                for entry in entries
-            ]
+            [frame % (entry.event.offset, entry.event.kind.encode(), json(entry)) for entry in entries]
         )
 
     def notice(self, notice: Notice) -> bytes:

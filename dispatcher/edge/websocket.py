@@ -26,7 +26,7 @@ from dispatcher.auth import Access
 from dispatcher.edge.bodies import AddMessageBody, AnswerBody, AskBody, Body, StopBody, problem_of
 from dispatcher.edge.guard import Users
 from dispatcher.edge.kept import kept
-from dispatcher.edge.native import event_json, notice_json
+from dispatcher.edge.native import EventForm, notice_json
 from dispatcher.edge.outlet import OUTLET
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.rendering import Notice
@@ -134,10 +134,10 @@ class Messages:
 
     def __init__(self, session_id: str, epoch: str) -> None:
         self._session_id = session_id
-        self._epoch = epoch
+        self._form = EventForm(session_id, epoch)
 
     def events(self, entries: Sequence[Entry]) -> bytes:
-        return b"\n".join([event_json(self._session_id, self._epoch, entry) for entry in entries])
+        return b"\n".join(map(self._form.json, entries))
 
     def notice(self, notice: Notice) -> bytes:
         return notice_json(self._session_id, notice)
