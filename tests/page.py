@@ -23,8 +23,9 @@ from typing import Any, NamedTuple, Self
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT_S = 60.0
-# Where the pages say that metrics are.
+# Where the pages say that metrics are, and HTTP.
 METRICS = "http://127.0.0.1:9464"
+HTTP = "127.0.0.1:8080"
 
 
 class Block(NamedTuple):
@@ -102,6 +103,7 @@ class Reader:
         self._page = page
         self._folder = folder
         self._metrics = METRICS
+        self._http = HTTP
         self._running: dict[str, Background] = {}
         self._stack = ExitStack()
         self._environ = os.environ | {
@@ -136,17 +138,20 @@ class Reader:
 
     def _begin(self, text: str, until: str, name: str) -> None:
         self.ran += 1
+        text = text.replace(HTTP, "127.0.0.1:0")
         command = self._running[name] = Background(text, self._folder, self._environ)
         self._stack.callback(command.end)
         said = command.until(until)
-        if ready := re.search(r"ready at (\S+?);? .*(http://\S+)/metrics", said):
+        if ready := re.search(
+            r"ready at ([^\s;]+)(?:; HTTP at http://([^\s;]+))?; metrics at (http://\S+)/metrics", said
+        ):
             self._environ |= {"CHATSTREAM_DISPATCHER": ready[1], "COMMANDER_DISPATCHER": ready[1]}
-            self._metrics = ready[2]
+            self._http, self._metrics = ready[2] or HTTP, ready[3]
 
     def _run(self, text: str, prints: str) -> None:
         self.ran += 1
         done = subprocess.run(
-            ["/bin/sh", "-e", "-c", text.replace(METRICS, self._metrics)],
+            ["/bin/sh", "-e", "-c", text.replace(METRICS, self._metrics).replace(HTTP, self._http)],
             cwd=self._folder,
             env=self._environ,
             stdin=subprocess.DEVNULL,
