@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
+from asynchronous import PATIENCE_S
 from chat_viewer import Event, Seen, asking
 from dialling import Options
 from grpc import aio
@@ -113,8 +114,11 @@ class User(Watcher):
         self.may_speak = asyncio.Event()
 
     async def ask(self) -> None:
-        """Opens the session."""
-        receipt = await self._say()
+        """Opens the session; asks again while every commander is away for longer than one may be, which it is told."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while (receipt := await self._say()).error.code == "no_such_agent":
+            assert asyncio.get_running_loop().time() < deadline, receipt
+            await asyncio.sleep(_BREATH_S)
         assert not receipt.HasField("error"), receipt
         self.session_id = receipt.session_id
 
