@@ -6,9 +6,12 @@ Nothing is left out for it, and idle there is no spacing at all.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
+
+log = logging.getLogger(__name__)
 
 # No word waits longer for others.
 SPACING_S_MAX: Final = 0.05
@@ -25,6 +28,9 @@ class Writing(Protocol):
 
     def flush(self, shared: dict[Any, Any]) -> None:
         """Writes it. `shared` lives as long as one flush of all: what one has made others may take from there."""
+
+    def fail(self) -> None:
+        """It could not: its viewer has to come back."""
 
 
 class Flusher:
@@ -71,15 +77,17 @@ class Flusher:
         began = self._clock()
         fresh, self._fresh = self._fresh, {}
         shared: dict[Any, Any] = {}
-        try:
-            for writing in fresh:
+        for writing in fresh:
+            try:
                 writing.flush(shared)
-        finally:
-            now = self._clock()
-            # From when it was due to when the last was written: that is how late a word may be.
-            lag_s = max(0.0, now - self._due_at)
-            self._lag_s += (lag_s - self._lag_s) * _LATEST
-            self._flushed_at = began
-            self._is_due = bool(self._fresh)
-            if self._is_due:
-                self._due()
+            except Exception:
+                # Of one viewer alone: the others are written to.
+                log.exception("could not write to %r", writing)
+                writing.fail()
+        # From when it was due to when the last was written: that is how late a word may be.
+        lag_s = max(0.0, self._clock() - self._due_at)
+        self._lag_s += (lag_s - self._lag_s) * _LATEST
+        self._flushed_at = began
+        self._is_due = bool(self._fresh)
+        if self._is_due:
+            self._due()

@@ -168,6 +168,11 @@ class Show:
         if self._outlet.is_full:
             self._is_full()
 
+    def fail(self) -> None:
+        """As `Writing`: the connection ends, so that its viewer comes back with its cursor."""
+        self.is_over = True
+        self._outlet.cut()
+
     def _page(self, shared: dict[Any, Any]) -> _Written:
         key = self._rendering.key
         if key is None:
@@ -294,6 +299,8 @@ class Show:
 
 def _fitting(entries: Sequence[Entry]) -> Sequence[Entry]:
     """The first of them, one at least, that together are no more than a page."""
+    if len(entries) == 1:
+        return entries
     room = _PAGE_BYTES
     for number, entry in enumerate(entries):
         event = entry.event
