@@ -46,6 +46,7 @@ from dispatcher.edge.responses import Responses
 from dispatcher.edge.server import EdgeServer
 from dispatcher.edge.sessions import Sessions, SessionsLimits
 from dispatcher.edge.showing import ShowLimits
+from dispatcher.edge.vercel import VercelChats, VercelLimits
 from dispatcher.edge.viewers import Viewers
 from dispatcher.edge.websocket import SocketLimits, Sockets
 from dispatcher.hub import Hub
@@ -484,6 +485,7 @@ async def _http_server(
         hub, requests, viewers, access, users, SocketLimits(settings.viewer_write_s, settings.http_header_s)
     )
     foreign = Foreign(hub, requests, viewers, ForeignLimits(body, settings.http_left_stop_s))
+    chats = VercelChats(hub, requests, viewers, VercelLimits(body, settings.http_left_stop_s))
     health, description = Health(), Description(software_version())
     routes: list[Route | WebSocketRoute] = [
         *health.routes(),
@@ -491,6 +493,7 @@ async def _http_server(
         *sockets.routes(),
         *OpenAi(foreign).routes(),
         *Responses(foreign).routes(),
+        *chats.routes(),
         *description.routes(),
     ]
     open_paths = ("/healthz", "/readyz", "/openapi.json")
