@@ -32,6 +32,7 @@ from dispatcher import auth, logs
 from dispatcher.core import events
 from dispatcher.core.events import DrainRequested, JournalChanged, LimitsChanged, ShutdownRequested
 from dispatcher.core.router import Router
+from dispatcher.edge.agui import AguiLimits, AguiRuns
 from dispatcher.edge.app import application
 from dispatcher.edge.door import Doors
 from dispatcher.edge.flusher import Flusher
@@ -486,6 +487,7 @@ async def _http_server(
     )
     foreign = Foreign(hub, requests, viewers, ForeignLimits(body, settings.http_left_stop_s))
     chats = VercelChats(hub, requests, viewers, VercelLimits(body, settings.http_left_stop_s))
+    runs = AguiRuns(hub, requests, viewers, AguiLimits(body, settings.http_left_stop_s))
     health, description = Health(), Description(software_version())
     routes: list[Route | WebSocketRoute] = [
         *health.routes(),
@@ -494,6 +496,7 @@ async def _http_server(
         *OpenAi(foreign).routes(),
         *Responses(foreign).routes(),
         *chats.routes(),
+        *runs.routes(),
         *description.routes(),
     ]
     open_paths = ("/healthz", "/readyz", "/openapi.json")

@@ -12,6 +12,8 @@ function crash(error) {
   process.exit(1);
 }
 
+// A client that warns was shown what it does not know.
+console.warn = (...words) => crash(`a warning: ${words.join(' ')}`);
 process.on('uncaughtException', crash);
 process.on('unhandledRejection', crash);
 
