@@ -326,6 +326,10 @@ async def test_a_message_that_answers_goes_on_with_the_chats_session(dispatcher:
             await turn.say("Well. ")
             await turn.ask("q-1", "Sure?")
             await first.until("data-question")
+        told["question_id"] = "q-2"
+        other = await client.post("/api/chat", json=body)
+        assert (other.status_code, other.json()["field"]) == (404, "messages[0].parts[0].data")
+        told["question_id"] = "q-1"
         async with framing(client, "POST", "/api/chat", json=body) as stream:
             assert (await turn.heard("answer")).answer.value_json == '"yes"'
             await turn.say("Then so.")

@@ -23,6 +23,7 @@ from dispatcher.core.packets import (
     UserMessage,
 )
 from dispatcher.edge.native import embedded, json_bytes
+from dispatcher.edge.rendering import coalesced
 from dispatcher.edge.vercel_stream import MessageStream
 from dispatcher.journal import Entry
 
@@ -95,6 +96,26 @@ def test_whoever_comes_back_is_shown_exactly_the_rest(entries: list[Entry], thou
         up_to = shown[cut - 1].event.offset if cut else 0
         again.recall([entry for entry in entries if entry.event.offset <= up_to])
         assert [again.events([entry]) for entry in shown[cut:]] == told[cut:]
+
+
+@given(sessions(), st.booleans(), st.lists(st.integers(0, 26)))
+def test_one_that_lags_has_the_same_message_and_comes_back_to_it(
+    entries: list[Entry], thoughts: bool, cuts: list[int]
+) -> None:
+    """However the pieces of text were joined for it, and wherever it went."""
+    shown = [entry for entry in entries if thoughts or entry.event.kind != "thought"]
+    parts: list[dict[str, Any]] = []
+    after = 0
+    for cut in [*sorted(cuts), len(shown)]:
+        page = [entry for entry in shown[:cut] if entry.event.offset > after]
+        stream = MessageStream("s-1", "e0", thoughts=thoughts)
+        stream.recall([entry for entry in entries if entry.event.offset <= after])
+        lines = stream.events(coalesced(page)).decode().split("\n")
+        parts += [json.loads(line[6:]) for line in lines if line.startswith("data:")]
+        after = page[-1].event.offset if page else after
+    whole = MessageStream("s-1", "e0", thoughts=thoughts).events(shown).decode().split("\n")
+    told = [json.loads(line[6:]) for line in whole if line.startswith("data:")]
+    assert Message(parts).parts == Message(told).parts
 
 
 @pytest.mark.parametrize(

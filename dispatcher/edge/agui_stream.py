@@ -61,6 +61,8 @@ class RunStream:
         # added, and what was used before this run and in it.
         self._calls: dict[str, str] = {}
         self._finished: dict[str, int] = {}
+        # How many messages there have been. Offsets are no names for them: to one that lags several pieces are one.
+        self._messages_begun = 0
         self._added: list[UserMessage] = []
         self._used_before = Usage()
         self._used = Usage()
@@ -192,7 +194,8 @@ class RunStream:
             return events
         if block is None or (block.kind, block.step) != (kind, step):
             events = [*self._come(agent), *self._closed(agent)]
-            block = self._blocks[agent] = _Block(kind, f"{self._session_id}:{event.offset}", step)
+            self._messages_begun += 1
+            block = self._blocks[agent] = _Block(kind, f"{self._session_id}:{self._messages_begun}", step)
             of = self._of(agent)
             role = "assistant"
             if kind == "REASONING_MESSAGE":
@@ -251,7 +254,7 @@ class RunStream:
         if self._calls.pop(call_id, None) is None:
             # Its call was taken back.
             return []
-        return [_answered(call_id, f"{self._session_id}:{event.offset}", result.outcome.result_json)]
+        return [_answered(call_id, f"{call_id}:result", result.outcome.result_json)]
 
     def _call_id(self, attempt: int, call_id: str) -> str:
         return f"{self._session_id}:{attempt}:{call_id}"
@@ -259,7 +262,7 @@ class RunStream:
     def _unanswered(self) -> list[Event]:
         """Without results clients would take the calls for theirs to run."""
         told = '{"error": {"code": "cancelled", "message": "the session ended first"}}'
-        events = [_answered(call_id, f"{call_id}:ended", told) for call_id in self._calls]
+        events = [_answered(call_id, f"{call_id}:result", told) for call_id in self._calls]
         self._calls.clear()
         return events
 

@@ -24,7 +24,7 @@ from dispatcher.edge.vercel_stream import HEADERS, MessageStream
 from dispatcher.edge.viewers import Cursor, ShowResponse, Viewers, parse_cursor
 from dispatcher.hub import Hub
 from dispatcher.identity import caller
-from dispatcher.requests import Requests
+from dispatcher.requests import Requests, WrongError
 from dispatcher.rpc import codec
 
 CHAT_LABEL: Final = "vercel_chat"
@@ -63,8 +63,8 @@ class VercelChats:
         body = parsed(ChatBody, await json_body(request, self._limits.body))
         if answers := body.answers():
             session = self._live(body.id)
-            for question_id, answer in answers:
-                self._requests.answer(session.session_id, answer.answer(question_id))
+            for where, question_id, answer in answers:
+                self._answer(where, session.session_id, answer.answer(question_id))
             await kept(self._hub)
             return await self._stream(session.session_id, None, thoughts=_shows_thoughts(session))
         ask = body.ask()
@@ -103,6 +103,13 @@ class VercelChats:
         await kept(self._hub)
         result = "already_ended" if stopped.already_ended else "stopped"
         return answered({"success": True, "session_id": session.session_id, "result": result})
+
+    def _answer(self, where: str, session_id: str, answer: chat_pb2.AnswerQuestion) -> None:
+        try:
+            self._requests.answer(session_id, answer)
+        except WrongError as wrong:
+            told = str(wrong).removeprefix("answer.value_json: ")
+            raise ProblemError(wrong.code, f"{where}: {told}", field=where) from None
 
     # --- parts -------------------------------------------------------------------------------------------
 

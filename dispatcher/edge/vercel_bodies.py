@@ -62,8 +62,8 @@ class ChatBody(BaseModel):
             )
         return wire
 
-    def answers(self) -> list[tuple[str, AnswerBody]]:
-        """The answers that the last message gives to open questions, by their ids. Raises ProblemError."""
+    def answers(self) -> list[tuple[str, str, AnswerBody]]:
+        """The answers that the last message gives: where, to which question, and what. Raises ProblemError."""
         last = self.messages[-1]
         where = f"messages[{len(self.messages) - 1}].parts"
         found = [(number, part) for number, part in enumerate(last.parts) if part.get("type") == ANSWER_PART]
@@ -72,7 +72,8 @@ class ChatBody(BaseModel):
         if len(found) < len(last.parts):
             told = f"{where}: an answer comes in a message of its own; send what else is said apart from it"
             raise ProblemError("invalid_request", told, field=where)
-        return [_answer(f"{where}[{number}].data", part.get("data")) for number, part in found]
+        places = [(f"{where}[{number}].data", part.get("data")) for number, part in found]
+        return [(place, *_answer(place, data)) for place, data in places]
 
 
 class StopChatBody(BaseModel):

@@ -1,7 +1,8 @@
 """A session as the UI message stream of Vercel's AI SDK, protocol v1: server-sent parts of one assistant message.
 
-Ids are made of the session's and of offsets, so whoever is shown the session again is shown the same parts. What a lost
-attempt said is taken back by `reset-step`: each attempt that begins anew stands in the message's one step.
+Ids are made of the session's and of what its events tell, so whoever is shown the session again is shown the same
+parts. What a lost attempt said is taken back by `reset-step`: each attempt that begins anew stands in the message's one
+step.
 """
 
 from base64 import b64encode
@@ -53,6 +54,8 @@ class MessageStream:
         # Without the thoughts between them two texts are one, so of those none is left out.
         self.is_exact = thoughts
         self._blocks: dict[str, _Block] = {}
+        # How many there have been. Offsets are no names for them: to one that lags several pieces are one.
+        self._blocks_begun = 0
         # Calls that have no result yet, questions as they were asked, pieces of artifacts that are not whole.
         self._calls: set[str] = set()
         self._questions: dict[str, Part] = {}
@@ -124,7 +127,8 @@ class MessageStream:
         parts: list[Part] = []
         if block is None or (block.kind, block.step) != (kind, step):
             parts = self._closed(event.agent)
-            block = self._blocks[event.agent] = _Block(kind, f"{self._session_id}:{event.offset}", step)
+            self._blocks_begun += 1
+            block = self._blocks[event.agent] = _Block(kind, f"{self._session_id}:{self._blocks_begun}", step)
             begin: Part = {"type": f"{kind}-start", "id": block.id}
             parts.append(begin | self._of(event.agent, **({"step": step} if step else {})))
         parts.append({"type": f"{kind}-delta", "id": block.id, "delta": event.text})
