@@ -21,6 +21,7 @@ from web_viewer import browsing
 DISPATCHER_FLAGS = (
     "--http-address", "127.0.0.1:0",
     "--http-left-stop-s", "0",
+    "--viewers-per-session-max", "1",
     "--tools", "tests.scene_tools:TOOLS",
 )  # fmt: skip
 

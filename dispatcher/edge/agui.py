@@ -109,7 +109,9 @@ class AguiRuns:
         else:
             session_id, after = self._asked(request, body, agent), 0
         await kept(self._hub)
-        self._viewers.require_room(session_id)
+        # Who was asked has a place kept.
+        if not any(interrupt.session_id == session_id for interrupt in self._waiting):
+            self._viewers.require_room(session_id)
         thoughts = body.include_thoughts and caller.get().thoughts
         rendering = RunStream(session_id, self._hub.journal.epoch, body.run, thoughts=thoughts)
         await self._viewers.recall(session_id, after, rendering)
