@@ -200,6 +200,12 @@ async def test_a_resume_shows_the_same_again_from_its_start_and_from_every_curso
                 async with framing(client, "GET", path, **how) as rest:
                     await rest.rest()
                     assert rest.seen == first.seen[at + 1 :], frame
+        # What can't be gone on from is said, and then all of it is shown.
+        async with framing(client, "GET", path, params={**ended, "cursor": "0000:3"}) as anew:
+            gap = await anew.until("data-gap")
+            await anew.rest()
+        assert (gap["data"]["reason"], gap["transient"]) == ("other_epoch", True)
+        assert anew.seen[1:] == first.seen
     assert Message(first.parts).of("data-question")[0]["data"]["why"] == "declined"
 
 
