@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INTEROP_READY := $(VENV)/.interop-ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PROTOS := $(wildcard proto/southwest/ai/agent/v1/*.proto)
 # Tests wait more than they compute: some more processes than most machines have cores.
@@ -20,7 +21,7 @@ SLOW_FILES = $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(shell grep -l 'mar
 # The contract as last released. `make released-proto` moves it forward.
 RELEASED := proto/released.binpb
 
-.PHONY: help setup demo proto released-proto check-proto format check-format lint types docs check-docs test slow bench check clean
+.PHONY: help setup demo proto released-proto check-proto format check-format lint types docs check-docs test slow interop bench check clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-16s%s\n", $$1, $$2}'
@@ -81,6 +82,15 @@ test: $(READY) ## Run every test that needs no root
 slow: $(READY) ## Run the slow campaigns, those that measure first; bound them with SLOW_SECONDS=… SIMULATION_RUNS=…
 	@$(BIN)/python -m pytest -v -rs -m 'slow and alone' --override-ini timeout=0 $(SLOW_FILES)
 	@$(BIN)/python -m pytest -v -rs -m 'slow and not alone' --override-ini timeout=0 -n $(SLOW_WORKERS) --dist loadgroup $(SLOW_FILES)
+
+$(INTEROP_READY): $(READY)
+	@echo "Adding the clients of others to $(VENV). This takes a moment, once."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,interop]'
+	@touch $@
+
+interop: $(INTEROP_READY) ## Try the real clients of others: Vercel's AI SDK, AG-UI, grpc-js, OpenAI's
+	@$(BIN)/python -m scripts.interop
+	@$(BIN)/python -m pytest -rs -m interop tests/interop
 
 bench: $(READY) ## Measure, as ratios; results also as JSON in bench/results/
 	@$(BIN)/python -m bench

@@ -32,6 +32,7 @@ from dispatcher import auth, logs
 from dispatcher.core import events
 from dispatcher.core.events import DrainRequested, JournalChanged, LimitsChanged, ShutdownRequested
 from dispatcher.core.router import Router
+from dispatcher.edge.agui import AguiLimits, AguiRuns
 from dispatcher.edge.app import application
 from dispatcher.edge.door import Doors
 from dispatcher.edge.flusher import Flusher
@@ -46,6 +47,7 @@ from dispatcher.edge.responses import Responses
 from dispatcher.edge.server import EdgeServer
 from dispatcher.edge.sessions import Sessions, SessionsLimits
 from dispatcher.edge.showing import ShowLimits
+from dispatcher.edge.vercel import VercelChats, VercelLimits
 from dispatcher.edge.viewers import Viewers
 from dispatcher.edge.websocket import SocketLimits, Sockets
 from dispatcher.hub import Hub
@@ -484,6 +486,8 @@ async def _http_server(
         hub, requests, viewers, access, users, SocketLimits(settings.viewer_write_s, settings.http_header_s)
     )
     foreign = Foreign(hub, requests, viewers, ForeignLimits(body, settings.http_left_stop_s))
+    chats = VercelChats(hub, requests, viewers, VercelLimits(body, settings.http_left_stop_s))
+    runs = AguiRuns(hub, requests, viewers, AguiLimits(body, settings.http_left_stop_s))
     health, description = Health(), Description(software_version())
     routes: list[Route | WebSocketRoute] = [
         *health.routes(),
@@ -491,6 +495,8 @@ async def _http_server(
         *sockets.routes(),
         *OpenAi(foreign).routes(),
         *Responses(foreign).routes(),
+        *chats.routes(),
+        *runs.routes(),
         *description.routes(),
     ]
     open_paths = ("/healthz", "/readyz", "/openapi.json")

@@ -20,6 +20,21 @@ NOTICES: Final[dict[type[Notice], str]] = {Gap: "gap", GoAway: "goaway", Lag: "l
 _BREAKS: Final = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 
 
+# The largest whole number that JavaScript's readers tell from its neighbours.
+SAFE_INTEGER_MAX: Final = 2**53 - 1
+
+
+def embedded(text: str) -> orjson.Fragment | str:
+    """JSON to stand within other JSON as it is, so that no number or depth of it is lost; a text that is none, as the
+    text that it is."""
+    try:
+        orjson.loads(text)
+    except ValueError:
+        return text
+    # Between values only: within texts they are escaped.
+    return orjson.Fragment(text.replace("\r", " ").replace("\n", " "))
+
+
 def json_bytes(value: object) -> bytes:
     """JSON on one line, whatever a client takes for a line."""
     data = orjson.dumps(value)

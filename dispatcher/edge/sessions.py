@@ -82,7 +82,7 @@ class Sessions:
             Route(one, self.state, methods=["GET"]),
             Route(f"{one}/events", self.events, methods=["GET"]),
             Route(f"{one}/stop", self.stop, methods=["POST"]),
-            Route(f"{one}/answers/{{question_id}}", self.answer, methods=["POST"]),
+            Route(f"{one}/answers/{{question_id:path}}", self.answer, methods=["POST"]),
             Route(f"{one}/messages", self.message, methods=["POST"]),
         ]
 

@@ -24,6 +24,8 @@ _PAGE_EVENTS: Final = 256
 _PAGE_BYTES: Final = 65_536
 # Pages for one viewer before the loop turns.
 _PAGES_AT_ONCE: Final = 8
+# The kinds of events behind which there is nothing more to show.
+ENDED: Final = frozenset({"ended"})
 # Event loops round the time of timers, some of them down.
 _GRAIN_S: Final = 0.001
 
@@ -51,7 +53,8 @@ class _Written(NamedTuple):
 
 class Show:
     """`after`: the offset behind which it begins; `degraded`: told of each step down, by its name; `over`: called when
-    there is nothing more to show."""
+    there is nothing more to show. `until`: that is with the first event of such a kind; other than the usual ones only
+    for renderings that share nothing."""
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class Show:
         thoughts: bool,
         degraded: Callable[[str], None],
         over: Callable[[], None],
+        until: frozenset[str] = ENDED,
     ) -> None:
         self._hub = hub
         self._flusher = flusher
@@ -77,6 +81,7 @@ class Show:
         self._thoughts = thoughts
         self._degraded = degraded
         self._over = over
+        self._until = until
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._written_at = self._loop.time()
@@ -192,9 +197,11 @@ class Show:
         if not page.entries:
             return self._written([], self._after, page.head, ended=ending_is_kept(journal, self._session_id))
         entries = _fitting(page.entries)
+        if self._until is not ENDED:
+            entries = _up_to(entries, self._until)
         last = entries[-1].event
         shown = [entry for entry in entries if self._thoughts or entry.event.kind != "thought"]
-        return self._written(shown, last.offset, page.head, ended=last.kind == "ended")
+        return self._written(shown, last.offset, page.head, ended=last.kind in self._until)
 
     def _written(
         self, entries: list[Entry], after: int, head: int, *, ended: bool, more: bytes = b""
@@ -308,5 +315,13 @@ def _fitting(entries: Sequence[Entry]) -> Sequence[Entry]:
             len(event.body) if isinstance(event.body, bytes) else texts_bytes(event.body)
         )
         if room < 0 and number:
+            return entries[:number]
+    return entries
+
+
+def _up_to(entries: Sequence[Entry], kinds: frozenset[str]) -> Sequence[Entry]:
+    """Those before the first of such a kind, and it."""
+    for number, entry in enumerate(entries, 1):
+        if entry.event.kind in kinds:
             return entries[:number]
     return entries

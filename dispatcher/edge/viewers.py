@@ -15,7 +15,7 @@ from dispatcher.edge.outlet import END_S, OUTLET, Outlet
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.protocol import ChunkOutlet
 from dispatcher.edge.rendering import Folding, Gap, Notice, Rendering
-from dispatcher.edge.showing import Show, ShowLimits
+from dispatcher.edge.showing import ENDED, Show, ShowLimits
 from dispatcher.hub import Hub
 from dispatcher.journal.position import missing, position
 from dispatcher.metrics import Metrics
@@ -115,6 +115,7 @@ class Viewers:
         *,
         thoughts: bool,
         over: Callable[[], None],
+        until: frozenset[str] = ENDED,
     ) -> Show:
         """What shows the session through `outlet`, once `watching` begins it; `over` is called at its end."""
         return Show(
@@ -128,6 +129,7 @@ class Viewers:
             thoughts=thoughts,
             degraded=lambda stage: self._metrics.count(Count("viewers_degraded", (stage,))),
             over=over,
+            until=until,
         )
 
     def go_away(self, reason: str) -> None:
@@ -173,6 +175,7 @@ class ShowResponse(Response):
         thoughts: bool,
         media_type: str = "text/event-stream",
         headers: Mapping[str, str] | None = None,
+        until: frozenset[str] = ENDED,
     ) -> None:
         self.background = None
         self.status_code = 200
@@ -183,7 +186,11 @@ class ShowResponse(Response):
         self._after = after
         self._notices = notices
         self._thoughts = thoughts
+        self._until = until
         self.init_headers({**STREAM_HEADERS, **(headers or {})})
+
+    def shown(self) -> None:
+        """All was written that there is, and the viewer still counts as one."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outlet: ChunkOutlet = scope["extensions"][OUTLET]
@@ -194,15 +201,20 @@ class ShowResponse(Response):
             self._after,
             thoughts=self._thoughts,
             over=outlet.wake,
+            until=self._until,
         )
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
+        has_left = False
         with self._viewers.watching(show, self._notices):
-            while not show.is_over:
-                if (await receive())["type"] == "http.disconnect":
-                    return
+            while not show.is_over and not has_left:
+                has_left = (await receive())["type"] == "http.disconnect"
+            if show.is_over:
+                self.shown()
+        if has_left:
+            return
         try:
             async with asyncio.timeout(END_S):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
