@@ -32,6 +32,7 @@ from dispatcher import auth, logs
 from dispatcher.core import events
 from dispatcher.core.events import DrainRequested, JournalChanged, LimitsChanged, ShutdownRequested
 from dispatcher.core.router import Router
+from dispatcher.edge.agents import Agents
 from dispatcher.edge.app import application
 from dispatcher.edge.door import Doors
 from dispatcher.edge.flusher import Flusher
@@ -492,6 +493,7 @@ async def _http_server(
         *OpenAi(foreign).routes(),
         *Responses(foreign).routes(),
         *description.routes(),
+        *Agents(hub).routes(),
     ]
     open_paths = ("/healthz", "/readyz", "/openapi.json")
     description.tell(routes, open_paths)
