@@ -41,6 +41,7 @@ from dispatcher.edge.guard import UserLimits, Users
 from dispatcher.edge.health import Health
 from dispatcher.edge.openai import OpenAi
 from dispatcher.edge.openapi import Description
+from dispatcher.edge.page import Page
 from dispatcher.edge.protocol import ConnectionLimits, EdgeConfig
 from dispatcher.edge.reading import BodyLimits
 from dispatcher.edge.responses import Responses
@@ -494,8 +495,9 @@ async def _http_server(
         *Responses(foreign).routes(),
         *description.routes(),
         *Agents(hub).routes(),
+        *Page().routes(),
     ]
-    open_paths = ("/healthz", "/readyz", "/openapi.json")
+    open_paths = ("/healthz", "/readyz", "/openapi.json", "/", "/page/")
     description.tell(routes, open_paths)
     app = application(routes, _doors(settings), metrics, access, users, open_paths)
     limits = ConnectionLimits(
