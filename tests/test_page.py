@@ -6,57 +6,20 @@ from typing import Any
 import pytest
 from browser import Backstage, Visit, visiting
 from dispatcher_process import DispatcherProcess
-from playwright.sync_api import Browser, Locator, Page, expect
-from scripted_commander import Link, Turn, unique
+from page_scene import SERVED, Scene, conversation, ending, prose
+from playwright.sync_api import Browser, Locator, expect
+from scripted_commander import unique
 from southwest.ai.agent.v1 import agent_pb2
 
-DISPATCHER_FLAGS = ("--http-address", "127.0.0.1:0")
+DISPATCHER_FLAGS = SERVED
 
 # Whatever of this were taken for markup would be seen by what it does.
 MARKUP = '<img src=x onerror="pwned=1"><script>pwned=1</script><b onclick=pwned=1>[x](javascript:pwned=1)</b>'
 
 
-class Scene:
-    """A page that has asked an agent, and the agent's side of it."""
-
-    def __init__(self, dispatcher: DispatcherProcess, backstage: Backstage, visit: Visit, agent: str) -> None:
-        self.backstage = backstage
-        self.page = visit.page
-        self.link: Link = backstage.link(dispatcher.address, agent)
-        self.page.goto(dispatcher.url)
-        self.page.get_by_label("Agent").select_option(agent)
-
-    def ask(self, text: str = "Hi") -> Turn:
-        self.page.get_by_label("Message").fill(text)
-        self.page.keyboard.press("Enter")
-        return self.backstage.started(self.link)
-
-    def say(self, turn: Turn, text: str) -> None:
-        self.backstage.do(turn.say(text))
-
-    def send(self, turn: Turn, **fields: Any) -> None:
-        self.backstage.do(turn.send(**fields))
-
-    def finish(self, turn: Turn) -> None:
-        self.backstage.do(turn.finish())
-        expect(ending(self.page)).to_contain_text("Completed")
-
-
 @pytest.fixture
 def scene(dispatcher: DispatcherProcess, backstage: Backstage, visit: Visit) -> Scene:
-    return Scene(dispatcher, backstage, visit, unique("agent"))
-
-
-def conversation(page: Page) -> Locator:
-    return page.get_by_role("region", name="Conversation")
-
-
-def prose(page: Page) -> Locator:
-    return page.locator(".prose").first
-
-
-def ending(page: Page) -> Locator:
-    return page.locator(".ending")
+    return Scene(dispatcher, backstage, visit)
 
 
 def test_what_an_agent_says_is_seen_as_it_comes(scene: Scene) -> None:
@@ -322,7 +285,7 @@ def test_the_next_request_has_the_conversation_with_it(scene: Scene) -> None:
 def test_markup_in_whatever_comes_is_text_and_never_runs(
     dispatcher: DispatcherProcess, backstage: Backstage, visit: Visit
 ) -> None:
-    scene = Scene(dispatcher, backstage, visit, unique("<b>agent</b>"))
+    scene = Scene(dispatcher, backstage, visit, agent=unique("<b>agent</b>"))
     turn = scene.ask(MARKUP)
     scene.say(turn, f"{MARKUP}\n\n```{MARKUP}\n{MARKUP}\n```\n\n- {MARKUP}\n\n# {MARKUP}\n\n`{MARKUP}`\n\n")
     scene.backstage.do(turn.think(MARKUP, MARKUP))

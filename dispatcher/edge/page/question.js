@@ -12,6 +12,7 @@ export class Question {
   #controls;
   #trouble;
   #isOpen = true;
+  #hadFocus = false;
 
   // `send(body)` gives the answer, and fails with what is wrong with it.
   constructor(fields, timestamp, attempt, send) {
@@ -56,7 +57,7 @@ export class Question {
 
   #close(text) {
     this.#isOpen = false;
-    const hadFocus = this.#form.contains(document.activeElement);
+    const hadFocus = this.#hadFocus || this.#form.contains(document.activeElement);
     this.#form.replaceChildren(this.#form.firstChild, element("p", { class: "given" }, text));
     this.#form.classList.add("closed");
     if (hadFocus) document.getElementById("message").focus({ preventScroll: true });
@@ -107,12 +108,15 @@ export class Question {
   async #give(body) {
     const controls = [...this.#controls.querySelectorAll("button, input, textarea")];
     const focused = document.activeElement;
+    // What is disabled has no focus any more.
+    this.#hadFocus = this.#form.contains(focused);
     controls.forEach((each) => (each.disabled = true));
     this.#trouble.textContent = "";
     try {
       await this.#send(body);
     } catch (error) {
       this.#trouble.textContent = error.message;
+      this.#hadFocus = false;
       controls.forEach((each) => (each.disabled = false));
       if (controls.includes(focused)) focused.focus();
     }

@@ -155,6 +155,8 @@ export class Session {
 
   #connected(state, detail) {
     const before = this.connection;
+    // There is nothing more to come.
+    if (before.state === "lost") return;
     if (state === "over" && detail === null) this.connection = { state: "ended" };
     else if (state === "over" && detail.code === "unknown_session") this.connection = { state: "lost", detail };
     else this.connection = { state, detail, leaves: before.leaves && state === "off" };
