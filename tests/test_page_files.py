@@ -73,6 +73,19 @@ async def test_it_has_the_words_for_every_ending(dispatcher: DispatcherProcess) 
     assert told == {ending.value: traits.advice for ending, traits in ENDINGS.items()}
 
 
+@asynchronous
+async def test_the_page_is_open_where_tokens_are_asked_for_and_nothing_else_is(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.toml"
+    digest = hashlib.sha256(b"a-token").hexdigest()
+    tokens.write_text(f'[[tokens]]\nname = "app"\nrole = "application"\nsha256 = "{digest}"\n')
+    with running_dispatcher(*DISPATCHER_FLAGS, "--tokens-file", str(tokens)) as dispatcher:
+        async with browsing(dispatcher.url) as client:
+            for path in ("/", "/page/page.js", "/page/endings.json"):
+                assert (await client.get(path)).status_code == 200, path
+            for path in ("/v1/agents", "/v1/sessions", "/pages", "/page"):
+                assert (await client.get(path)).status_code == 401, path
+
+
 @pytest.mark.parametrize(
     "path", ["/page/__init__.py", "/page/none.js", "/page/..%2fsse.py", "/page/", "/page"]
 )

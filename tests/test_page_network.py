@@ -1,12 +1,8 @@
 """The page when the network, the dispatcher or a commander fails: it comes back by itself, and nothing is lost."""
 
-import http.client
-import http.server
+import hashlib
 import re
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from browser import Backstage, Visit
@@ -16,7 +12,8 @@ from playwright.sync_api import Page, expect
 from scripted_commander import unique
 
 DISPATCHER_FLAGS = SERVED
-TOKEN = "a-token-of-this-test"  # noqa: S105 - of a gate that lives as long as the test
+TOKEN = "a-token-of-this-test"  # noqa: S105 - of a dispatcher that lives as long as the test
+COMMANDERS_TOKEN = "another-token-of-this-test"  # noqa: S105 - the same
 
 
 def _address(url: str) -> str:
@@ -193,70 +190,19 @@ def test_a_session_that_a_restart_has_forgotten_is_said_to_be_gone(
         expect(scene.page.get_by_role("status").filter(has_text="no longer kept")).to_be_visible()
 
 
-class _Gate(http.server.ThreadingHTTPServer):
-    """In front of a dispatcher: lets through whoever bears the token, and the page's own files."""
-
-    daemon_threads = True
-
-    def __init__(self, target: str) -> None:
-        self.target = target
-        self.refused = 0
-        super().__init__(("127.0.0.1", 0), _GateRequest)
+def _entry(role: str, token: str) -> str:
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return f'[[tokens]]\nname = "{role}"\nrole = "{role}"\nsha256 = "{digest}"\n'
 
 
-class _GateRequest(http.server.BaseHTTPRequestHandler):
-    server: _Gate
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def _forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        if self.path.startswith("/v1/") and self.headers.get("authorization") != f"Bearer {TOKEN}":
-            self.server.refused += 1
-            self.send_response(401)
-            self.send_header("content-length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
-            return
-        there = http.client.HTTPConnection(self.server.target)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "origin"}
-        there.request(self.command, self.path, body, headers)
-        answer = there.getresponse()
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in ("transfer-encoding", "content-length", "connection"):
-                self.send_header(name, value)
-        self.end_headers()
-        try:
-            while data := answer.read1(65_536):
-                self.wfile.write(data)
-                self.wfile.flush()
-        except OSError:
-            pass  # the page has gone
-        finally:
-            there.close()
-
-    do_GET = do_POST = _forward  # noqa: N815 - the library's names
-
-
-@contextmanager
-def _gate(target: str) -> Iterator[_Gate]:
-    with _Gate(target) as gate:
-        serving = threading.Thread(target=gate.serve_forever)
-        serving.start()
-        try:
-            yield gate
-        finally:
-            gate.shutdown()
-            serving.join()
-
-
-def test_a_token_is_asked_for_and_kept_in_this_tab_alone(backstage: Backstage, visit: Visit) -> None:
-    page = visit.page
-    with running_dispatcher(*SERVED) as dispatcher, _gate(_address(dispatcher.url)) as gate:
-        link = backstage.link(dispatcher.address, unique("agent"))
-        page.goto(f"http://127.0.0.1:{gate.server_address[1]}")
+def test_a_token_is_asked_for_and_kept_in_this_tab_alone(
+    tmp_path: Path, backstage: Backstage, visit: Visit
+) -> None:
+    page, tokens, agent = visit.page, tmp_path / "tokens.toml", unique("agent")
+    tokens.write_text(_entry("application", TOKEN) + _entry("commander", COMMANDERS_TOKEN))
+    with running_dispatcher(*SERVED, "--tokens-file", str(tokens)) as dispatcher:
+        link = backstage.link(dispatcher.address, agent, token=COMMANDERS_TOKEN)
+        page.goto(dispatcher.url)
         dialog = page.get_by_role("dialog", name="A token is needed")
         expect(dialog).to_be_visible()
         field = page.get_by_label("Token", exact=True)
@@ -282,10 +228,10 @@ def test_a_token_is_asked_for_and_kept_in_this_tab_alone(backstage: Backstage, v
         expect(prose(page)).to_have_text("Come in.")
         assert TOKEN not in page.url
         assert page.evaluate("JSON.stringify([{...localStorage}, document.cookie])").count(TOKEN) == 0
-        refused = gate.refused
         page.reload()
         expect(prose(page)).to_have_text("Come in.")
-        assert gate.refused == refused
+        expect(dialog).to_be_hidden()
+        assert not [line for line in dispatcher.log if TOKEN in line]
         backstage.do(turn.finish())
         expect(ending(page)).to_contain_text("Completed")
         # Another tab has not been given it.

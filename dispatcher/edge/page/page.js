@@ -79,6 +79,8 @@ class Page {
   }
 
   async #ask(messages) {
+    // Who is quicker than the list asks the agent that it would have shown.
+    if (this.#agents === null) await this.#lookForAgents(false);
     const [agent, agent_version] = this.#composer.agent;
     const request = { agent, agent_version, messages, include_thoughts: this.#composer.wantsThoughts };
     // The same request under the same key, until it is answered: then it is another.
@@ -163,10 +165,10 @@ class Page {
     byId("connection-now").hidden = state !== "off" && state !== "over";
   }
 
-  async #lookForAgents() {
+  async #lookForAgents(background = true) {
     if (this.#runs) return;
     try {
-      const { agents } = await this.#api.json("/v1/agents", { background: true });
+      const { agents } = await this.#api.json("/v1/agents", { background });
       this.#agents = agents;
       this.#composer.list(agents);
     } catch (error) {

@@ -25,6 +25,8 @@ export class Token {
   // Whether there is another token now than `used`, which was not taken.
   async wanted(used, background) {
     if (this.text !== used) return true;
+    // It was closed, and the event that says so is yet to come.
+    if (this.#asking !== null && !this.#dialog.open) this.#end(false);
     if (this.#asking === null) {
       if (background && this.#isDeclined) return false;
       this.#asking = new Promise((resolve) => {
