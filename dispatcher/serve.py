@@ -32,6 +32,7 @@ from dispatcher import auth, logs
 from dispatcher.core import events
 from dispatcher.core.events import DrainRequested, JournalChanged, LimitsChanged, ShutdownRequested
 from dispatcher.core.router import Router
+from dispatcher.edge.agents import Agents
 from dispatcher.edge.agui import AguiLimits, AguiRuns
 from dispatcher.edge.app import application
 from dispatcher.edge.door import Doors
@@ -41,6 +42,7 @@ from dispatcher.edge.guard import UserLimits, Users
 from dispatcher.edge.health import Health
 from dispatcher.edge.openai import OpenAi
 from dispatcher.edge.openapi import Description
+from dispatcher.edge.page import Page
 from dispatcher.edge.protocol import ConnectionLimits, EdgeConfig
 from dispatcher.edge.reading import BodyLimits
 from dispatcher.edge.responses import Responses
@@ -498,8 +500,10 @@ async def _http_server(
         *chats.routes(),
         *runs.routes(),
         *description.routes(),
+        *Agents(hub).routes(),
+        *Page().routes(),
     ]
-    open_paths = ("/healthz", "/readyz", "/openapi.json")
+    open_paths = ("/healthz", "/readyz", "/openapi.json", "/", "/page/")
     description.tell(routes, open_paths)
     app = application(routes, _doors(settings), metrics, access, users, open_paths)
     limits = ConnectionLimits(

@@ -3,11 +3,15 @@
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from dispatcher_process import DispatcherProcess, running_dispatcher
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from browser import Backstage, Visit
+    from playwright.sync_api import Browser
 
 # What holds, holds on a busy machine too, where an example may take any time.
 settings.register_profile("patient", settings(), deadline=None)
@@ -23,6 +27,32 @@ def dispatcher(request: pytest.FixtureRequest) -> Iterator[DispatcherProcess]:
     flags: tuple[str, ...] = getattr(request.module, "DISPATCHER_FLAGS", ())
     with running_dispatcher(*flags) as process:
         yield process
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """A Chromium that the tests of a module share; each has a context of its own."""
+    from browser import browsing  # noqa: PLC0415 - the other tests need no browser
+
+    with browsing() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def visit(browser: "Browser") -> "Iterator[Visit]":
+    """A page that is open nowhere yet."""
+    from browser import visiting  # noqa: PLC0415 - the other tests need no browser
+
+    with visiting(browser) as visit:
+        yield visit
+
+
+@pytest.fixture
+def backstage() -> "Iterator[Backstage]":
+    from browser import Backstage  # noqa: PLC0415 - the other tests need no browser
+
+    with Backstage() as backstage:
+        yield backstage
 
 
 # Of a campaign something is heard this often.

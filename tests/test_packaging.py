@@ -52,6 +52,10 @@ def test_both_commands_start_from_the_wheel(installed: Path, tmp_path: Path, pac
 
 def test_the_wheel_holds_what_the_programs_read(installed: Path) -> None:
     assert list((installed / "dispatcher" / "tools" / "demo_texts").glob("*.txt"))
+    page = Path("dispatcher") / "edge" / "page"
+    assert {path.name for path in (installed / page).iterdir()} == {
+        path.name for path in (ROOT / page).iterdir() if path.is_file()
+    }
     assert (installed / "dispatcher" / "py.typed").exists()
     assert (installed / "commander" / "py.typed").exists()
     assert not (installed / "tests").exists()

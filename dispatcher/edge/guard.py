@@ -84,14 +84,15 @@ def bearer_of(headers: Headers) -> str:
 
 
 class Guard:
-    """Around all that is not for everybody. `open_paths` are; what ends in a slash stands for all below it."""
+    """Around all that is not for everybody. `open_paths` are; what ends in a slash stands for all below it, but for `/`
+    itself."""
 
     def __init__(self, app: ASGIApp, access: Access, users: Users, open_paths: Collection[str]) -> None:
         self._app = app
         self._access = access
         self._users = users
-        self._open = frozenset(path for path in open_paths if not path.endswith("/"))
-        self._below = tuple(path for path in open_paths if path.endswith("/"))
+        self._below = tuple(path for path in open_paths if path.endswith("/") and path != "/")
+        self._open = frozenset(open_paths) - frozenset(self._below)
         self._refusals = Refusals("HTTP requests")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import orjson
 from pydantic.json_schema import models_json_schema
+from southwest.ai.agent.v1 import chat_pb2
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -35,6 +36,7 @@ def described(
 ) -> dict[str, Any]:
     """The whole description. Endpoints without an `operation` are not in it."""
     records = RecordSchemas()
+    records.of(chat_pb2.AgentListing)
     schemas = {"Problem": PROBLEM, "Event": event(records), "Session": session(records)}
     paths: dict[str, dict[str, Any]] = {}
     bodies = set()

@@ -30,9 +30,9 @@ from dispatcher.identity import caller
 from dispatcher.journal.position import ending_is_kept
 from dispatcher.limits import LiveLimits
 from dispatcher.rpc import codec
-from dispatcher.rpc.chat import ChatService, agent_offer
+from dispatcher.rpc.chat import ChatService
 from dispatcher.rpc.methods import Answered, bounded, page, unary, watched
-from dispatcher.rpc.views import session_view
+from dispatcher.rpc.views import agent_offer, session_view
 from dispatcher.settings import SettingsError
 from dispatcher.tools.runner import ToolRunner
 

@@ -6,9 +6,8 @@ from typing import Any, Final, NamedTuple
 
 import grpc
 from grpc import aio
-from southwest.ai.agent.v1 import agent_pb2, chat_pb2
+from southwest.ai.agent.v1 import chat_pb2
 
-from dispatcher.core.fleet import CommanderState
 from dispatcher.hub import Hub
 from dispatcher.identity import caller
 from dispatcher.journal.position import ending_is_kept, missing
@@ -16,6 +15,7 @@ from dispatcher.requests import Requests, WrongError
 from dispatcher.rpc import codec
 from dispatcher.rpc.feed import Feed
 from dispatcher.rpc.methods import Answered, conversed, page, unary, watched
+from dispatcher.rpc.views import agent_listings
 
 # Sessions that one Converse stream may have open.
 STREAM_SESSIONS_MAX: Final = 1_000
@@ -144,20 +144,9 @@ class ChatService:
     async def list_agents(
         self, request: chat_pb2.ListAgentsRequest, context: Any
     ) -> chat_pb2.ListAgentsResponse:
-        listings: dict[tuple[str, str], chat_pb2.AgentListing] = {}
-        for commander in self._hub.router.fleet.commanders.values():
-            for offer in commander.hello.agents:
-                listing = listings.get((offer.name, offer.version))
-                if listing is None:
-                    listing = listings[offer.name, offer.version] = chat_pb2.AgentListing(
-                        offer=agent_offer(offer)
-                    )
-                listing.commanders += 1
-                if commander.state is CommanderState.READY:
-                    listing.slots += commander.hello.slots
-                    listing.slots_free += commander.free
+        listings = agent_listings(self._hub.router.fleet.commanders.values())
         after = tuple(request.page_token.split(_KEY_SEPARATOR, 1)) if request.page_token else ()
-        keys = [key for key in sorted(listings) if key > after]
+        keys = [key for key in listings if key > after]
         views, more = page((listings[key] for key in keys), self._limits.max_message_bytes)
         last = keys[len(views) - 1] if more else ()
         return chat_pb2.ListAgentsResponse(agents=views, next_page_token=_KEY_SEPARATOR.join(last))
@@ -169,16 +158,6 @@ def too_many_viewers(hub: Hub, limits: ViewLimits, session_id: str) -> str:
     if session is None or session.viewers < limits.viewers_per_session_max:
         return ""
     return f"viewers_per_session_max is {limits.viewers_per_session_max}, and so many watch already"
-
-
-def agent_offer(offer: Any) -> agent_pb2.AgentOffer:
-    return agent_pb2.AgentOffer(
-        name=offer.name,
-        version=offer.version,
-        description=offer.description,
-        accepted_input=offer.accepted_input,
-        on_restart=codec.ON_RESTART_NUMBERS[offer.on_restart],
-    )
 
 
 class _Conversation:

@@ -1,10 +1,12 @@
-"""A session as whoever asks for its state sees it. Read from the core's state as it is."""
+"""Sessions and agents as whoever asks for them sees them. Read from the core's state as it is."""
 
 import time
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
+from dispatcher.core.fleet import Commander, CommanderState
 from dispatcher.core.session import Session
 from dispatcher.rpc import codec
 
@@ -62,3 +64,30 @@ def _shorten(question: agent_pb2.Question) -> None:
         question.text = text if len(text) <= _QUESTION_CHARS_MAX else text[:_QUESTION_CHARS_MAX] + " …"
         del question.options[:]
         question.response_schema_json = ""
+
+
+def agent_listings(commanders: Iterable[Commander]) -> dict[tuple[str, str], chat_pb2.AgentListing]:
+    """The agents that can be asked now, in the order of their names and versions."""
+    listings: dict[tuple[str, str], chat_pb2.AgentListing] = {}
+    for commander in commanders:
+        for offer in commander.hello.agents:
+            listing = listings.get((offer.name, offer.version))
+            if listing is None:
+                listing = listings[offer.name, offer.version] = chat_pb2.AgentListing(
+                    offer=agent_offer(offer)
+                )
+            listing.commanders += 1
+            if commander.state is CommanderState.READY:
+                listing.slots += commander.hello.slots
+                listing.slots_free += commander.free
+    return {key: listings[key] for key in sorted(listings)}
+
+
+def agent_offer(offer: Any) -> agent_pb2.AgentOffer:
+    return agent_pb2.AgentOffer(
+        name=offer.name,
+        version=offer.version,
+        description=offer.description,
+        accepted_input=offer.accepted_input,
+        on_restart=codec.ON_RESTART_NUMBERS[offer.on_restart],
+    )
