@@ -69,6 +69,7 @@ class Show:
         self._is_person_there = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
         self._metadata = {} if self._is_person_there else {"pace_ms": str(PACE_IN_PIPE_MS)}
         self._address = ""
+        self._url = ""
         self._metrics_url = ""
         self._acts = 0
         self._exit_code = 0
@@ -112,13 +113,16 @@ class Show:
     async def _start(self) -> None:
         self._act("Three processes start. Commanders dial the dispatcher; it never dials them.")
         drain = ("--drain-deadline-s", str(DRAIN_S))
-        addresses = ("--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0")
+        flags = ("--grpc-address", "--http-address", "--metrics-address")
+        addresses = [word for flag in flags for word in (flag, "127.0.0.1:0")]
         dispatcher = await self._processes.start(
             "dispatcher", "dispatcher", "serve", *addresses, "--tools", TOOLS, *drain, *GRACE
         )
-        ready = await dispatcher.says(r"ready at ([^\s;]+); metrics at (\S+)")
-        self._address, self._metrics_url = ready[1], ready[2]
-        self._say(f"  dispatcher  process {dispatcher.pid}, listens on {self._address}")
+        ready = await dispatcher.says(r"ready at ([^\s;]+); HTTP at ([^\s;]+); metrics at (\S+)")
+        self._address, self._url, self._metrics_url = ready[1], ready[2], ready[3]
+        self._say(
+            f"  dispatcher  process {dispatcher.pid}, listens on {self._address}; the page is at {self._url}/"
+        )
         for commander in [await self._commander(name) for name in COMMANDERS]:
             await self._linked(commander)
 
@@ -252,8 +256,10 @@ class Show:
             )
         else:
             self._act(f"How to go on by hand, each in a terminal of its own, in {Path.cwd()}:")
-            self._say(f"  {dispatcher} serve --tools {TOOLS}")
+            self._say(f"  {dispatcher} serve --tools {TOOLS} --http-address 127.0.0.1:8080")
             self._say(f"  {commander} run demo")
+        page = self._url if self._keep else "http://127.0.0.1:8080"
+        self._say(f"  a browser at {page}/ asks agents, watches, answers, steers and stops")
         self._say(f'  {dispatcher} chat "What do the texts say about credit?"{at}')
         self._say(f'  {dispatcher} chat "Count to 1000"{at}')
         self._say(f"  {dispatcher} stop --all --reason enough{at}")

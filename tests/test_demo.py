@@ -15,6 +15,7 @@ import pytest
 from asynchronous import asynchronous, eventually, soon
 from console_server import Terminal, environment
 from dispatcher_process import ROOT
+from web_viewer import browsing
 
 # The demo waits no longer for anything in it.
 PATIENCE_S = 60.0
@@ -141,8 +142,11 @@ async def test_in_a_pipe_it_shows_everything_by_itself() -> None:
 async def test_what_it_keeps_is_there_to_be_used_until_it_is_interrupted() -> None:
     async with demo("--keep") as shown:
         await shown.prints("The processes stay until you press Ctrl-C.")
-        address = re.findall(r"listens on (\S+)", shown.out)[0]
+        address = re.findall(r"listens on ([^\s;]+)", shown.out)[0]
         await shown.prints(f"dispatcher commanders --dispatcher {address}\n")
+        url = re.findall(r"page is at (http://\S+)/", shown.out)[0]
+        async with browsing(url) as client:
+            assert "<html" in (await client.get("/")).text
         (line,) = (each for each in shown.out.splitlines() if "dispatcher commanders" in each)
         listing = await asyncio.create_subprocess_shell(
             line, stdout=asyncio.subprocess.PIPE, env={**environment(), "PATH": os.defpath}, cwd=ROOT
