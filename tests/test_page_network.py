@@ -183,6 +183,13 @@ def test_a_session_that_a_restart_has_forgotten_is_said_to_be_gone(
     with running_dispatcher("--http-address", address):
         told = scene.page.get_by_role("status").filter(has_text="no longer keeps this session")
         expect(told).to_be_visible()
+        # It is not asked for again and again: the list of sessions is, and only that.
+        asked: list[str] = []
+        scene.page.on("request", lambda request: asked.append(request.url))
+        for _ in range(2):
+            with scene.page.expect_response(re.compile(r"/v1/sessions\?")):
+                pass
+        assert not [url for url in asked if url.partition("?")[0].endswith("/events")]
         # What was seen stays to be read.
         expect(prose(scene.page)).to_have_text("Half")
         expect(scene.page.get_by_role("button", name="Stop")).to_be_hidden()

@@ -131,11 +131,8 @@ export class Watch {
     const record = JSON.parse(data);
     if (id) this.#cursor = id;
     this.#failures = 0;
-    if (event === "gap") {
-      // What follows comes from the first event that is to be had; with nothing there, nothing follows.
-      this.#cursor = "";
-      if (record.fields.available_from.endsWith(":0")) this.#isOver = true;
-    }
+    // What follows comes from the first event that is to be had.
+    if (event === "gap") this.#cursor = "";
     if (event === "goaway") this.#backMs = record.fields.retry_after_ms;
     if (event === "ended") this.#isOver = true;
     this.#told(event, record);
