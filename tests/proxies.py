@@ -47,7 +47,6 @@ http {
 class Proxy(NamedTuple):
     """Where it is reached: by HTTP, and by gRPC as HOST:PORT."""
 
-    kind: str
     url: str
     grpc: str
 
@@ -64,7 +63,7 @@ def running_proxy(
     """`changes`: what is to stand instead of what stands in the file of `deploy/`."""
     folder = Path(tempfile.mkdtemp(dir=folder, prefix=kind))
     with socket.create_server(("127.0.0.1", 0)) as http, socket.create_server(("127.0.0.1", 0)) as grpc:
-        proxy = Proxy(kind, f"http://{_name(http)}", _name(grpc))
+        proxy = Proxy(f"http://{_name(http)}", _name(grpc))
         listening = _nginx(folder, http, grpc) if kind == "nginx" else _haproxy(http, grpc)
         behind = {
             "127.0.0.1:8080": dispatcher.url.removeprefix("http://"),
