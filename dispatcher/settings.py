@@ -525,7 +525,9 @@ class Settings(BaseModel):
     user_requests_per_minute_max: int = setting(
         HTTP, 1200, "Requests that such a user makes in a minute.", 1, 10_000_000
     )
-    http_poll_s_max: float = setting(HTTP, 60.0, "The longest that a poll may wait.", 0, 3600)
+    http_poll_s_max: float = setting(
+        HTTP, 45.0, "The longest that a poll may wait; proxies often cut at 50 to 60 s.", 0, 3600
+    )
 
     tools: Tools = setting(TOOLS, [], "A tool, or a list of them, to offer to agents.", shape="MODULE:OBJECT")
     tool_timeout_s: float = limit(TOOLS, 30.0, "A call's time, unless its tool says otherwise.", 0.05, 86_400)

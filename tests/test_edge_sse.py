@@ -275,7 +275,7 @@ async def test_one_that_lags_is_told_each_step_and_gets_all_content(tmp_path: Pa
     agent = unique("agent")
     flags = (
         "--http-address", "127.0.0.1:0", "--viewer-coalesce-after-s", "0.05", "--viewer-thin-after-s", "0.2",
-        "--viewer-write-s", "1",
+        "--viewer-write-s", "1", "--content-chars-max", "1000000000", "--thought-chars-max", "1000000000",
     )  # fmt: skip
     with running_dispatcher(*flags) as dispatcher:
         async with linked(dispatcher.address, agent) as link:

@@ -298,7 +298,11 @@ async def test_a_dispatcher_that_goes_says_so(tmp_path: Any) -> None:
 @asynchronous
 async def test_one_that_takes_nothing_is_closed_as_slow() -> None:
     agent = unique("agent")
-    flags = ("--http-address", "127.0.0.1:0", "--viewer-write-s", "0.5", "--viewer-heartbeat-s", "30")
+    flags = (
+        "--http-address", "127.0.0.1:0", "--viewer-write-s", "0.5", "--viewer-heartbeat-s", "30",
+        # However quick the machine is, the viewer is slow before the session has said too much.
+        "--content-chars-max", "1000000000",
+    )  # fmt: skip
     with running_dispatcher(*flags) as dispatcher:
         async with (
             linked(dispatcher.address, agent) as link,

@@ -189,7 +189,8 @@ def test_a_session_that_a_restart_has_forgotten_is_said_to_be_gone(
         for _ in range(2):
             with scene.page.expect_response(re.compile(r"/v1/sessions\?")):
                 pass
-        assert not [url for url in asked if url.partition("?")[0].endswith("/events")]
+        # Once more it may be: for what there is behind the gap.
+        assert len([url for url in asked if url.partition("?")[0].endswith("/events")]) <= 1
         # What was seen stays to be read.
         expect(prose(scene.page)).to_have_text("Half")
         expect(scene.page.get_by_role("button", name="Stop")).to_be_hidden()
