@@ -12,7 +12,7 @@ INTEROP_READY := $(VENV)/.interop-ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PROTOS := $(wildcard proto/southwest/ai/agent/v1/*.proto)
 # Tests wait more than they compute: some more processes than most machines have cores.
-TEST_WORKERS ?= 5
+TEST_WORKERS ?= 4
 # Some campaigns wait, some compute.
 SLOW_WORKERS ?= $(shell expr 2 + $$(getconf _NPROCESSORS_ONLN))
 # What takes longest begins first, and what is in small parts comes last: so no process is left alone with much.

@@ -73,6 +73,9 @@ async def _to_viewer(pair: Pair, sessions: int, seconds: float) -> float:
     await watched.over()
     content = [(when, event.content.text) for when, event in watched.events if event.HasField("content")]
     chars = sum(len(text) for _, text in content)
+    if not content:
+        # On a machine that is busy with other things the load may be over before anything came of it.
+        return 0.0
     return chars / len(PLAIN) / ((content[-1][0] - window.start_ns) / NS)
 
 

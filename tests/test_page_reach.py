@@ -238,10 +238,10 @@ def test_the_latest_stays_in_sight_until_people_scroll_away(
     page = scene.page
     turn = scene.ask()
     latest = page.get_by_role("button", name="Latest")
-    the_end = page.get_by_text("The very end.", exact=True)
+    the_end = conversation(page).get_by_text("The very end.", exact=True)
     scene.say(turn, "Line\n\n" * 60)
     scene.say(turn, "The end of it.\n\n")
-    expect(page.get_by_text("The end of it.", exact=True)).to_be_in_viewport()
+    expect(conversation(page).get_by_text("The end of it.", exact=True)).to_be_in_viewport()
     expect(latest).to_be_hidden()
     page.mouse.move(700, 300)
     page.mouse.wheel(0, -600)
