@@ -33,12 +33,12 @@ from dispatcher.core import events
 from dispatcher.core.events import DrainRequested, JournalChanged, LimitsChanged, ShutdownRequested
 from dispatcher.core.router import Router
 from dispatcher.edge.agents import Agents
-from dispatcher.edge.agui import AguiLimits, AguiRuns
+from dispatcher.edge.agui import AguiRuns
 from dispatcher.edge.app import application
 from dispatcher.edge.door import Doors
 from dispatcher.edge.flusher import Flusher
 from dispatcher.edge.foreign import Foreign, ForeignLimits
-from dispatcher.edge.guard import UserLimits, Users
+from dispatcher.edge.guard import Callers, UserLimits, Users
 from dispatcher.edge.health import Health
 from dispatcher.edge.openai import OpenAi
 from dispatcher.edge.openapi import Description
@@ -49,7 +49,7 @@ from dispatcher.edge.responses import Responses
 from dispatcher.edge.server import EdgeServer
 from dispatcher.edge.sessions import Sessions, SessionsLimits
 from dispatcher.edge.showing import ShowLimits
-from dispatcher.edge.vercel import VercelChats, VercelLimits
+from dispatcher.edge.vercel import VercelChats
 from dispatcher.edge.viewers import Viewers
 from dispatcher.edge.websocket import SocketLimits, Sockets
 from dispatcher.hub import Hub
@@ -483,13 +483,15 @@ async def _http_server(
     # Base64 and escapes take more room than what they stand for.
     body = BodyLimits(settings.request_bytes_max * 2, settings.http_body_s)
     sessions = Sessions(hub, requests, viewers, SessionsLimits(body, settings.http_poll_s_max))
+    callers = Callers(access)
     users = Users(UserLimits(settings.user_connections_max, settings.user_requests_per_minute_max))
     sockets = Sockets(
-        hub, requests, viewers, access, users, SocketLimits(settings.viewer_write_s, settings.http_header_s)
+        hub, requests, viewers, callers, users, SocketLimits(settings.viewer_write_s, settings.http_header_s)
     )
-    foreign = Foreign(hub, requests, viewers, ForeignLimits(body, settings.http_left_stop_s))
-    chats = VercelChats(hub, requests, viewers, VercelLimits(body, settings.http_left_stop_s))
-    runs = AguiRuns(hub, requests, viewers, AguiLimits(body, settings.http_left_stop_s))
+    foreign_limits = ForeignLimits(body, settings.http_left_stop_s)
+    foreign = Foreign(hub, requests, viewers, foreign_limits)
+    chats = VercelChats(hub, requests, viewers, foreign_limits)
+    runs = AguiRuns(hub, requests, viewers, foreign_limits)
     health, description = Health(), Description(software_version())
     routes: list[Route | WebSocketRoute] = [
         *health.routes(),
@@ -505,7 +507,7 @@ async def _http_server(
     ]
     open_paths = ("/healthz", "/readyz", "/openapi.json", "/", "/page/")
     description.tell(routes, open_paths)
-    app = application(routes, _doors(settings), metrics, access, users, open_paths)
+    app = application(routes, _doors(settings), metrics, callers, users, open_paths)
     limits = ConnectionLimits(
         settings.http_connections_max,
         settings.http_header_bytes_max,

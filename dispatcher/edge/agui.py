@@ -8,7 +8,7 @@ for that.
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from southwest.ai.agent.v1 import chat_pb2
 from starlette.requests import Request
@@ -24,9 +24,10 @@ from dispatcher.edge.agui_bodies import (
 )
 from dispatcher.edge.agui_stream import RunStream
 from dispatcher.edge.bodies import AnswerBody, parsed
+from dispatcher.edge.foreign import ForeignLimits
 from dispatcher.edge.kept import kept
 from dispatcher.edge.problems import ProblemError
-from dispatcher.edge.reading import BodyLimits, json_body
+from dispatcher.edge.reading import json_body
 from dispatcher.edge.viewers import ShowResponse, Viewers
 from dispatcher.hub import Hub
 from dispatcher.identity import caller
@@ -39,13 +40,6 @@ UNTIL: Final = frozenset({"ended", "question"})
 HANDOVER_S: Final = 5.0
 # Why an answer is not taken that was given before: the run goes on and shows what became of the question.
 _ANSWERED: Final = frozenset({"no_such_question", "session_ended"})
-
-
-class AguiLimits(NamedTuple):
-    """`left_stop_s`: what nobody has watched for so long is stopped."""
-
-    body: BodyLimits
-    left_stop_s: float
 
 
 class Waiting:
@@ -81,7 +75,7 @@ class Waiting:
 class AguiRuns:
     """The endpoints under /ag-ui."""
 
-    def __init__(self, hub: Hub, requests: Requests, viewers: Viewers, limits: AguiLimits) -> None:
+    def __init__(self, hub: Hub, requests: Requests, viewers: Viewers, limits: ForeignLimits) -> None:
         self._hub = hub
         self._requests = requests
         self._viewers = viewers

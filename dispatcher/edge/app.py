@@ -13,10 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dispatcher.auth import Access
 from dispatcher.core.events import Count
 from dispatcher.edge.door import Door, Doors
-from dispatcher.edge.guard import Guard, Users
+from dispatcher.edge.guard import Callers, Guard, Users
 from dispatcher.edge.openai_errors import TheirForm
 from dispatcher.edge.problems import ProblemError
 from dispatcher.metrics import Metrics
@@ -34,7 +33,7 @@ def application(
     routes: Sequence[Route | WebSocketRoute],
     doors: Doors,
     metrics: Metrics,
-    access: Access,
+    callers: Callers,
     users: Users,
     open_paths: Collection[str],
 ) -> Starlette:
@@ -55,7 +54,7 @@ def application(
             max_age=600,
         )
         middleware.insert(0, cors)
-    middleware.append(Middleware(Guard, access=access, users=users, open_paths=open_paths))
+    middleware.append(Middleware(Guard, callers=callers, users=users, open_paths=open_paths))
     return Starlette(
         routes=routes,
         middleware=middleware,

@@ -31,7 +31,7 @@ _PAGE_EVENTS: Final = 256
 
 
 class ForeignLimits(NamedTuple):
-    """`left_stop_s`: how long a session goes on whose client has left."""
+    """`left_stop_s`: what nobody has watched for so long is stopped; a page that is loaded anew comes back in time."""
 
     body: BodyLimits
     left_stop_s: float
@@ -143,6 +143,7 @@ class Foreign:
         finally:
             self._waiting.discard(news)
             left.cancel()
+            await asyncio.wait([left])
         return False
 
     @contextlib.contextmanager

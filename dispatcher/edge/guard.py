@@ -83,34 +83,16 @@ def bearer_of(headers: Headers) -> str:
     return told[len(_BEARER) :].strip() if told.lower().startswith(_BEARER) else ""
 
 
-class Guard:
-    """Around all that is not for everybody. `open_paths` are; what ends in a slash stands for all below it, but for `/`
-    itself."""
+class Callers:
+    """Who calls, by the token that they bear, wherever they say it."""
 
-    def __init__(self, app: ASGIApp, access: Access, users: Users, open_paths: Collection[str]) -> None:
-        self._app = app
+    def __init__(self, access: Access) -> None:
         self._access = access
-        self._users = users
-        self._below = tuple(path for path in open_paths if path.endswith("/") and path != "/")
-        self._open = frozenset(open_paths) - frozenset(self._below)
         self._refusals = Refusals("HTTP requests")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or not self._access.required or self._is_open(scope):
-            await self._app(scope, receive, send)
-            return
-        bearer = bearer_of(Headers(scope=scope))
-        if scope["type"] == "websocket" and not bearer:
-            # It is nobody's until it says more.
-            await self._app(scope, receive, send)
-            return
-        try:
-            identity = await self.identify(bearer)
-            caller.set(identity)
-            with self._users.admitted(identity):
-                await self._app(scope, receive, send)
-        except ProblemError as problem:
-            await problem.response()(scope, receive, send)
+    @property
+    def required(self) -> bool:
+        return self._access.required
 
     async def identify(self, bearer: str) -> Identity:
         """Raises ProblemError for nobody, and for those who have no business here."""
@@ -126,6 +108,35 @@ class Guard:
             told = f"the token {identity.name!r} has role {identity.role}; this needs application or admin"
             raise ProblemError("permission_denied", told)
         return identity
+
+
+class Guard:
+    """Around all that is not for everybody. `open_paths` are; what ends in a slash stands for all below it, but for `/`
+    itself."""
+
+    def __init__(self, app: ASGIApp, callers: Callers, users: Users, open_paths: Collection[str]) -> None:
+        self._app = app
+        self._callers = callers
+        self._users = users
+        self._below = tuple(path for path in open_paths if path.endswith("/") and path != "/")
+        self._open = frozenset(open_paths) - frozenset(self._below)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or not self._callers.required or self._is_open(scope):
+            await self._app(scope, receive, send)
+            return
+        bearer = bearer_of(Headers(scope=scope))
+        if scope["type"] == "websocket" and not bearer:
+            # It is nobody's until it says more.
+            await self._app(scope, receive, send)
+            return
+        try:
+            identity = await self._callers.identify(bearer)
+            caller.set(identity)
+            with self._users.admitted(identity):
+                await self._app(scope, receive, send)
+        except ProblemError as problem:
+            await problem.response()(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
         path: str = scope["path"]

@@ -21,7 +21,6 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "unknown_session": (404, "There is no such session"),
     "no_such_question": (404, "There is no such question"),
     "method_not_allowed": (405, "This path has other methods"),
-    "not_acceptable": (406, "The answer has another form"),
     "request_timeout": (408, "The request did not arrive in time"),
     "session_ended": (409, "The session has ended"),
     "conflict": (409, "It is done already, and otherwise"),

@@ -6,7 +6,7 @@ stopped. So a chat is found again by any dispatcher that knows its sessions, and
 
 import asyncio
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
 from southwest.ai.agent.v1 import chat_pb2
 from starlette.requests import Request
@@ -15,9 +15,10 @@ from starlette.routing import Route
 
 from dispatcher.core.session import Session
 from dispatcher.edge.bodies import parsed
+from dispatcher.edge.foreign import ForeignLimits
 from dispatcher.edge.kept import kept
 from dispatcher.edge.problems import ProblemError
-from dispatcher.edge.reading import BodyLimits, flag, json_body
+from dispatcher.edge.reading import flag, json_body
 from dispatcher.edge.sessions import answered
 from dispatcher.edge.vercel_bodies import ChatBody, StopChatBody
 from dispatcher.edge.vercel_stream import HEADERS, MessageStream
@@ -34,17 +35,10 @@ THOUGHTS_LABEL: Final = "vercel_thoughts"
 SEARCHED_MAX: Final = 20_000
 
 
-class VercelLimits(NamedTuple):
-    """`left_stop_s`: what nobody has watched for so long is stopped; a page that is loaded anew comes back in time."""
-
-    body: BodyLimits
-    left_stop_s: float
-
-
 class VercelChats:
     """The endpoints under /api/chat."""
 
-    def __init__(self, hub: Hub, requests: Requests, viewers: Viewers, limits: VercelLimits) -> None:
+    def __init__(self, hub: Hub, requests: Requests, viewers: Viewers, limits: ForeignLimits) -> None:
         self._hub = hub
         self._requests = requests
         self._viewers = viewers

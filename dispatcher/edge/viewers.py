@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -33,12 +33,11 @@ STREAM_HEADERS: Final = {
 }
 
 
-class Cursor:
+class Cursor(NamedTuple):
     """Where a viewer has been: `epoch:offset`."""
 
-    def __init__(self, epoch: str, offset: int) -> None:
-        self.epoch = epoch
-        self.offset = offset
+    epoch: str
+    offset: int
 
     def __str__(self) -> str:
         return f"{self.epoch}:{self.offset}"

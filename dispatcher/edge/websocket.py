@@ -22,9 +22,8 @@ from southwest.ai.agent.v1 import chat_pb2
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dispatcher.auth import Access
 from dispatcher.edge.bodies import AddMessageBody, AnswerBody, AskBody, Body, StopBody, problem_of
-from dispatcher.edge.guard import Users
+from dispatcher.edge.guard import Callers, Users
 from dispatcher.edge.kept import kept
 from dispatcher.edge.native import EventForm, notice_json
 from dispatcher.edge.outlet import OUTLET
@@ -33,7 +32,7 @@ from dispatcher.edge.rendering import Notice
 from dispatcher.edge.sockets import SocketOutlet
 from dispatcher.edge.viewers import Viewers, parse_cursor
 from dispatcher.hub import Hub
-from dispatcher.identity import NOBODY, Identity, caller
+from dispatcher.identity import NOBODY, caller
 from dispatcher.journal import Entry
 from dispatcher.requests import Requests, WrongError
 
@@ -151,14 +150,14 @@ class Sockets:
         hub: Hub,
         requests: Requests,
         viewers: Viewers,
-        access: Access,
+        callers: Callers,
         users: Users,
         limits: SocketLimits,
     ) -> None:
         self._hub = hub
         self._requests = requests
         self._viewers = viewers
-        self._access = access
+        self._callers = callers
         self._users = users
         self._limits = limits
         self._open: set[_Socket] = set()
@@ -178,7 +177,7 @@ class Sockets:
         try:
             if caller.get() is NOBODY:
                 async with asyncio.timeout(self._limits.first_s):
-                    identity = await self._known(await socket.first_token())
+                    identity = await self._callers.identify(await socket.first_token())
                 caller.set(identity)
                 with self._users.admitted(identity):
                     await socket.converse()
@@ -194,15 +193,6 @@ class Sockets:
         finally:
             self._open.discard(socket)
             socket.leave()
-
-    async def _known(self, token: str) -> Identity:
-        """Raises ProblemError."""
-        identity = await self._access.identify(token)
-        if identity is None:
-            raise ProblemError("unauthenticated", "the token is not known")
-        if identity.role == "commander":
-            raise ProblemError("permission_denied", "the token's role is commander")
-        return identity
 
 
 class _Socket:
