@@ -275,7 +275,7 @@ async def test_one_that_lags_is_told_each_step_and_gets_all_content(tmp_path: Pa
     agent = unique("agent")
     flags = (
         "--http-address", "127.0.0.1:0", "--viewer-coalesce-after-s", "0.05", "--viewer-thin-after-s", "0.2",
-        "--viewer-write-s", "1", "--content-chars-max", "1000000000", "--thought-chars-max", "1000000000",
+        "--viewer-write-s", "3", "--content-chars-max", "1000000000", "--thought-chars-max", "1000000000",
     )  # fmt: skip
     with running_dispatcher(*flags) as dispatcher:
         async with linked(dispatcher.address, agent) as link:
@@ -283,14 +283,14 @@ async def test_one_that_lags_is_told_each_step_and_gets_all_content(tmp_path: Pa
             turn = await link.started()
 
             data = b""
-            while not any("closed a slow viewer" in line for line in dispatcher.log):
-                await turn.think("Counting", f"{turn.sequence} " * 200)
-                await turn.say(f"{turn.sequence} " * 100)
-                if turn.sequence % 32 == 0:
-                    await turn.acknowledged(turn.sequence - 16)
-                    # It takes some, and never enough, until it takes nothing any more.
-                    if b"thinned" not in data:
-                        data += await soon(reader.read(4_000))
+            # It takes some, and always less than half of what is said to it, so that its lag grows until it is told.
+            while b"thinned" not in data:
+                await _bulk(turn)
+                data += await soon(reader.readexactly(16_000))
+            # And from here on nothing.
+            await _bulk(turn)
+            await _bulk(turn)
+            await asyncio.to_thread(dispatcher.wait_for_log, "closed a slow viewer")
             data += await soon(reader.read(-1))
             await turn.finish()
             writer.close()
@@ -310,6 +310,14 @@ async def test_one_that_lags_is_told_each_step_and_gets_all_content(tmp_path: Pa
     for stage in {"coalesced", "thinned"} & set(lags):
         assert metrics[f'dispatcher_viewers_degraded_total{{stage="{stage}"}}'] == lags.count(stage)
     assert metrics['dispatcher_viewers_degraded_total{stage="slow"}'] == 1
+
+
+async def _bulk(turn: Turn) -> None:
+    """Far more text than a viewer's buffers take: 260 kB, half of it thoughts."""
+    for _ in range(32):
+        await turn.think("Counting", f"{turn.sequence:05} " * 680)
+        await turn.say(f"{turn.sequence:05} " * 680)
+    await turn.acknowledged(turn.sequence)
 
 
 async def _unread(url: str, agent: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
