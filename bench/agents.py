@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from bench.model import spoken
 from bench.tokens import PLAIN, call_times, due_times, finish_ns, p50_p99, stamped, until
 from bench.vector import numbers
 from commander import Output, Turn, agent
@@ -69,6 +70,13 @@ async def wait(turn: Turn) -> AsyncIterator[str | Output]:
         await asyncio.Event().wait()
     finally:
         _ended_ns[turn.session_id] = time.monotonic_ns()
+
+
+@agent("model")
+async def model(turn: Turn) -> AsyncIterator[str]:
+    """What a model says, whose address is the question."""
+    async for token in spoken(turn.text):
+        yield token
 
 
 @agent("stubborn")

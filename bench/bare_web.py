@@ -3,6 +3,7 @@
 
     /alone/{agent}     the agent runs in this very process, and its tokens go straight to the viewer
     /pushed            frames that are made already, as fast as the viewer takes them
+    /model             the same, of a model elsewhere
     /relayed/{session} what a worker sends for the session over /worker, a WebSocket with a JSON message for each token
 """
 
@@ -23,6 +24,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from bench.model import spoken
 from bench.orders import memory_bytes, obey
 from bench.tokens import PLAIN, flood, paced, until
 
@@ -52,6 +54,16 @@ async def _tokens(request: Request) -> AsyncIterator[bytes]:
 
 async def alone(request: Request) -> StreamingResponse:
     return StreamingResponse(_tokens(request), media_type="text/event-stream", headers=_HEADERS)
+
+
+async def _spoken(request: Request) -> AsyncIterator[bytes]:
+    async for token in spoken(request.query_params["model"]):
+        yield frame(token)
+    yield ENDED
+
+
+async def model(request: Request) -> StreamingResponse:
+    return StreamingResponse(_spoken(request), media_type="text/event-stream", headers=_HEADERS)
 
 
 async def _frames(request: Request) -> AsyncIterator[bytes]:
@@ -108,6 +120,7 @@ async def serve() -> None:
     app = Starlette(
         routes=[
             Route("/alone/{agent}", alone),
+            Route("/model", model),
             Route("/pushed", pushed),
             Route("/relayed/{session}", relay.relayed),
             WebSocketRoute("/worker", relay.worker),

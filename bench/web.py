@@ -6,6 +6,7 @@ token. Processes of its own.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ import httpx
 
 from bench.child import Child
 from bench.load import COOL_S, LEFT_OUT, WARM_S, Window, ask
+from bench.model import Model, serving
 from bench.paced import PER_SECOND
 from bench.plan import Plan
 from bench.rows import Goal, Row, row
 from bench.scene import Pair, Scene, dispatcher, more_workers
 from bench.tell import Tell
-from bench.tokens import NS, Latencies, p50_p99
+from bench.tokens import NS, PLAIN, Latencies, p50_p99
 
 _ADDRESS: Final = r"ready at ([\d.:]+\d)"
 # All viewers are there before the load begins: so long for each, in seconds.
@@ -38,7 +40,7 @@ _LATE, _CROWD_LATE = Goal("at most", 1), Goal("at most", 60, of="value")
 
 @dataclass
 class Web:
-    """The pair with its edge, the bare one with a worker, and viewers of either."""
+    """The pair with its edge, the bare one, each with one worker, and viewers of either."""
 
     pair: Pair
     bare: Child
@@ -48,11 +50,16 @@ class Web:
 
 
 @asynccontextmanager
-async def started(workers: int) -> AsyncIterator[Web]:
+async def started() -> AsyncIterator[Web]:
     async with AsyncExitStack() as stack:
-        flags = ("--journal-keep-s=2", "--http-address=127.0.0.1:0", "--viewer-heartbeat-s=60")
+        flags = (
+            "--journal-keep-s=2",
+            "--http-address=127.0.0.1:0",
+            "--viewer-heartbeat-s=60",
+            "--http-left-stop-s=0",
+        )
         pair = await stack.enter_async_context(dispatcher(*flags))
-        await stack.enter_async_context(more_workers(pair, workers))
+        await stack.enter_async_context(more_workers(pair, 1))
         bare = Child("bench.bare_web")
         stack.push_async_callback(bare.end)
         address = await bare.says(_ADDRESS)
@@ -66,15 +73,19 @@ async def started(workers: int) -> AsyncIterator[Web]:
 
 
 async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:  # noqa: ARG001 - it has its own
-    async with started(plan.crowd_processes) as web:
+    async with started() as fresh:
+        # Memory that was used once is seldom given back.
+        memory = await _memory(fresh, plan, tell)
+    async with started() as web:
         return [
             *await _flooded(web, plan, tell),
             *await _watched_by_many(web, plan, tell),
             *await _paced(web, plan, tell),
-            *await _crowd(web, plan, tell),
             *await _one_for_all(web, plan, tell),
             *await _stops(web, plan, tell),
-            *await _memory(web, plan, tell),
+            *await _left(web, plan, tell),
+            *memory,
+            *await _crowd(web, plan, tell),
         ]
 
 
@@ -223,10 +234,11 @@ async def _paced(web: Web, plan: Plan, tell: Tell) -> list[Row]:
 async def _crowd(web: Web, plan: Plan, tell: Tell) -> list[Row]:
     sessions = plan.crowd_sessions
     found: list[Latencies] = []
-    for number in range(plan.web_rounds):
-        tell(f"{sessions} sessions, a viewer each, round {number + 1} of {plan.web_rounds}")
-        window = await _on_pair(web, "pace", sessions, plan.crowd_s, per_second=PER_SECOND)
-        found.append(await _latencies(web, window))
+    async with more_workers(web.pair, plan.crowd_processes - 1):
+        for number in range(plan.web_rounds):
+            tell(f"{sessions} sessions, a viewer each, round {number + 1} of {plan.web_rounds}")
+            window = await _on_pair(web, "pace", sessions, plan.crowd_s, per_second=PER_SECOND)
+            found.append(await _latencies(web, window))
     due = sessions * PER_SECOND * plan.crowd_s
     who = f"{sessions:,} × {PER_SECOND:g} tokens/s, a viewer each"
     return [
@@ -298,6 +310,51 @@ async def _stopped(web: Web, stops: int) -> list[int]:
     ended = await web.browser.told("endings")
     await web.browser.told("leave")
     return [ended[f"{number}"] - began_ns for number, began_ns in enumerate(began)]
+
+
+async def _left(web: Web, plan: Plan, tell: Tell) -> list[Row]:
+    """A client of OpenAI's form closes its stream in the middle of an answer: when does the model hear of it."""
+    ours: list[tuple[float, float]] = []
+    alone: list[tuple[float, float]] = []
+    async with serving() as model:
+        body = json.dumps(
+            {"model": "model", "messages": [{"role": "user", "content": model.address}], "stream": True}
+        )
+        asked = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n\r\n{body}"
+        )
+        bare = f"GET /model?model={model.address} HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        for number in range(plan.web_rounds):
+            tell(f"clients that leave, round {number + 1} of {plan.web_rounds}")
+            for found, address, request in ((ours, web.pair.web, asked), (alone, web.bare_address, bare)):
+                waits = [await _left_ns(model, address, request) for _ in range(plan.web_stops)]
+                p50, p99 = p50_p99(waits)
+                found.append((p50 / 1e6, p99 / 1e6))
+    note = "without the grace that is otherwise theirs; bare: (a)"
+    return [
+        row(
+            f"an OpenAI client's close to the close of the model's connection, {name}",
+            "ms",
+            [each[index] for each in ours],
+            [each[index] for each in alone],
+            note=note,
+        )
+        for index, name in enumerate(("p50", "p99"))
+    ]
+
+
+async def _left_ns(model: Model, address: str, request: str) -> int:
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(request.encode())
+        async with asyncio.timeout(_DRAIN_S):
+            await reader.readuntil(PLAIN.encode())
+        closed_ns = int(asyncio.get_running_loop().time() * NS)
+    finally:
+        writer.close()
+    return await model.left(_DRAIN_S) - closed_ns
 
 
 async def _memory(web: Web, plan: Plan, tell: Tell) -> list[Row]:

@@ -324,6 +324,13 @@ class Settings(BaseModel):
     max_message_bytes: int = setting(
         SIZES, 1_048_576, "The largest gRPC message, either way.", 65_536, 67_108_864
     )
+    stream_ahead_bytes: int = setting(
+        SIZES,
+        16_384,
+        "A stream may be ahead of its reader by so much. More for far commanders; when all is busy, more only waits.",
+        4_096,
+        16_777_216,
+    )
     streams_per_connection: int = setting(
         SIZES, 250, "Calls at once. Measured: up to 1000, rapid resets hurt nobody else.", 1, 1000
     )
