@@ -432,6 +432,7 @@ async def _grpc_server(
         settings.request_bytes_max,
         settings.max_message_bytes,
         settings.viewer_write_s,
+        settings.viewer_heartbeat_s,
         settings.viewers_per_session_max,
     )
     chat_service = chat.ChatService(hub, requests, view_limits)

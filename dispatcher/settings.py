@@ -490,7 +490,7 @@ class Settings(BaseModel):
         VIEWERS, 30.0, "A viewer that takes nothing for so long is closed.", 0.1, 3600
     )
     viewer_heartbeat_s: float = setting(
-        VIEWERS, 15.0, "Over HTTP no viewer hears nothing for longer; proxies often cut at 30 s.", 0.05, 3600
+        VIEWERS, 15.0, "No viewer hears nothing for longer; proxies often cut at 30 s.", 0.05, 3600
     )
     viewer_coalesce_after_s: float = setting(
         VIEWERS, 0.5, "One over HTTP that lags for so long gets neighbouring text in one piece.", 0.01, 3600

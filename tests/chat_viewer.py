@@ -82,10 +82,15 @@ class Viewer:
     def __init__(self, call: Any) -> None:
         self.call = call
         self.messages = 0
+        self.heartbeats: asyncio.Queue[None] = asyncio.Queue()
         self.receipts: asyncio.Queue[chat_pb2.Receipt] = asyncio.Queue()
         self.goaways: list[chat_pb2.GoAway] = []
         self.sessions: defaultdict[str, Seen] = defaultdict(Seen)
         self._reader = asyncio.ensure_future(self._read())
+
+    async def heartbeat(self) -> None:
+        """Until the next message with nothing in it."""
+        await soon(self.heartbeats.get())
 
     async def status(self) -> Status:
         """How the stream ended; waits for it."""
@@ -102,6 +107,8 @@ class Viewer:
                 if isinstance(message, bytes):
                     message = chat_pb2.SessionEvents.FromString(message)
                 self.messages += 1
+                if message == chat_pb2.SessionEvents():
+                    self.heartbeats.put_nowait(None)
                 for receipt in message.receipts:
                     self.receipts.put_nowait(receipt)
                 self.goaways.extend(message.goaways)

@@ -369,29 +369,52 @@ async def silent(turn):
 
 
 @asynchronous
-async def test_a_commanders_heartbeats_keep_its_link_and_a_silent_viewer_comes_back(
+async def test_heartbeats_keep_a_commanders_link_and_a_silent_viewers_stream(
     kind: str, tmp_path: Path
 ) -> None:
-    """Behind a proxy that has no patience with gRPC either: Chat has no heartbeats, so its viewers need that."""
-    impatient = {**_impatient(kind), " 1h": f" {_PATIENT}"}
+    """Behind a proxy that has no patience with gRPC either."""
     (tmp_path / "silent_agents.py").write_text(AGENTS)
     flags = (*_BEATING, "--heartbeat-interval-s", "0.2", "--heartbeats-missed", "20")
-    with _behind(kind, tmp_path, flags, impatient) as (dispatcher, proxy):
+    with _behind(kind, tmp_path, flags, _impatient(kind)) as (dispatcher, proxy):
         told = ("silent_agents", "--dispatcher", proxy.grpc, "--heartbeats-missed", "20")
         with running_commander(tmp_path, *told) as commander:
             await asyncio.to_thread(commander.wait_for, "linked to")
-            async with conversing(proxy.grpc) as cut:
-                seen = await cut.ask("silent")
-                await seen.until("content")
-                assert (await cut.status()).code is not grpc.StatusCode.OK
-            last = seen.events[-1]
-            request = chat_pb2.SubscribeRequest(session_id=last.session_id, cursor=last.cursor)
-            async with (
-                chatting(dispatcher.address) as chat,
-                viewing(chat.Subscribe(request), last.session_id) as (_, rest),
-                browsing(dispatcher.url) as client,
-            ):
-                await client.post(f"/v1/sessions/{last.session_id}/messages", json={"text": "go on"})
-                assert (await rest.ended()).name == "completed"
-                assert seen.text + rest.text == "42"
+            async with browsing(dispatcher.url) as client, chatting(proxy.grpc) as chat:
+                session_id = await opened(client, "silent")
+                request = chat_pb2.SubscribeRequest(session_id=session_id)
+                async with viewing(chat.Subscribe(request), session_id) as (viewer, seen):
+                    await seen.until("content")
+                    for _ in range(_BEATS):
+                        await viewer.heartbeat()
+                    await client.post(f"/v1/sessions/{session_id}/messages", json={"text": "go on"})
+                    assert (await seen.ended()).name == "completed"
+                    assert seen.text == "42"
             assert not [line for line in commander.lines if "lost link" in line]
+
+
+@asynchronous
+async def test_a_client_that_says_nothing_is_cut_by_an_impatient_proxy_and_comes_back(
+    kind: str, tmp_path: Path
+) -> None:
+    """Its own silence is what the long times of the files are for."""
+    impatient = {" 1h": f" {_PATIENT}"}
+    (tmp_path / "silent_agents.py").write_text(AGENTS)
+    with (
+        _behind(kind, tmp_path, DISPATCHER_FLAGS, {**_impatient(kind), **impatient}) as (dispatcher, proxy),
+        running_commander(tmp_path, "silent_agents", "--dispatcher", dispatcher.address) as commander,
+    ):
+        await asyncio.to_thread(commander.wait_for, "linked to")
+        async with conversing(proxy.grpc) as cut:
+            seen = await cut.ask("silent")
+            await seen.until("content")
+            assert (await cut.status()).code is not grpc.StatusCode.OK
+        last = seen.events[-1]
+        request = chat_pb2.SubscribeRequest(session_id=last.session_id, cursor=last.cursor)
+        async with (
+            chatting(dispatcher.address) as chat,
+            viewing(chat.Subscribe(request), last.session_id) as (_, rest),
+            browsing(dispatcher.url) as client,
+        ):
+            await client.post(f"/v1/sessions/{last.session_id}/messages", json={"text": "go on"})
+            assert (await rest.ended()).name == "completed"
+            assert seen.text + rest.text == "42"

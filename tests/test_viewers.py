@@ -356,3 +356,22 @@ async def _say_much(turn: Turn) -> None:
         for _ in range(10):
             await turn.say("x" * 20_000)
         await turn.acknowledged(turn.sequence)
+
+
+@asynchronous
+async def test_a_viewer_never_hears_nothing_for_long() -> None:
+    """Whether it watches one session or only holds its stream open: proxies cut what is silent."""
+    agent = unique("agent")
+    with running_dispatcher("--viewer-heartbeat-s", "0.1") as dispatcher:
+        async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
+            await talk.heartbeat()
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("Hello ")
+            await seen.until("content")
+            await talk.heartbeat()
+            await talk.heartbeat()
+            await turn.finish()
+            assert (await seen.ended()).name == "completed"
+            await talk.half_close()
+            assert (await talk.status()).code is grpc.StatusCode.OK

@@ -26,11 +26,13 @@ _KEY_SEPARATOR: Final = "\0"
 
 
 class ViewLimits(NamedTuple):
-    """`request_bytes_max`: the largest ClientPacket; `viewers_per_session_max`: viewers of one session."""
+    """`request_bytes_max`: the largest ClientPacket; `write_s`: how long a viewer may take nothing; `heartbeat_s`: the
+    longest silence towards one; `viewers_per_session_max`: viewers of one session."""
 
     request_bytes_max: int
     max_message_bytes: int
     write_s: float
+    heartbeat_s: float
     viewers_per_session_max: int
 
 
@@ -50,6 +52,7 @@ class ChatService:
             self._hub,
             context,
             write_s=self._limits.write_s,
+            heartbeat_s=self._limits.heartbeat_s,
             max_message_bytes=self._limits.max_message_bytes,
         )
 

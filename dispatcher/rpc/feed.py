@@ -25,6 +25,8 @@ _PAGE_EVENTS = 256
 _RECEIPTS_WAITING_MAX: Final = 256
 # So much larger than what is received a message may be that is sent: an event is a packet, and its cursor besides.
 SENT_RATIO: Final = 2
+# Event loops round the time of timers, some of them down.
+_GRAIN_S: Final = 0.001
 # Around an event in its message: its tag and its length.
 _EVENT_OVERHEAD_BYTES: Final = 16
 
@@ -40,14 +42,22 @@ class _Watched:
 class Feed:
     """Writes to `context` what the sessions it watches have to tell.
 
-    `write_s`: how long one write may take; `max_message_bytes`: a message is closed when it has half of it, but an
-    event may have `SENT_RATIO` times as much.
+    `write_s`: how long one write may take; `heartbeat_s`: the longest silence; `max_message_bytes`: a message is closed
+    when it has half of it, but an event may have `SENT_RATIO` times as much.
     """
 
-    def __init__(self, hub: Hub, context: Any, *, write_s: float, max_message_bytes: int) -> None:
+    def __init__(
+        self, hub: Hub, context: Any, *, write_s: float, heartbeat_s: float, max_message_bytes: int
+    ) -> None:
         self._hub = hub
         self._context = context
         self._write_s = write_s
+        self._heartbeat_s = heartbeat_s
+        self._loop = asyncio.get_running_loop()
+        self._written_at = self._loop.time()
+        # Nothing was written for `heartbeat_s`.
+        self._is_silent = False
+        self._listening: asyncio.TimerHandle | None = None
         self._max_message_bytes = max_message_bytes
         self._watched: dict[str, _Watched] = {}
         self._fresh: dict[str, None] = {}
@@ -123,6 +133,7 @@ class Feed:
 
     async def run(self) -> None:
         """Writes until it is finished and every session has ended, or the viewer has left."""
+        self._listen()
         try:
             await self.begin()
             while True:
@@ -138,6 +149,9 @@ class Feed:
                     reason, retry_after_ms = self._leaving
                     await self._write(self._farewell(reason, retry_after_ms))
                     raise Answered("UNAVAILABLE", f"{reason}; come back with the cursor")
+                elif self._is_silent:
+                    # With nothing in it. Proxies count what a stream says, and no ping of HTTP/2.
+                    await self._write(chat_pb2.SessionEvents())
                 else:
                     self._wake.clear()
                     await self._wake.wait()
@@ -146,9 +160,20 @@ class Feed:
             return
         finally:
             self._is_over = True
+            if self._listening is not None:
+                self._listening.cancel()
             self._untold.clear()
             for session_id in list(self._watched):
                 self._leave(session_id)
+
+    def _listen(self) -> None:
+        """Looks again when it will have been silent for too long, unless it says something until then."""
+        left_s = self._written_at + self._heartbeat_s - self._loop.time()
+        if left_s <= 0:
+            self._is_silent = True
+            self._wake.set()
+            left_s = self._heartbeat_s
+        self._listening = self._loop.call_later(max(left_s, _GRAIN_S), self._listen)
 
     def _farewell(self, reason: str, retry_after_ms: int) -> chat_pb2.SessionEvents:
         message = chat_pb2.SessionEvents()
@@ -252,6 +277,8 @@ class Feed:
                 f"slow: the viewer took nothing for {self._write_s:g} s; come back with the last cursor",
             )
         write.result()
+        self._written_at = self._loop.time()
+        self._is_silent = False
 
     def _leave(self, session_id: str) -> None:
         watched = self._watched.pop(session_id)

@@ -474,7 +474,9 @@ Global___Cursor: _TypeAlias = Cursor  # noqa: Y015
 
 @_typing.final
 class SessionEvents(_message.Message):
-    """What gathered while the last write was under way."""
+    """What gathered while the last write was under way. One with nothing in it is a heartbeat: the stream is there, and there
+    is nothing to tell.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
