@@ -327,6 +327,8 @@ async def test_what_is_no_path_or_no_method_says_what_there_is(dispatcher: Dispa
         wrong = await client.delete("/v1/sessions")
         assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
         assert sorted(wrong.headers["allow"].split(", ")) == ["GET", "HEAD", "POST"]
+        broken = await client.post("/v1/sessions/a/answers/b%0Ac", json={"value": 1})
+        assert (broken.status_code, broken.json()["code"]) == (404, "not_found")
         form = await client.post("/v1/sessions", data={"input": "x"})
         assert (form.status_code, form.json()["field"]) == (415, "content-type")
 

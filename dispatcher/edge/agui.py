@@ -24,8 +24,9 @@ from dispatcher.edge.agui_bodies import (
 )
 from dispatcher.edge.agui_stream import RunStream
 from dispatcher.edge.bodies import AnswerBody, parsed
-from dispatcher.edge.foreign import ForeignLimits
+from dispatcher.edge.foreign import ASKING, KEY, ForeignLimits
 from dispatcher.edge.kept import kept
+from dispatcher.edge.operations import TEXT, Answer, Parameter, operation
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import json_body
 from dispatcher.edge.viewers import ShowResponse, Viewers
@@ -40,6 +41,12 @@ UNTIL: Final = frozenset({"ended", "question"})
 HANDOVER_S: Final = 5.0
 # Why an answer is not taken that was given before: the run goes on and shows what became of the question.
 _ANSWERED: Final = frozenset({"no_such_question", "session_ended"})
+
+_RUN: Final = Answer(
+    "The run's events.",
+    {"text/event-stream": {"type": "object", "required": ["data"], "properties": {"data": TEXT}}},
+)
+_RUNNING: Final = (*ASKING, "no_such_question", "session_ended")
 
 
 class Waiting:
@@ -89,11 +96,20 @@ class AguiRuns:
             Route("/ag-ui/{agent:path}", self.run_agent, methods=["POST"]),
         ]
 
+    @operation(body=RunBody, parameters=(KEY,), answers={200: _RUN}, problems=_RUNNING, tag="ag-ui")
     async def run(self, request: Request) -> Response:
-        """With the only agent there is."""
+        """Runs the only agent there is, or answers what a run before was interrupted for."""
         return await self._run(request, "")
 
+    @operation(
+        body=RunBody,
+        parameters=(KEY, Parameter("agent", "path", "Whom to ask.")),
+        answers={200: _RUN},
+        problems=_RUNNING,
+        tag="ag-ui",
+    )
     async def run_agent(self, request: Request) -> Response:
+        """Runs an agent, or answers what a run before was interrupted for."""
         return await self._run(request, request.path_params["agent"])
 
     async def _run(self, request: Request, agent: str) -> Response:

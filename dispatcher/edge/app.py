@@ -108,7 +108,8 @@ class Unknown:
         self._routes = [route for route in routes if isinstance(route, Route)]
 
     async def __call__(self, request: Request, error: Exception) -> Response:
-        path = request.url.path
+        # As it came: a URL is without its line breaks.
+        path: str = request.scope["path"]
         methods = {
             method for route in self._routes if route.path_regex.match(path) for method in route.methods or ()
         }

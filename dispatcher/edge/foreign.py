@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from dispatcher.core.endings import Refusal
 from dispatcher.core.events import Declined, ViewerCame, ViewerLeft
 from dispatcher.edge.kept import kept
+from dispatcher.edge.operations import Parameter
 from dispatcher.edge.outlet import OUTLET
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import BodyLimits
@@ -28,6 +29,14 @@ from dispatcher.rpc import codec
 
 # Events that are folded at once, so that others have their turn.
 _PAGE_EVENTS: Final = 256
+# What whoever asks may be told, and may tell.
+ASKING: Final = ("unknown_session", "too_many_viewers", "conflict", *(refusal.value for refusal in Refusal))
+KEY: Final = Parameter(
+    "idempotency-key",
+    "header",
+    "Asked again with the same key, it joins the session.",
+    {"type": "string", "maxLength": 256},
+)
 
 
 class ForeignLimits(NamedTuple):

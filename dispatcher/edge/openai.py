@@ -8,16 +8,33 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dispatcher.edge.bodies import parsed
-from dispatcher.edge.foreign import Foreign, ForeignStream, may_think
+from dispatcher.edge.foreign import ASKING, KEY, Foreign, ForeignStream, may_think
 from dispatcher.edge.native import json_bytes
 from dispatcher.edge.openai_bodies import ChatBody
 from dispatcher.edge.openai_chunks import ChatStream, Completion, Wishes, finish_reason
 from dispatcher.edge.openai_errors import Trouble, of_ending
+from dispatcher.edge.operations import TEXT, Answer, Parameter, json_answer, object_of, operation
 from dispatcher.edge.reading import json_body
 from dispatcher.hub import Hub
 
 # Between an agent's name and its version.
 _VERSION_MARK = "@"
+_MODEL = object_of(
+    id=TEXT,
+    object={"const": "model"},
+    created={"type": "integer"},
+    owned_by=TEXT,
+    description=TEXT,
+)
+# As OpenAI's own description has it, which clients bring along.
+_COMPLETION = object_of(
+    id=TEXT,
+    object={"const": "chat.completion"},
+    created={"type": "integer"},
+    model=TEXT,
+    choices={"type": "array", "items": {"type": "object"}},
+)
+STREAM = {"type": "object", "required": ["data"], "properties": {"data": TEXT}}
 
 
 def versions(hub: Hub) -> dict[str, dict[str, str]]:
@@ -65,6 +82,20 @@ class OpenAi:
             Route("/v1/models/{model:path}", self.model, methods=["GET"]),
         ]
 
+    @operation(
+        body=ChatBody,
+        parameters=(KEY,),
+        answers={
+            200: Answer(
+                "A `chat.completion`; with `stream`, `chat.completion.chunk`s and `[DONE]`.",
+                {"application/json": _COMPLETION, "text/event-stream": STREAM},
+            )
+        },
+        problems=ASKING,
+        tag="openai",
+        errors="OpenAiError",
+        ends=True,
+    )
     async def complete(self, request: Request) -> Response:
         """Opens a session; its answer in chunks, or whole. The session is stopped when the client goes."""
         foreign = self._foreign
@@ -98,6 +129,15 @@ class OpenAi:
             return of_ending(whole.ended).response()
         return told(whole.body(), stamped(session_id))
 
+    @operation(
+        answers={
+            200: json_answer(
+                "The agents.", object_of(object={"const": "list"}, data={"type": "array", "items": _MODEL})
+            )
+        },
+        tag="openai",
+        errors="OpenAiError",
+    )
     async def models(self, _: Request) -> Response:
         """The agents; one that is there in several versions also by each."""
         served = versions(self._hub)
@@ -110,7 +150,14 @@ class OpenAi:
                 ]
         return told(json_bytes({"object": "list", "data": records}))
 
+    @operation(
+        parameters=(Parameter("model", "path", "An agent's name, or `name@version`."),),
+        answers={200: json_answer("The agent.", _MODEL)},
+        tag="openai",
+        errors="OpenAiError",
+    )
     async def model(self, request: Request) -> Response:
+        """One agent, as a model."""
         model = request.path_params["model"]
         served = versions(self._hub)
         name, _, version = model.rpartition(_VERSION_MARK)

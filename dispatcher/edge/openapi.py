@@ -1,6 +1,7 @@
 """The description of the HTTP edge at /openapi.json: made of the routes and of what stands above each endpoint."""
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,16 +12,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dispatcher.core.endings import REFUSALS, Refusal
+from dispatcher.core.endings import ENDINGS, REFUSALS, Refusal
 from dispatcher.edge.operations import Operation, operation_of
 from dispatcher.edge.problems import MEDIA_TYPE, PROBLEMS
-from dispatcher.edge.schemas import PROBLEM, RecordSchemas, event, ref, session
+from dispatcher.edge.schemas import OPENAI_ERROR, PROBLEM, RecordSchemas, Schema, event, ref, session
 
 _ABOUT: Final = """Sessions of agents: asked for, watched with a cursor that is the same everywhere, answered, steered
 and stopped. The same sessions are served by gRPC, by WebSocket at /v1/ws, and in the dialects of other clients."""
 # What every endpoint may answer with.
 _ALWAYS: Final = ("host_not_allowed", "internal")
 _WITH_TOKEN: Final = ("unauthenticated", "permission_denied", "too_many_connections", "too_many_requests")
+# The least status that is one of errors.
+_ERROR: Final = 400
 _WITH_BODY: Final = (
     "invalid_request",
     "origin_not_allowed",
@@ -37,24 +40,31 @@ def described(
     """The whole description. Endpoints without an `operation` are not in it."""
     records = RecordSchemas()
     records.of(chat_pb2.AgentListing)
-    schemas = {"Problem": PROBLEM, "Event": event(records), "Session": session(records)}
-    paths: dict[str, dict[str, Any]] = {}
-    bodies = set()
-    for route in routes:
-        told = operation_of(route.endpoint) if isinstance(route, Route) else None
-        if told is None:
-            continue
-        assert isinstance(route, Route)
-        for method in sorted((route.methods or set()) - {"HEAD"}):
-            path = re.sub(r":\w+}", "}", route.path)
-            is_open = route.path in open_paths
-            paths.setdefault(path, {})[method.lower()] = _described(route.endpoint, told, is_open=is_open)
-        if told.body is not None:
-            bodies.add(told.body)
-    _, definitions = models_json_schema(
-        [(body, "validation") for body in sorted(bodies, key=lambda body: body.__name__)],
+    schemas = {
+        "Problem": PROBLEM,
+        "OpenAiError": OPENAI_ERROR,
+        "Event": event(records),
+        "Session": session(records),
+    }
+    operations = [
+        (route, told)
+        for route in routes
+        if isinstance(route, Route) and (told := operation_of(route.endpoint)) is not None
+    ]
+    bodies = {told.body for _, told in operations if told.body is not None}
+    # Two dialects may call theirs alike: each has the name that it is given here.
+    named, definitions = models_json_schema(
+        [(body, "validation") for body in sorted(bodies, key=lambda body: (body.__name__, body.__module__))],
         ref_template="#/components/schemas/{model}",
     )
+    paths: dict[str, dict[str, Any]] = {}
+    for route, told in operations:
+        body = named[told.body, "validation"] if told.body is not None else None
+        for method in sorted((route.methods or set()) - {"HEAD"}):
+            path = re.sub(r":\w+}", "}", route.path)
+            paths.setdefault(path, {})[method.lower()] = _described(
+                route.endpoint, told, body, is_open=route.path in open_paths
+            )
     return {
         "openapi": "3.1.0",
         "info": {"title": "Dispatcher", "version": software_version, "description": _ABOUT},
@@ -68,7 +78,7 @@ def described(
     }
 
 
-def _described(endpoint: Any, told: Operation, *, is_open: bool) -> dict[str, Any]:
+def _described(endpoint: Any, told: Operation, body: Schema | None, *, is_open: bool) -> dict[str, Any]:
     summary, _, more = (endpoint.__doc__ or "").partition("\n")
     answers: dict[str, Any] = {
         str(status): {
@@ -81,18 +91,11 @@ def _described(endpoint: Any, told: Operation, *, is_open: bool) -> dict[str, An
         }
         for status, answer in told.answers.items()
     }
-    codes = [*_ALWAYS, *told.problems]
-    if not is_open:
-        codes += _WITH_TOKEN
-    if told.body is not None:
-        codes += _WITH_BODY
-    by_status: dict[int, list[str]] = {}
-    for code in codes:
-        by_status.setdefault(_status(code), []).append(code)
-    for status, named in sorted(by_status.items()):
+    media_type = MEDIA_TYPE if told.errors == "Problem" else "application/json"
+    for status, codes in sorted(_errors(told, is_open=is_open).items()):
         answers[str(status)] = {
-            "description": ", ".join(sorted(set(named))),
-            "content": {MEDIA_TYPE: {"schema": ref("Problem")}},
+            "description": ", ".join(sorted(codes)),
+            "content": {media_type: {"schema": ref(told.errors)}},
         }
     operation: dict[str, Any] = {
         "operationId": endpoint.__qualname__.replace(".", "_"),
@@ -104,14 +107,34 @@ def _described(endpoint: Any, told: Operation, *, is_open: bool) -> dict[str, An
         operation["description"] = " ".join(more.split())
     if told.parameters:
         operation["parameters"] = [parameter.described() for parameter in told.parameters]
-    if told.body is not None:
+    if body is not None:
         operation["requestBody"] = {
             "required": told.is_body_required,
-            "content": {"application/json": {"schema": ref(told.body.__name__)}},
+            "content": {"application/json": {"schema": body}},
         }
     if is_open:
         operation["security"] = []
     return operation
+
+
+def _errors(told: Operation, *, is_open: bool) -> dict[int, set[str]]:
+    """By status: the codes that may come with it."""
+    codes = [*_ALWAYS, *told.problems]
+    if not is_open:
+        codes += _WITH_TOKEN
+    if told.body is not None:
+        codes += _WITH_BODY
+    if any(parameter.place == "path" for parameter in told.parameters):
+        # What can't be one, as with a line break, leads nowhere.
+        codes.append("not_found")
+    found: defaultdict[int, set[str]] = defaultdict(set)
+    for code in codes:
+        found[_status(code)].add(code)
+    if told.ends:
+        for ending, traits in ENDINGS.items():
+            if traits.http >= _ERROR:
+                found[traits.http].add(ending.value)
+    return found
 
 
 def _status(code: str) -> int:

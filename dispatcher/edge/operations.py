@@ -46,7 +46,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`problems` are codes of PROBLEMS or names of refusals, besides those that every endpoint may answer with."""
+    """`problems` are codes of PROBLEMS or names of refusals, besides those that every endpoint may answer with.
+    `errors`: the form in which they are told. `ends`: an ending that is no answer is told as an error too."""
 
     answers: Mapping[int, Answer]
     body: type[BaseModel] | None = None
@@ -54,6 +55,13 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[str, ...] = ()
     tag: str = "sessions"
+    errors: Literal["Problem", "OpenAiError"] = "Problem"
+    ends: bool = False
+
+
+def object_of(**properties: Any) -> dict[str, Any]:
+    """All of these are always there."""
+    return {"type": "object", "required": sorted(properties), "properties": properties}
 
 
 def json_answer(description: str, schema: Schema) -> Answer:

@@ -9,12 +9,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dispatcher.edge.bodies import parsed
-from dispatcher.edge.foreign import Foreign, ForeignStream, may_think
+from dispatcher.edge.foreign import ASKING, KEY, Foreign, ForeignStream, may_think
 from dispatcher.edge.kept import kept
 from dispatcher.edge.native import json_bytes
-from dispatcher.edge.openai import address, stamped, told
+from dispatcher.edge.openai import STREAM, address, stamped, told
 from dispatcher.edge.openai_errors import of_ending
 from dispatcher.edge.openai_parts import wrong
+from dispatcher.edge.operations import TEXT, Answer, Parameter, json_answer, object_of, operation
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import count, flag, json_body
 from dispatcher.edge.responses_bodies import REASONING, ResponseBody
@@ -25,6 +26,17 @@ from dispatcher.requests import WrongError
 _NUMBER_MAX: Final = 2**53
 # Events that are folded at once, so that others have their turn.
 _PAGE_EVENTS: Final = 1_000
+# As OpenAI's own description has it, which clients bring along.
+_RESPONSE: Final = object_of(
+    id=TEXT,
+    object={"const": "response"},
+    created_at={"type": "number"},
+    status={"enum": ["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]},
+    model=TEXT,
+    output={"type": "array", "items": {"type": "object"}},
+)
+_RESPONSE_OR_STREAM: Final = {"application/json": _RESPONSE, "text/event-stream": STREAM}
+_ID: Final = Parameter("response_id", "path", "The response's id.")
 
 
 class Responses:
@@ -42,6 +54,15 @@ class Responses:
             Route(f"{one}/cancel", self.cancel, methods=["POST"]),
         ]
 
+    @operation(
+        body=ResponseBody,
+        parameters=(KEY,),
+        answers={200: Answer("A `response`; with `stream`, its events.", _RESPONSE_OR_STREAM)},
+        problems=ASKING,
+        tag="openai",
+        errors="OpenAiError",
+        ends=True,
+    )
     async def create(self, request: Request) -> Response:
         """Opens a session. In the background it goes on without its client; else it is stopped when that goes."""
         foreign = self._foreign
@@ -73,6 +94,24 @@ class Responses:
             return of_ending(items.ended).response()
         return told(json_bytes(items.record()), stamped(session_id))
 
+    @operation(
+        parameters=(
+            _ID,
+            Parameter(
+                "stream", "query", "Its events instead.", {"type": "string", "enum": ["true", "false"]}
+            ),
+            Parameter(
+                "starting_after",
+                "query",
+                "With `stream`: only those behind this `sequence_number`.",
+                {"type": "integer", "minimum": 0, "maximum": _NUMBER_MAX},
+            ),
+        ),
+        answers={200: Answer("A `response`, or its events.", _RESPONSE_OR_STREAM)},
+        problems=("invalid_request", "unknown_session", "too_many_viewers"),
+        tag="openai",
+        errors="OpenAiError",
+    )
     async def retrieve(self, request: Request) -> Response:
         """The response as it stands; or its events, all or those after a number."""
         session_id, thoughts = await self._session(request)
@@ -92,7 +131,15 @@ class Responses:
             headers=stamped(session_id),
         )
 
+    @operation(
+        parameters=(_ID,),
+        answers={200: json_answer("The `response` as it ended.", _RESPONSE)},
+        problems=("unknown_session", "journal_stalled", "origin_not_allowed", "conflict"),
+        tag="openai",
+        errors="OpenAiError",
+    )
     async def cancel(self, request: Request) -> Response:
+        """Stops a response; one that has ended stays as it is."""
         session_id, thoughts = await self._session(request)
         self._foreign.requests.stop(session_id, chat_pb2.StopAsked(reason="UserCancel"))
         # First the ending, then the stop on its link, then the answer.

@@ -36,6 +36,24 @@ PROBLEM: Final[Schema] = {
     },
 }
 
+OPENAI_ERROR: Final[Schema] = {
+    "type": "object",
+    "description": "What is wrong, as OpenAI's clients read it. `x-should-retry` says whether to ask again.",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+
 
 def ref(name: str) -> Schema:
     return {"$ref": f"{_REF}{name}"}

@@ -13,7 +13,7 @@ from dispatcher.core.endings import Refusal
 from dispatcher.core.session import Session
 from dispatcher.edge.bodies import AddMessageBody, AnswerBody, AskBody, StopBody, parsed
 from dispatcher.edge.kept import kept
-from dispatcher.edge.operations import TEXT, Answer, Parameter, json_answer, operation
+from dispatcher.edge.operations import TEXT, Answer, Parameter, json_answer, object_of, operation
 from dispatcher.edge.poll import poll
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import BodyLimits, count, flag, json_body, number
@@ -61,10 +61,6 @@ _LINKS: Final = {
 }
 
 
-def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "required": sorted(properties), "properties": properties}
-
-
 class Sessions:
     """The endpoints under /v1/sessions."""
 
@@ -96,7 +92,7 @@ class Sessions:
             200: _STREAM,
             202: json_answer(
                 "It is opened, and can be watched where `links` say.",
-                _object(session_id=TEXT, joined={"type": "boolean"}, links=_LINKS),
+                object_of(session_id=TEXT, joined={"type": "boolean"}, links=_LINKS),
             ),
         },
         problems=("too_many_viewers", "conflict", *(refusal.value for refusal in Refusal)),
@@ -136,7 +132,7 @@ class Sessions:
                 f"{_STREAM.description} With `wait`: the events, and the cursor to go on with.",
                 {
                     **_STREAM.content,
-                    "application/json": _object(
+                    "application/json": object_of(
                         events={"type": "array", "items": ref("Event")},
                         cursor=TEXT,
                         ended={"type": "boolean"},
@@ -194,7 +190,7 @@ class Sessions:
         answers={
             200: json_answer(
                 "A page; `next_before` is empty on the last.",
-                _object(sessions={"type": "array", "items": ref("Session")}, next_before=TEXT),
+                object_of(sessions={"type": "array", "items": ref("Session")}, next_before=TEXT),
             )
         },
         problems=("invalid_request", "unknown_session"),
@@ -226,7 +222,7 @@ class Sessions:
         answers={
             200: json_answer(
                 "It has ended: by this stop, or before.",
-                _object(
+                object_of(
                     session_id=TEXT,
                     result={"type": "string", "enum": ["stopped", "already_ended"]},
                     ending=TEXT,
@@ -257,7 +253,7 @@ class Sessions:
     @operation(
         body=AnswerBody,
         parameters=(_SESSION, Parameter("question_id", "path", "The question's id.")),
-        answers={200: json_answer("The agent gets it.", _object(session_id=TEXT, question_id=TEXT))},
+        answers={200: json_answer("The agent gets it.", object_of(session_id=TEXT, question_id=TEXT))},
         problems=(*_GONE, "no_such_question", "session_ended"),
     )
     async def answer(self, request: Request) -> Response:
@@ -277,7 +273,7 @@ class Sessions:
         answers={
             202: json_answer(
                 "The agent gets it, or the ending gives it back unread.",
-                _object(session_id=TEXT, message_id=TEXT),
+                object_of(session_id=TEXT, message_id=TEXT),
             )
         },
         problems=(*_GONE, "session_ended", "too_many_messages", "journal_full", "key_taken", "conflict"),

@@ -15,8 +15,9 @@ from starlette.routing import Route
 
 from dispatcher.core.session import Session
 from dispatcher.edge.bodies import parsed
-from dispatcher.edge.foreign import ForeignLimits
+from dispatcher.edge.foreign import ASKING, KEY, ForeignLimits
 from dispatcher.edge.kept import kept
+from dispatcher.edge.operations import TEXT, Answer, Parameter, json_answer, object_of, operation
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import flag, json_body
 from dispatcher.edge.sessions import answered
@@ -33,6 +34,11 @@ CHAT_LABEL: Final = "vercel_chat"
 THOUGHTS_LABEL: Final = "vercel_thoughts"
 # A chat is looked for among so many of the latest sessions: a few milliseconds.
 SEARCHED_MAX: Final = 20_000
+_CHAT: Final = Parameter("chat_id", "path", "The chat's id, as its client made it.")
+_STREAM: Final = Answer(
+    "The UI message stream.",
+    {"text/event-stream": {"type": "object", "required": ["data"], "properties": {"data": TEXT}}},
+)
 
 
 class VercelChats:
@@ -52,6 +58,13 @@ class VercelChats:
             Route(f"{one}/stop", self.stop, methods=["POST"]),
         ]
 
+    @operation(
+        body=ChatBody,
+        parameters=(KEY,),
+        answers={200: _STREAM},
+        problems=(*ASKING, "no_such_question", "session_ended"),
+        tag="vercel",
+    )
     async def chat(self, request: Request) -> Response:
         """Asks, or answers a question of the chat's session, and streams what comes of it."""
         body = parsed(ChatBody, await json_body(request, self._limits.body))
@@ -72,6 +85,22 @@ class VercelChats:
         await kept(self._hub)
         return await self._stream(session_id, None, thoughts=thoughts)
 
+    @operation(
+        parameters=(
+            _CHAT,
+            Parameter("last-event-id", "header", "The last event seen, `epoch:offset`."),
+            Parameter("cursor", "query", "The same."),
+            Parameter(
+                "ended",
+                "query",
+                "That of a session that has ended, too.",
+                {"type": "string", "enum": ["true", "false"]},
+            ),
+        ),
+        answers={200: _STREAM, 204: Answer("There is nothing to resume.")},
+        problems=("invalid_request", "too_many_viewers", "journal_stalled"),
+        tag="vercel",
+    )
     async def resume(self, request: Request) -> Response:
         """The live session's stream from its start, or from a cursor on; nothing where none is live."""
         header = request.headers.get("last-event-id", "")
@@ -85,7 +114,24 @@ class VercelChats:
         await kept(self._hub)
         return await self._stream(session.session_id, cursor, thoughts=_shows_thoughts(session))
 
+    @operation(
+        body=StopChatBody,
+        is_body_required=False,
+        parameters=(_CHAT,),
+        answers={
+            200: json_answer(
+                "It has ended, or there was nothing to stop.",
+                object_of(
+                    success={"const": True},
+                    session_id={"type": ["string", "null"]},
+                    result={"enum": ["stopped", "already_ended", "nothing_to_stop"]},
+                ),
+            )
+        },
+        tag="vercel",
+    )
     async def stop(self, request: Request) -> Response:
+        """Stops the chat's session."""
         body = parsed(StopChatBody, await json_body(request, self._limits.body))
         session = self._latest(request.path_params["chat_id"])
         is_meant = session is not None and body.active_stream_id in (None, session.session_id)
