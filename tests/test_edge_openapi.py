@@ -52,7 +52,7 @@ def test_every_endpoint_is_as_described(served: DispatcherProcess) -> None:
 
 def _try(operation: Any) -> None:
     # What other clients send has a form that is described elsewhere, and agents can't be told all that it allows.
-    excluded = [positive_data_acceptance] if FOREIGN.intersection(operation.tags or ()) else []
+    excluded: list[Any] = [positive_data_acceptance] if FOREIGN.intersection(operation.tags or ()) else []
 
     @given(case=operation.as_strategy())
     @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None)
