@@ -309,7 +309,17 @@ async def test_a_stop_cancels_the_run_and_a_failure_ends_it_as_one(dispatcher: D
 @asynchronous
 async def test_a_dispatcher_that_goes_says_so(tmp_path: Path) -> None:
     agent, thread = unique("agent"), unique("thread")
-    flags = ("--http-address", "127.0.0.1:0", "--journal", f"sqlite:{tmp_path / 'journal'}")
+    journal = f"sqlite:{tmp_path / 'journal'}"
+    flags = (
+        "--http-address",
+        "127.0.0.1:0",
+        "--journal",
+        journal,
+        "--heartbeat-interval-s",
+        "1",
+        "--detach-grace-s",
+        "3.1",
+    )
     with running_dispatcher(*flags) as dispatcher:
         async with (
             linked(dispatcher.address, agent) as link,

@@ -356,7 +356,7 @@ async def test_a_dispatcher_that_goes_says_where_to_come_back(journal: str, tmp_
     """With a file the session goes on: `goaway` with a cursor; with memory it ends, and the ending says so."""
     agent = unique("agent")
     kept = ("--journal", f"sqlite:{tmp_path / 'journal'}") if journal == "file" else ()
-    flags = ("--http-address", "127.0.0.1:0", *kept)
+    flags = ("--http-address", "127.0.0.1:0", "--heartbeat-interval-s", "1", "--detach-grace-s", "3.1", *kept)
     with running_dispatcher(*flags) as dispatcher:
         async with (
             linked(dispatcher.address, agent) as link,

@@ -365,7 +365,17 @@ async def test_a_dispatcher_that_goes_ends_the_stream_with_an_error_and_it_goes_
     tmp_path: Path,
 ) -> None:
     agent, chat = unique("agent"), unique("chat")
-    flags = ("--http-address", "127.0.0.1:0", "--journal", f"sqlite:{tmp_path / 'journal'}")
+    journal = f"sqlite:{tmp_path / 'journal'}"
+    flags = (
+        "--http-address",
+        "127.0.0.1:0",
+        "--journal",
+        journal,
+        "--heartbeat-interval-s",
+        "1",
+        "--detach-grace-s",
+        "3.1",
+    )
     with running_dispatcher(*flags) as dispatcher:
         async with (
             linked(dispatcher.address, agent) as link,

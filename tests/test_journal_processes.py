@@ -327,7 +327,7 @@ async def test_a_commander_that_still_runs_an_attempt_that_is_forgotten_takes_th
                 first.signal(signal.SIGKILL)
                 first.wait()
                 as_power_cut(path, image)
-                with running_dispatcher(*flags) as second:
+                with running_dispatcher(*flags, *quick) as second:
                     async with chatting(second.address) as chat:
                         request = chat_pb2.SubscribeRequest(session_id=turn.session_id)
                         async with viewing(chat.Subscribe(request), turn.session_id) as (_, rest):

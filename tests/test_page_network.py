@@ -155,7 +155,8 @@ def test_a_lost_worker_takes_back_what_it_said(
 
 
 def test_a_dispatcher_that_restarts_is_waited_for(tmp_path: Path, backstage: Backstage, visit: Visit) -> None:
-    kept = ("--journal", f"sqlite:{tmp_path / 'journal'}", "--http-address")
+    quick = ("--heartbeat-interval-s", "1", "--detach-grace-s", "3.1")
+    kept = (*quick, "--journal", f"sqlite:{tmp_path / 'journal'}", "--http-address")
     with running_dispatcher(*kept, "127.0.0.1:0") as dispatcher:
         address = _address(dispatcher.url)
         scene = Scene(dispatcher, backstage, visit)
