@@ -33,7 +33,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version). This takes a minute, once."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,llm,mcp]'
 	@touch $@
 
 demo: $(READY) ## Run a dispatcher, two commanders and a real conversation
@@ -85,7 +85,7 @@ slow: $(READY) ## Run the slow campaigns, those that measure first; bound them w
 
 $(INTEROP_READY): $(READY)
 	@echo "Adding the clients of others to $(VENV). This takes a moment, once."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,interop]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,llm,mcp,interop]'
 	@touch $@
 
 interop: $(INTEROP_READY) ## Try the real clients of others: Vercel's AI SDK, AG-UI, grpc-js, OpenAI's
