@@ -1,0 +1,451 @@
+"""Agents in tests, in memory: no dispatcher and no link. The agent runs by the code that runs it in a commander; what
+it says is gathered, and what it asks for is answered by what the test has scripted.
+
+    from commander.testing import run_agent
+
+    async def test_it_asks_for_a_forecast():
+        run = await run_agent(weather, "Will it rain?", tools={"forecast": lambda city: {"rain_mm": 3}})
+        assert run.text == "It will."
+        assert [call.tool for call in run.calls] == ["forecast"]
+
+What needs a dispatcher is not judged here: policies, budgets, what a tool's schema allows. All of it belongs to one
+event loop, that of the test; a sync agent has a thread of its own, as always.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from google.protobuf.json_format import MessageToDict
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import validator_for
+from southwest.ai.agent.v1 import agent_pb2 as pb
+
+from commander import codec
+from commander.agent import AnyAgent
+from commander.conversation import (
+    Message,
+    Published,
+    Request,
+    ToolAnswer,
+    ToolFailure,
+    ToolOffer,
+    UserAnswer,
+    UserMessage,
+)
+from commander.core.batch import Rotation
+from commander.core.turn import Done, Numbered, Outcome, Packet, Turn, Usage
+from commander.crossing import Crossing
+from commander.doorbell import Doorbell
+from commander.errors import AgentFailure, ToolFailed
+from commander.metrics import Metrics
+from commander.runner import Runner
+from commander.serve import bounds
+from commander.settings import Settings
+
+# Whatever is waited for has come by then, or the test fails and says what it waited for.
+PATIENCE_S: Final = 10.0
+# Said to a question as its answer: the user will not answer.
+DECLINED: Final = object()
+
+Tool = Callable[..., Any]
+Answers = Mapping[str, object] | Callable[["Question"], object]
+
+
+class ScriptError(AssertionError):
+    """The agent asked for something that the test has not scripted, or something was scripted that does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What the agent said. `kind`: content, thought, progress, tool_call, question, artifact, embedding, usage,
+    agent_event; `agent`: the sub-agent's path, empty for the root; `fields`: as the contract names them. Neighbouring
+    pieces of one text are one event."""
+
+    kind: str
+    fields: Mapping[str, Any]
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a tool. `result` is what the agent was given, None while there is none and for one that failed;
+    `failure` is the failure's code then."""
+
+    tool: str
+    arguments: Mapping[str, Any]
+    result: Any = None
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question to the user. `schema`: what an answer must fit; empty for any."""
+
+    question_id: str
+    text: str
+    options: tuple[str, ...]
+    schema: Mapping[str, Any]
+
+
+class AgentRun:
+    """One turn of an agent: what has come of it so far, and what may be done to it. Made by `running_agent`."""
+
+    def __init__(
+        self,
+        agent: AnyAgent,
+        request: Request,
+        tools: Mapping[str, Tool],
+        answers: Answers | None,
+        patience_s: float,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        told = bounds(Settings())
+        self.events: list[Event] = []
+        self.calls: list[Call] = []
+        self.questions: list[Question] = []
+        # By name.
+        self.artifacts: dict[str, bytes] = {}
+        self.usage = Usage()
+        # completed, failed or stopped; empty while it runs.
+        self.outcome = ""
+        # Why it failed.
+        self.failure: AgentFailure | None = None
+        self._tools = tools
+        self._answers = answers
+        self._patience_s = patience_s
+        self._doorbell = Doorbell(loop)
+        self._rotation = Rotation(Settings().max_message_bytes)
+        self._turn = Turn(request.session_id, request.attempt, told.turn, credit=None)
+        self._crossing = Crossing(self._turn, request, self._rotation, self._doorbell, told)
+        self._runner = Runner(
+            {(agent.name, agent.version): agent},
+            loop,
+            lambda *_: _call_soon(loop, self._has_ended),
+            Metrics(),
+        )
+        self._agent = agent
+        self._open: dict[str, Question] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._seen = 0
+        # What the test has to hear instead of what it waits for.
+        self._wrong: Exception | None = None
+
+    def __repr__(self) -> str:
+        return f"<AgentRun of {self._agent.name}: {self.outcome or 'running'}, {len(self.events)} events>"
+
+    # --- what it said -------------------------------------------------------------------------------------------
+
+    @property
+    def text(self) -> str:
+        """The answer: all content of the root agent."""
+        return "".join(event.fields["text"] for event in self._of("content"))
+
+    @property
+    def thoughts(self) -> str:
+        """All its reasoning, whatever the step."""
+        return "".join(event.fields["delta"] for event in self._of("thought"))
+
+    def kinds(self) -> list[str]:
+        """Of all events, in order."""
+        return [event.kind for event in self.events]
+
+    def _of(self, kind: str) -> Iterable[Event]:
+        return (event for event in self.events if event.kind == kind and not event.agent)
+
+    # --- what may be done to it -----------------------------------------------------------------------------------
+
+    async def until(self, kind: str) -> Event:
+        """The next event of this kind, behind the last one that this returned."""
+        while True:
+            await self._when(lambda: len(self.events) > self._seen, f"an event {kind!r}")
+            event = self.events[self._seen]
+            self._seen += 1
+            if event.kind == kind:
+                return event
+
+    async def until_text(self, text: str) -> None:
+        """Until the answer has this in it."""
+        await self._when(lambda: text in self.text, f"{text!r} in {self.text!r}")
+
+    def say(self, text: str) -> None:
+        """The user adds something while the agent runs."""
+        if not self._crossing.tell_message(UserMessage(text), 0):
+            raise ScriptError("the agent reads no messages, and no more may wait")
+
+    def answer(self, value: object, question_id: str = "") -> None:
+        """Answers the oldest open question, or the one with this id; `DECLINED`: the user will not.
+
+        Raises ScriptError where none is open, and for an answer that its options or its schema don't allow, as a
+        dispatcher would not let it through.
+        """
+        found = self._open.get(question_id) if question_id else next(iter(self._open.values()), None)
+        if found is None:
+            raise ScriptError(
+                f"no question {question_id or 'is open'}: {[each.text for each in self.questions]}"
+            )
+        _require_fit(found, value)
+        del self._open[found.question_id]
+        declined = value is DECLINED
+        told = UserAnswer("", "declined") if declined else UserAnswer(json.dumps(value))
+        self._crossing.tell_answer(found.question_id, told)
+
+    def expire(self, question_id: str = "") -> None:
+        """Nobody has answered the oldest open question, or the one with this id, in its time."""
+        found = question_id or next(iter(self._open), "")
+        if self._open.pop(found, None) is None:
+            raise ScriptError("no such question is open")
+        self._crossing.tell_answer(found, UserAnswer("", "expired"))
+
+    def stop(self, reason: str = "the test stops it") -> None:
+        """As a stop from outside: the agent is cancelled, and nothing it says from here on counts."""
+        if not self._turn.fenced and not self.outcome:
+            self._turn.fence()
+            self._runner.cancel(self._crossing, reason)
+            for task in self._running:
+                task.cancel()
+
+    async def over(self) -> "AgentRun":
+        """Until the agent has ended: itself. Raises ScriptError for what was not scripted."""
+        await self._when(lambda: bool(self.outcome) and self._ended.is_set(), "its end")
+        return self
+
+    async def _when(self, is_so: Callable[[], bool], what: str) -> None:
+        try:
+            async with asyncio.timeout(self._patience_s):
+                while not is_so():
+                    if self._wrong is not None:
+                        raise self._wrong
+                    if self.outcome and self._ended.is_set():
+                        raise ScriptError(
+                            f"the agent has ended ({self.outcome}) without {what}: {self.failure}"
+                        )
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            waiting = self._turn.phase.name.lower().replace("_", " ")
+            told = f"{what} did not come within {self._patience_s:g} s; the agent is {waiting}"
+            raise ScriptError(f"{told}, and has said {self.kinds()}") from None
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Runs it, until it has ended or this is cancelled."""
+        self._runner.begin(self._crossing, (self._agent.name, self._agent.version))
+        while not (self._ended.is_set() and not self._rotation):
+            for each in self._rotation.gather():
+                assert isinstance(each, Numbered)
+                self._crossing.tell_room()
+                self._take(each.packet)
+                self._changed.set()
+            await self._doorbell.wait(lambda: bool(self._rotation) or self._ended.is_set())
+        if self._turn.fenced:
+            self.outcome = "stopped"
+        self._changed.set()
+
+    async def leave(self) -> None:
+        """Stops it, if it still runs, and waits for its end."""
+        self.stop("the test is over")
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._ended.wait()
+        except TimeoutError:
+            raise ScriptError(f"the agent ignored its stop for {self._patience_s:g} s") from None
+        finally:
+            for task in self._running:
+                task.cancel()
+            if self._running:
+                await asyncio.wait(self._running)
+
+    def _has_ended(self) -> None:
+        self._ended.set()
+        self._doorbell.ring_here()
+
+    def _take(self, packet: Packet) -> None:
+        payload = packet.payload
+        if isinstance(payload, Done):
+            self.outcome = "completed" if payload.outcome is Outcome.COMPLETED else "failed"
+            self.failure = payload.error if isinstance(payload.error, AgentFailure) else None
+            return
+        wire = pb.UpstreamPacket()
+        codec.fill_payload(wire, payload, packet.path)
+        kind = wire.WhichOneof("payload") or ""
+        told = getattr(wire, kind)
+        self._add(Event(kind, _fields(told), packet.path))
+        if kind == "tool_call":
+            self._begin(self._call(told))
+        elif kind == "question":
+            self._ask(told)
+        elif kind == "artifact":
+            self.artifacts[told.name] = self.artifacts.get(told.name, b"") + told.data
+        elif kind == "usage":
+            used = Usage(told.input_tokens, told.output_tokens, told.reasoning_tokens, told.model)
+            self.usage = self.usage + used
+
+    def _add(self, event: Event) -> None:
+        """How text is cut into packets depends on the machine's pace, so neighbours are joined."""
+        last = self.events[-1] if self.events else None
+        name = _JOINED.get(event.kind, "")
+        if last is not None and name and _alike(last, event, name):
+            joined = {**last.fields, name: last.fields[name] + event.fields[name]}
+            self.events[-1] = Event(last.kind, joined, last.agent)
+        else:
+            self.events.append(event)
+
+    def _begin(self, answering: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(answering)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _call(self, asked: pb.ToolCallRequest) -> None:
+        arguments = json.loads(asked.arguments_json or "{}")
+        place = len(self.calls)
+        self.calls.append(Call(asked.tool_name, arguments))
+        timeout_s = asked.timeout_ms / 1000 if asked.HasField("timeout_ms") else None
+        answer = await self._answered(asked.tool_name, arguments, timeout_s)
+        failure = "" if answer.failure is None else answer.failure.code
+        result = json.loads(answer.result_json) if answer.result_json else None
+        self.calls[place] = Call(asked.tool_name, arguments, result, failure)
+        self._crossing.tell_result(asked.call_id, answer)
+
+    async def _answered(self, name: str, arguments: Mapping[str, Any], timeout_s: float | None) -> ToolAnswer:
+        tool = self._tools.get(name)
+        if tool is None:
+            there = ", ".join(sorted(self._tools)) or "none"
+            return ToolAnswer("", ToolFailure("not_found", f"no such tool; the test has scripted: {there}"))
+        try:
+            async with asyncio.timeout(timeout_s):
+                made = tool(**arguments)
+                result = await cast("Awaitable[Any]", made) if asyncio.iscoroutine(made) else made
+        except ToolFailed as failed:
+            return ToolAnswer(
+                "", ToolFailure(failed.code, failed.message, failed.retryable, failed.retry_after_s)
+            )
+        except TimeoutError:
+            return ToolAnswer("", ToolFailure("timeout", f"no answer within {timeout_s:g} s", retryable=True))
+        except Exception as error:  # noqa: BLE001 - as in a dispatcher: the agent is told, and goes on
+            return ToolAnswer("", ToolFailure("failed", f"{type(error).__name__}: {error}"))
+        return ToolAnswer(json.dumps(result))
+
+    def _ask(self, asked: pb.Question) -> None:
+        schema = json.loads(asked.response_schema_json) if asked.response_schema_json else {}
+        question = Question(asked.question_id, asked.text, tuple(asked.options), schema)
+        self.questions.append(question)
+        self._open[question.question_id] = question
+        if self._answers is None:
+            return
+        try:
+            self.answer(self._scripted(question), question.question_id)
+        except Exception as error:  # noqa: BLE001 - the test is told, by what it waits for
+            self._wrong = error
+
+    def _scripted(self, question: Question) -> object:
+        assert self._answers is not None
+        if not isinstance(self._answers, Mapping):
+            return self._answers(question)
+        if question.text in self._answers:
+            return self._answers[question.text]
+        raise ScriptError(
+            f"the agent asks {question.text!r}, and answers has {', '.join(map(repr, self._answers)) or 'nothing'}"
+        )
+
+
+@contextlib.asynccontextmanager
+async def running_agent(
+    agent: AnyAgent,
+    asked: str | Sequence[Message] = "",
+    *,
+    tools: Mapping[str, Tool] | None = None,
+    offers: Sequence[ToolOffer] | None = None,
+    answers: Answers | None = None,
+    metadata: Mapping[str, str] | None = None,
+    user_id: str = "",
+    attempt: int = 1,
+    published: Published | None = None,
+    time_left_s: float | None = None,
+    patience_s: float = PATIENCE_S,
+) -> AsyncIterator[AgentRun]:
+    """The agent, running until the block ends; then it is stopped, if it has not ended.
+
+    `asked`: the user's words, or the whole conversation. `tools`: by name, plain or async functions that take the
+    arguments and return what JSON can hold; one raises ToolFailed, or a kind of it, to fail so. `offers`: what the
+    agent is told of tools; else their names, and their docstrings' first lines. `answers`: by a question's text, or a
+    function of the `Question`; None: whoever tests answers by `AgentRun.answer`. `published`: what an agent that
+    continues finds, with `attempt` 2 or more. `patience_s`: how long anything is waited for.
+    """
+    scripted = dict(tools or {})
+    request = Request(
+        session_id=f"test-{uuid.uuid4().hex[:8]}",
+        attempt=attempt,
+        messages=(Message("user", (asked,)),) if isinstance(asked, str) else tuple(asked),
+        tools=tuple(map(_offer, scripted.items())) if offers is None else tuple(offers),
+        metadata=dict(metadata or {}),
+        user_id=user_id,
+        deadline=None if time_left_s is None else time.monotonic() + time_left_s,
+        published=published,
+    )
+    run = AgentRun(agent, request, scripted, answers, patience_s)
+    living = asyncio.ensure_future(run.live())
+    try:
+        yield run
+    finally:
+        try:
+            await run.leave()
+            await living
+        finally:
+            living.cancel()
+
+
+async def run_agent(agent: AnyAgent, asked: str | Sequence[Message] = "", **scene: Any) -> AgentRun:
+    """Runs the agent to its end, and gives what came of it; `scene` as in `running_agent`.
+
+    A question that `answers` does not know is an error, as nobody would answer it. Raises ScriptError.
+    """
+    scene.setdefault("answers", {})
+    async with running_agent(agent, asked, **scene) as run:
+        return await run.over()
+
+
+# What of neighbours is one text.
+_JOINED: Final = {"content": "text", "thought": "delta"}
+
+
+def _alike(last: Event, event: Event, name: str) -> bool:
+    return (last.kind, last.agent) == (event.kind, event.agent) and all(
+        last.fields[each] == event.fields[each] for each in event.fields if each != name
+    )
+
+
+def _fields(message: Any) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _offer(scripted: tuple[str, Tool]) -> ToolOffer:
+    name, tool = scripted
+    lines = (tool.__doc__ or "").strip().splitlines()
+    return ToolOffer(name, lines[0] if lines else "", {})
+
+
+def _require_fit(question: Question, value: object) -> None:
+    if value is DECLINED:
+        return
+    if question.options and value not in question.options:
+        raise ScriptError(f"{question.text!r}: {value!r} is none of {', '.join(map(repr, question.options))}")
+    if question.schema:
+        try:
+            validator_for(question.schema)(question.schema).validate(cast("Any", value))
+        except ValidationError as error:
+            raise ScriptError(f"{question.text!r}: {value!r} does not fit: {error.message}") from None
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    # A sync agent that ends later than its test has nobody to tell.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)
