@@ -516,6 +516,7 @@ async def _http_server(
         settings.http_idle_s,
         body.bytes_max,
         settings.viewer_heartbeat_s,
+        settings.viewer_write_s,
     )
     config = EdgeConfig(app, limits, tls_context(settings))
     server = EdgeServer(config)

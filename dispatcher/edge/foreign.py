@@ -13,14 +13,13 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from dispatcher.core.endings import Refusal
-from dispatcher.core.events import Declined, ViewerCame, ViewerLeft
-from dispatcher.edge.kept import kept
+from dispatcher.core.events import Declined
 from dispatcher.edge.operations import Parameter
 from dispatcher.edge.outlet import OUTLET
 from dispatcher.edge.problems import ProblemError
-from dispatcher.edge.reading import BodyLimits
+from dispatcher.edge.reading import BodyLimits, leaving
 from dispatcher.edge.rendering import Rendering
-from dispatcher.edge.viewers import ShowResponse, Viewers
+from dispatcher.edge.viewers import Presence, ShowResponse, Viewers
 from dispatcher.hub import Hub
 from dispatcher.identity import caller
 from dispatcher.journal import Entry
@@ -70,21 +69,6 @@ def may_think(wanted: bool) -> bool:
     return wanted and caller.get().thoughts
 
 
-class Presence:
-    """Somebody is there for a session, until `end`; more than once does nothing."""
-
-    def __init__(self, hub: Hub, session_id: str) -> None:
-        self._hub = hub
-        self._session_id = session_id
-        self._is_there = True
-        hub.submit(ViewerCame(session_id))
-
-    def end(self) -> None:
-        if self._is_there:
-            self._is_there = False
-            self._hub.submit(ViewerLeft(self._session_id))
-
-
 class Foreign:
     """Asks and watches for the dialects."""
 
@@ -114,11 +98,7 @@ class Foreign:
         session_id = self.requests.ask(ask).session_id
         self.viewers.require_room(session_id)
         presence = Presence(self.hub, session_id)
-        try:
-            await kept(self.hub)
-        except BaseException:
-            presence.end()
-            raise
+        await presence.while_kept()
         return session_id, presence
 
     async def gathered(
@@ -129,11 +109,13 @@ class Foreign:
         journal = self.hub.journal
         news = asyncio.Event()
         self._waiting.add(news)
-        left = asyncio.ensure_future(_left(request))
-        left.add_done_callback(lambda _: news.set())
         after = 0
         try:
-            with self.viewers.polling(session_id, news.set), self.declining(session_id, really=declines):
+            with (
+                leaving(request, news.set) as left,
+                self.viewers.polling(session_id, news.set),
+                self.declining(session_id, really=declines),
+            ):
                 while not left.done():
                     news.clear()
                     page = journal.read(session_id, after, _PAGE_EVENTS)
@@ -151,8 +133,6 @@ class Foreign:
                         await news.wait()
         finally:
             self._waiting.discard(news)
-            left.cancel()
-            await asyncio.wait([left])
         return False
 
     @contextlib.contextmanager
@@ -192,12 +172,6 @@ def _left_behind(reason: str) -> WrongError:
     return WrongError(refusal.value, reason, Declined(refusal.value, reason, refusal))
 
 
-async def _left(request: Request) -> None:
-    """Until the client of a request that has said all has gone."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 class ForeignStream(ShowResponse):
     """Ends the stream where the dialect has nothing more to say, too. `first` is said before all else; questions are
     declined where it `declines`."""
@@ -216,11 +190,17 @@ class ForeignStream(ShowResponse):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(
-            foreign.viewers, rendering, session_id, after, [], thoughts=thoughts, headers=headers
+            foreign.viewers,
+            rendering,
+            session_id,
+            after,
+            [],
+            thoughts=thoughts,
+            headers=headers,
+            presence=presence,
         )
         self._dialect = rendering
         self._questions = foreign.declining(session_id, really=declines)
-        self._presence = presence
         self._first = first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -228,8 +208,7 @@ class ForeignStream(ShowResponse):
         is_whole = False
 
         async def heard() -> Message:
-            """The show is there by now; it ends as if nobody were when the dialect has said all."""
-            self._arrived()
+            """The show ends as if nobody were there when the dialect has said all."""
             return {"type": "http.disconnect"} if self._dialect.is_over else await receive()
 
         async def said(message: Message) -> None:
@@ -239,14 +218,7 @@ class ForeignStream(ShowResponse):
             if not is_whole and self._first:
                 await send({"type": "http.response.body", "body": self._first, "more_body": True})
 
-        try:
-            with self._questions:
-                await super().__call__(scope, heard, said)
-        finally:
-            self._arrived()
+        with self._questions:
+            await super().__call__(scope, heard, said)
         if not is_whole:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _arrived(self) -> None:
-        if self._presence is not None:
-            self._presence.end()

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from dispatcher.auth import Access
 from dispatcher.core.quota import Bucket
 from dispatcher.edge.problems import ProblemError
-from dispatcher.identity import Identity, caller
+from dispatcher.identity import NOBODY, Identity, caller
 from dispatcher.refusals import Refusals
 
 _BEARER: Final = "bearer "
@@ -56,15 +56,21 @@ class Users:
         if user.open >= self._limits.open_max:
             told = f"user_connections_max is {self._limits.open_max}, and so many of this user are open"
             raise ProblemError("too_many_connections", told, retry_after_s=2.0)
-        wait_s = user.rate.take(self._limits.requests_per_minute_max, self._clock())
-        if wait_s:
-            told = f"user_requests_per_minute_max is {self._limits.requests_per_minute_max}"
-            raise ProblemError("too_many_requests", told, retry_after_s=wait_s)
+        self.require_rate(identity)
         user.open += 1
         try:
             yield
         finally:
             user.open -= 1
+
+    def require_rate(self, identity: Identity) -> None:
+        """One request of theirs more, on whatever is open. Raises ProblemError."""
+        if not identity.user_id:
+            return
+        wait_s = self._user(identity.user_id).rate.take(self._limits.requests_per_minute_max, self._clock())
+        if wait_s:
+            told = f"user_requests_per_minute_max is {self._limits.requests_per_minute_max}"
+            raise ProblemError("too_many_requests", told, retry_after_s=wait_s)
 
     def _user(self, user_id: str) -> _User:
         user = self._users.get(user_id)
@@ -122,7 +128,11 @@ class Guard:
         self._open = frozenset(open_paths) - frozenset(self._below)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or not self._callers.required or self._is_open(scope):
+        if scope["type"] not in ("http", "websocket") or not self._callers.required:
+            await self._app(scope, receive, send)
+            return
+        caller.set(NOBODY)
+        if self._is_open(scope):
             await self._app(scope, receive, send)
             return
         bearer = bearer_of(Headers(scope=scope))

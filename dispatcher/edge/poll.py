@@ -1,12 +1,15 @@
 """Long polling: a session's events as one JSON answer, for clients behind proxies that let no stream through."""
 
 import asyncio
+import contextlib
 from typing import Final
 
 import orjson
+from starlette.requests import Request
 from starlette.responses import Response
 
 from dispatcher.edge.native import EventForm, notice_json
+from dispatcher.edge.reading import leaving
 from dispatcher.edge.viewers import Cursor, Viewers
 from dispatcher.hub import Hub
 from dispatcher.journal import Page
@@ -19,28 +22,40 @@ _NO_STORE: Final = {"cache-control": "no-store"}
 
 
 async def poll(
-    hub: Hub, viewers: Viewers, session_id: str, cursor: Cursor | None, *, wait_s: float, thoughts: bool
+    request: Request,
+    hub: Hub,
+    viewers: Viewers,
+    session_id: str,
+    cursor: Cursor | None,
+    *,
+    wait_s: float,
+    thoughts: bool,
 ) -> Response:
-    """The events after the cursor; when there are none yet, waits for the next."""
+    """The events after the cursor; when there are none yet, waits for the next, as long as somebody is there."""
     after, notices = viewers.place(session_id, cursor)
     journal = hub.journal
     told = [notice_json(session_id, notice) for notice in notices]
     news = asyncio.Event()
-    with viewers.polling(session_id, news.set):
-        try:
-            async with asyncio.timeout(wait_s):
-                while True:
-                    page = journal.read(session_id, after, EVENTS_MAX)
-                    shown, after, ended = _taken(session_id, journal.epoch, page, after, thoughts=thoughts)
-                    told += shown
-                    ended = ended or (after >= page.head and ending_is_kept(journal, session_id))
-                    if told or ended or page.head == 0:
-                        break
-                    if after >= page.head:
-                        news.clear()
-                        await news.wait()
-        except TimeoutError:
-            ended = False
+    ended = False
+    with (
+        viewers.polling(session_id, news.set),
+        leaving(request, news.set) as left,
+        contextlib.suppress(TimeoutError),
+    ):
+        async with asyncio.timeout(wait_s):
+            while not left.done():
+                page = journal.read(session_id, after, EVENTS_MAX)
+                shown, after, ended = _taken(session_id, journal.epoch, page, after, thoughts=thoughts)
+                told += shown
+                ended = ended or (after >= page.head and ending_is_kept(journal, session_id))
+                if told or ended or page.head == 0:
+                    break
+                if farewell := viewers.farewell(after):
+                    told.append(notice_json(session_id, farewell))
+                    break
+                if after >= page.head:
+                    news.clear()
+                    await news.wait()
     body = b'{"events":[%b],"cursor":"%b:%d","ended":%b}' % (
         b",".join(told),
         journal.epoch.encode(),

@@ -1,6 +1,7 @@
 """One HTTP connection: uvicorn's protocol, with the limits that it does not have, and a short way out for streams."""
 
 import asyncio
+import contextvars
 import logging
 import ssl
 from collections.abc import Callable
@@ -8,14 +9,20 @@ from typing import Any, Final, NamedTuple
 
 from starlette.types import ASGIApp
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from dispatcher.edge.outlet import END_S, OUTLET
+from dispatcher.edge.outlet import END_S, OUTLET, depart, waiting_bytes
 from dispatcher.edge.sockets import SocketProtocol
 
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
+    b"connection: close\r\ncontent-length: %d\r\n\r\n%b"
+)
+_PROBLEM: Final = b'{"type":"about:blank","status":%d,"code":"%b","title":"%b","detail":%b}'
+_BODY: Final = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\n"
     b"connection: close\r\ncontent-length: %d\r\n\r\n%b"
 )
 _FULL: Final = (
@@ -26,8 +33,8 @@ _FULL: Final = (
 
 class ConnectionLimits(NamedTuple):
     """`headers_s`: how long a request's head may take, from the connection's first moment or its own first byte;
-    `idle_s`: how long a connection without a request stays; `message_bytes_max`: of a
-    WebSocket; `ping_s`: how often it is pinged, and how long the answer may take."""
+    `idle_s`: how long a connection without a request stays; `message_bytes_max`: of a WebSocket; `ping_s`: how often it
+    is pinged; `write_s`: how long a peer may take nothing of what it is sent."""
 
     connections_max: int
     header_bytes_max: int
@@ -35,6 +42,7 @@ class ConnectionLimits(NamedTuple):
     idle_s: int
     message_bytes_max: int
     ping_s: float
+    write_s: float
 
 
 class EdgeConfig(Config):
@@ -48,7 +56,8 @@ class EdgeConfig(Config):
             # A window for each connection would cost more memory than anything else of it.
             ws_per_message_deflate=False,
             ws_ping_interval=limits.ping_s,
-            ws_ping_timeout=limits.ping_s,
+            # The answer of one that reads slowly waits behind what it reads first.
+            ws_ping_timeout=max(limits.ping_s, limits.write_s),
             ws_max_size=limits.message_bytes_max,
             lifespan="off",
             access_log=False,
@@ -59,6 +68,8 @@ class EdgeConfig(Config):
             timeout_graceful_shutdown=END_S,
         )
         self.limits = limits
+        # In which every request begins. What wakes a connection may be another one's task, and say who calls there.
+        self.context = contextvars.copy_context()
         self._tls = tls
         # It tells of each request that makes no sense, of each WebSocket with its query, and at the end of each stream
         # that it cuts. What fails is told by the app.
@@ -84,7 +95,7 @@ class ChunkOutlet:
 
     @property
     def waiting_bytes(self) -> int:
-        return self._protocol.transport.get_write_buffer_size()
+        return waiting_bytes(self._protocol.transport)
 
     @property
     def is_open(self) -> bool:
@@ -94,7 +105,8 @@ class ChunkOutlet:
         return b"%x\r\n%b\r\n" % (len(data), data)
 
     def write(self, frame: bytes) -> None:
-        self._protocol.transport.write(frame)
+        if self.is_open:
+            self._protocol.transport.write(frame)
 
     def wake(self) -> None:
         """Lets the request's task look again: its `receive` returns."""
@@ -108,7 +120,11 @@ class ChunkOutlet:
 
 
 class EdgeProtocol(HttpToolsProtocol):
-    """A connection. Too long or too slow a head ends it, so that nobody holds connections by saying nothing."""
+    """A connection. Too long or too slow a head ends it, so that nobody holds connections by saying nothing.
+
+    A request may not be sent before the answer to the one before it has ended: then the connection ends behind that
+    answer. Its answer may be a stream without end, and whoever waits behind it could not be seen to leave.
+    """
 
     def __init__(
         self,
@@ -119,9 +135,16 @@ class EdgeProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
+        self._context = config.context
         self._outlet = ChunkOutlet(self)
+        # Between the first byte of a head and its last; what is no body counts against its limit, then too.
         self._in_head = True
         self._head_bytes = 0
+        self._partial_bytes = 0
+        # Since the parser last made something of what came: a line may be long, and it keeps the whole of it.
+        self._unread_bytes = 0
+        # Nothing more is heard of this peer.
+        self._is_deaf = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -139,33 +162,92 @@ class EdgeProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            end = data.find(b"\r\n\r\n")
-            self._head_bytes += len(data) if end < 0 else end
-            if self._head_bytes > self._limits.header_bytes_max:
-                self._refuse_head()
-                return
+        if self._is_deaf:
+            return
+        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            # Even if it is no more than an empty line.
+            self._await_head()
+        self._unread_bytes += len(data)
         super().data_received(data)
+        if self._in_head:
+            # Part of it is in the parser, that much at most.
+            self._partial_bytes += len(data)
+        if max(self._unread_bytes, self._partial_bytes) > self._limits.header_bytes_max:
+            self._refuse_head()
+
+    # --- what the parser has read ------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {OUTLET: self._outlet}  # type: ignore[dict-item]  # ASGI's place for it
-        if not self._in_head:
-            self._await_head()
+        self._unread_bytes = self._head_bytes = self._partial_bytes = 0
+        self._in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+        # Else it came behind a body: nobody has a use for it.
+        self._count_head(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._head_bytes = 0
+        self._partial_bytes = 0
         self._disarm()
+        if self._is_deaf:
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._is_deaf = True
+            self.cycle.keep_alive = False
+            return
+        if self.parser.should_upgrade() and self._should_upgrade() and self._has_body():
+            told = b'"a request for a WebSocket is a GET without a body"'
+            self._refuse(
+                _BODY, _PROBLEM % (400, b"invalid_request", b"The request is not as it should be", told)
+            )
+            return
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._unread_bytes = 0
+        if not self._is_deaf:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._unread_bytes = 0
+        if self._is_deaf:
+            return
         super().on_message_complete()
         if self.cycle is not None and self.cycle.response_complete:
             self._disarm()
 
+    def _has_body(self) -> bool:
+        names = {name for name, _ in self.headers}
+        return self.parser.get_method() != b"GET" or bool(names & {b"content-length", b"transfer-encoding"})
+
+    def _count_head(self, size: int) -> None:
+        self._unread_bytes = 0
+        self._head_bytes += size
+        if self._head_bytes > self._limits.header_bytes_max:
+            self._refuse_head()
+
+    # --- what becomes of it ------------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._context.copy().run(super()._start_asgi_task, cycle, app)
+
+    def handle_websocket_upgrade(self) -> None:
+        if not self._is_deaf:
+            super().handle_websocket_upgrade()
+
     def on_response_complete(self) -> None:
-        if self.cycle is not None and self.cycle.more_body:
+        if self.transport.is_closing():
+            # Closed behind its answer, for as long as that is being read.
+            depart(self.transport, self._limits.write_s)
+        elif self.cycle is not None and self.cycle.more_body:
             # It was answered before it had said all. The rest is let go, but not for ever. Closed at once, the
             # connection would be reset, and its peer could not read the answer.
             self._disarm()
@@ -181,7 +263,6 @@ class EdgeProtocol(HttpToolsProtocol):
             tell()
 
     def _await_head(self) -> None:
-        self._in_head = True
         self._disarm()
         self._timer = self.loop.call_later(self._limits.headers_s, self.leave)
 
@@ -191,17 +272,23 @@ class EdgeProtocol(HttpToolsProtocol):
             self._timer = None
 
     def leave(self) -> None:
-        """Ends the connection. What its peer does not take soon is let go: it could stay as long as the peer likes."""
+        """Ends the connection. Who does not take what waits is let go: it could stay as long as it likes."""
         self._disarm()
         if not self.transport.is_closing():
-            self.transport.close()
-            self.loop.call_later(END_S, self.transport.abort)
+            depart(self.transport, END_S)
 
     def _refuse_head(self) -> None:
-        told = b'{"type":"about:blank","status":431,"title":"Headers too large","code":"headers_too_large","detail":'
-        told += b'"the request\'s head has more than %d bytes"}' % self._limits.header_bytes_max
-        self._refuse(_TOO_LARGE, told)
+        if self._is_deaf:
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Behind the body of a request that is being answered: there is no place for a word about it.
+            self._is_deaf = True
+            self.transport.abort()
+            return
+        told = b'"the request\'s head has more than %d bytes"' % self._limits.header_bytes_max
+        self._refuse(_TOO_LARGE, _PROBLEM % (431, b"headers_too_large", b"Headers too large", told))
 
     def _refuse(self, form: bytes, told: bytes) -> None:
+        self._is_deaf = True
         self.transport.write(form % (len(told), told))
         self.leave()

@@ -1,8 +1,10 @@
 """Reading requests: bodies within a size and a time, and parameters, each with a problem that names it."""
 
 import asyncio
+import contextlib
 import math
 import re
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
@@ -96,3 +98,19 @@ def count(request: Request, name: str, default: int, most: int, least: int = 1) 
             field=name,
         )
     return value
+
+
+@contextlib.contextmanager
+def leaving(request: Request, tell: Callable[[], None]) -> Iterator["asyncio.Future[None]"]:
+    """Notices that the client of a request that has said all has gone: it is done then, and `tell` is called."""
+    left = asyncio.ensure_future(_left(request))
+    left.add_done_callback(lambda _: tell())
+    try:
+        yield left
+    finally:
+        left.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

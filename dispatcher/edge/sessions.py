@@ -19,7 +19,7 @@ from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import BodyLimits, count, flag, json_body, number
 from dispatcher.edge.schemas import event_stream, ref
 from dispatcher.edge.sse import EventStream
-from dispatcher.edge.viewers import Cursor, ShowResponse, Viewers, parse_cursor
+from dispatcher.edge.viewers import Cursor, Presence, ShowResponse, Viewers, parse_cursor
 from dispatcher.hub import Hub
 from dispatcher.identity import caller
 from dispatcher.record import plain
@@ -104,14 +104,18 @@ class Sessions:
         ask.idempotency_key = _key(request, ask.idempotency_key)
         accepted = self._requests.ask(ask)
         session_id = accepted.session_id
-        await kept(self._hub)
         where = f"/v1/sessions/{session_id}"
         headers = {"location": where, "session-id": session_id}
         if "respond-async" in request.headers.get("prefer", "").lower():
+            await kept(self._hub)
             record = {"session_id": session_id, "joined": accepted.joined, **_links(where)}
             return answered(record, 202, {**headers, "preference-applied": "respond-async"})
         self._viewers.require_room(session_id)
-        return self._stream(session_id, None, thoughts=_thoughts(body.include_thoughts), headers=headers)
+        # Its asker is there, however long it takes until there is anything to watch.
+        presence = Presence(self._hub, session_id)
+        await presence.while_kept()
+        thoughts = _thoughts(body.include_thoughts)
+        return self._stream(session_id, None, thoughts=thoughts, headers=headers, presence=presence)
 
     @operation(
         parameters=(
@@ -165,7 +169,9 @@ class Sessions:
             return Response(status_code=204)
         self._viewers.require_room(session_id)
         if wants_poll:
-            return await poll(self._hub, self._viewers, session_id, cursor, wait_s=wait_s, thoughts=thoughts)
+            return await poll(
+                request, self._hub, self._viewers, session_id, cursor, wait_s=wait_s, thoughts=thoughts
+            )
         return self._stream(session_id, cursor, thoughts=thoughts)
 
     @operation(
@@ -296,11 +302,19 @@ class Sessions:
         *,
         thoughts: bool,
         headers: dict[str, str] | None = None,
+        presence: Presence | None = None,
     ) -> Response:
         after, notices = self._viewers.place(session_id, cursor)
         rendering = EventStream(session_id, self._hub.journal.epoch)
         return ShowResponse(
-            self._viewers, rendering, session_id, after, notices, thoughts=thoughts, headers=headers
+            self._viewers,
+            rendering,
+            session_id,
+            after,
+            notices,
+            thoughts=thoughts,
+            headers=headers,
+            presence=presence,
         )
 
     def _lost(

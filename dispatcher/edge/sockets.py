@@ -1,14 +1,17 @@
 """One WebSocket connection: uvicorn's protocol, and a short way out for streams."""
 
+import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from uvicorn import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.http11 import Request
 
-from dispatcher.edge.outlet import END_S, OUTLET
+from dispatcher.edge.outlet import END_S, OUTLET, waiting_bytes
+
+if TYPE_CHECKING:
+    from dispatcher.edge.protocol import EdgeConfig
 
 # A whole message of text, and the lengths that need more than one byte, as RFC 6455 has them.
 _TEXT: Final = 0x81
@@ -31,7 +34,7 @@ class SocketOutlet:
 
     @property
     def waiting_bytes(self) -> int:
-        return self._protocol.transport.get_write_buffer_size()
+        return waiting_bytes(self._protocol.transport)
 
     @property
     def is_open(self) -> bool:
@@ -74,13 +77,22 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     """A connection after its upgrade."""
 
     def __init__(
-        self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None
+        self, config: "EdgeConfig", server_state: ServerState, app_state: dict[str, Any], _loop: Any = None
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._outlet = SocketOutlet(self)
+        self._context = config.context
+        self._handshake_s = config.limits.headers_s
+        self._handshake: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._handshake = self.loop.call_later(self._handshake_s, self.transport.abort)
 
     def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
+        if self._handshake is not None:
+            self._handshake.cancel()
+        self._context.copy().run(super().handle_connect, event)
         if hasattr(self, "scope"):
             self.scope["extensions"][OUTLET] = self._outlet  # type: ignore[assignment]  # ASGI's place for it
 
@@ -99,11 +111,21 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(END_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._handshake is not None:
+            self._handshake.cancel()
         super().connection_lost(exc)
         self._tell()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Whatever it sends is answered, and be it a ping by a pong: who does not read is heard no more.
+        if not self.close_sent:
+            self.transport.pause_reading()
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
         self._tell()
 
     def _tell(self) -> None:

@@ -23,7 +23,7 @@ from dispatcher.edge.reading import flag, json_body
 from dispatcher.edge.sessions import answered
 from dispatcher.edge.vercel_bodies import ChatBody, StopChatBody
 from dispatcher.edge.vercel_stream import HEADERS, MessageStream
-from dispatcher.edge.viewers import Cursor, ShowResponse, Viewers, parse_cursor
+from dispatcher.edge.viewers import Cursor, Presence, ShowResponse, Viewers, parse_cursor
 from dispatcher.hub import Hub
 from dispatcher.identity import caller
 from dispatcher.requests import Requests, WrongError
@@ -82,8 +82,14 @@ class VercelChats:
             ask.labels[THOUGHTS_LABEL] = "true"
         ask.on_detach.stop_after.CopyFrom(codec.duration(self._limits.left_stop_s))
         session_id = self._requests.ask(ask).session_id
-        await kept(self._hub)
-        return await self._stream(session_id, None, thoughts=thoughts)
+        self._viewers.require_room(session_id)
+        presence = Presence(self._hub, session_id)
+        await presence.while_kept()
+        try:
+            return await self._stream(session_id, None, thoughts=thoughts, presence=presence)
+        except BaseException:
+            presence.end()
+            raise
 
     @operation(
         parameters=(
@@ -153,14 +159,24 @@ class VercelChats:
 
     # --- parts -------------------------------------------------------------------------------------------
 
-    async def _stream(self, session_id: str, cursor: Cursor | None, *, thoughts: bool) -> Response:
-        self._viewers.require_room(session_id)
+    async def _stream(
+        self, session_id: str, cursor: Cursor | None, *, thoughts: bool, presence: Presence | None = None
+    ) -> Response:
+        if presence is None:
+            self._viewers.require_room(session_id)
         after, notices = self._viewers.place(session_id, cursor)
         rendering = MessageStream(session_id, self._hub.journal.epoch, thoughts=thoughts)
         await self._viewers.recall(session_id, after, rendering)
         headers = {**HEADERS, "location": f"/v1/sessions/{session_id}", "session-id": session_id}
         return ShowResponse(
-            self._viewers, rendering, session_id, after, notices, thoughts=thoughts, headers=headers
+            self._viewers,
+            rendering,
+            session_id,
+            after,
+            notices,
+            thoughts=thoughts,
+            headers=headers,
+            presence=presence,
         )
 
     def _latest(self, chat_id: str) -> Session | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
@@ -11,14 +12,17 @@ from starlette.types import Receive, Scope, Send
 
 from dispatcher.core.events import Count, ViewerCame, ViewerLeft
 from dispatcher.edge.flusher import Flusher
+from dispatcher.edge.kept import kept
 from dispatcher.edge.outlet import END_S, OUTLET, Outlet
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.protocol import ChunkOutlet
-from dispatcher.edge.rendering import Folding, Gap, Notice, Rendering
+from dispatcher.edge.rendering import Folding, Gap, GoAway, Notice, Rendering
 from dispatcher.edge.showing import ENDED, Show, ShowLimits
 from dispatcher.hub import Hub
 from dispatcher.journal.position import missing, position
 from dispatcher.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 # When a viewer of a dispatcher that goes away should be back.
 COME_BACK_MS: Final = 2_000
@@ -67,9 +71,17 @@ class Viewers:
         self._limits = limits
         self._viewers_per_session_max = viewers_per_session_max
         self._shows: set[Show] = set()
+        # Those that wait without a stream, and what they are told when the dispatcher leaves.
+        self._polls: set[Callable[[], None]] = set()
+        self._leaving = ""
 
     def __repr__(self) -> str:
         return f"<Viewers, {len(self._shows)} streams>"
+
+    @property
+    def write_s(self) -> float:
+        """How long one may take nothing."""
+        return self._limits.write_s
 
     def require_room(self, session_id: str) -> None:
         """Raises ProblemError where no more may watch the session."""
@@ -133,18 +145,34 @@ class Viewers:
 
     def go_away(self, reason: str) -> None:
         """The dispatcher leaves, and its sessions go on."""
+        self._leaving = reason
         for show in list(self._shows):
-            show.go_away(reason, COME_BACK_MS)
+            try:
+                show.go_away(reason, COME_BACK_MS)
+            except Exception:
+                # Of one viewer alone: the others are told.
+                log.exception("could not tell %r that the dispatcher leaves", show)
+                show.fail()
+        for news in list(self._polls):
+            news()
+
+    def farewell(self, after: int) -> GoAway | None:
+        """What one without a stream is told, who has been so far, when the dispatcher leaves."""
+        if not self._leaving:
+            return None
+        return GoAway(f"{self._hub.journal.epoch}:{after}", self._leaving, COME_BACK_MS)
 
     @contextlib.contextmanager
     def polling(self, session_id: str, news: Callable[[], None]) -> Iterator[None]:
         """Somebody watches for a while without a stream; `news` is called when there is more."""
         unsubscribe = self._hub.journal.subscribe(session_id, news)
         self._hub.submit(ViewerCame(session_id))
+        self._polls.add(news)
         try:
             with self._metrics.viewing("poll"):
                 yield
         finally:
+            self._polls.discard(news)
             unsubscribe()
             self._hub.submit(ViewerLeft(session_id))
 
@@ -160,8 +188,32 @@ class Viewers:
             show.end()
 
 
+class Presence:
+    """Somebody is there for a session, until `end`; more than once does nothing."""
+
+    def __init__(self, hub: Hub, session_id: str) -> None:
+        self._hub = hub
+        self._session_id = session_id
+        self._is_there = True
+        hub.submit(ViewerCame(session_id))
+
+    def end(self) -> None:
+        if self._is_there:
+            self._is_there = False
+            self._hub.submit(ViewerLeft(self._session_id))
+
+    async def while_kept(self) -> None:
+        """Until all that was decided is kept. Then somebody else is to take its place, or to end it."""
+        try:
+            await kept(self._hub)
+        except BaseException:
+            self.end()
+            raise
+
+
 class ShowResponse(Response):
-    """Streams a session to whoever asked, until it has ended or they have left."""
+    """Streams a session to whoever asked, until it has ended or they have left. `presence`: who asked was there until
+    now."""
 
     def __init__(
         self,
@@ -175,8 +227,10 @@ class ShowResponse(Response):
         media_type: str = "text/event-stream",
         headers: Mapping[str, str] | None = None,
         until: frozenset[str] = ENDED,
+        presence: Presence | None = None,
     ) -> None:
         self.background = None
+        self._presence = presence
         self.status_code = 200
         self.media_type = media_type
         self._viewers = viewers
@@ -192,6 +246,16 @@ class ShowResponse(Response):
         """All was written that there is, and the viewer still counts as one."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._stream(scope, receive, send)
+        finally:
+            self._arrived()
+
+    def _arrived(self) -> None:
+        if self._presence is not None:
+            self._presence.end()
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         outlet: ChunkOutlet = scope["extensions"][OUTLET]
         show = self._viewers.show(
             outlet,
@@ -208,16 +272,27 @@ class ShowResponse(Response):
             return
         has_left = False
         with self._viewers.watching(show, self._notices):
+            self._arrived()
             while not show.is_over and not has_left:
                 has_left = (await receive())["type"] == "http.disconnect"
             if show.is_over:
                 self.shown()
         if has_left:
             return
-        try:
-            async with asyncio.timeout(END_S):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except TimeoutError:
-            outlet.cut()
+        await self._end(send, outlet, END_S if show.is_slow else self._viewers.write_s)
         if show.is_slow:
             outlet.close()
+
+    async def _end(self, send: Send, outlet: ChunkOutlet, patience_s: float) -> None:
+        """Says that this was all. What still waits is taken, as long as some of it is taken every so often."""
+        ending = asyncio.ensure_future(send({"type": "http.response.body", "body": b"", "more_body": False}))
+        try:
+            waiting = outlet.waiting_bytes
+            while not (await asyncio.wait([ending], timeout=patience_s))[0]:
+                before, waiting = waiting, outlet.waiting_bytes
+                if waiting >= before:
+                    outlet.cut()
+                    break
+            await ending
+        finally:
+            ending.cancel()

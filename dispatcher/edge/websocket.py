@@ -172,7 +172,9 @@ class Sockets:
 
     async def serve(self, websocket: WebSocket) -> None:
         await websocket.accept()
-        socket = _Socket(websocket, self._hub, self._requests, self._viewers, self._limits.write_s)
+        socket = _Socket(
+            websocket, self._hub, self._requests, self._viewers, self._users, self._limits.write_s
+        )
         self._open.add(socket)
         try:
             if caller.get() is NOBODY:
@@ -204,12 +206,14 @@ class _Socket:
         hub: Hub,
         requests: Requests,
         viewers: Viewers,
+        users: Users,
         write_s: float,
     ) -> None:
         self._websocket = websocket
         self._hub = hub
         self._requests = requests
         self._viewers = viewers
+        self._users = users
         self._write_s = write_s
         self._outlet: SocketOutlet = websocket.scope["extensions"][OUTLET]
         # By session: what ends its watching.
@@ -271,8 +275,10 @@ class _Socket:
                 told = _REQUESTS.validate_json(text)
             except ValidationError as error:
                 receipt["request_id"] = _request_id(text)
+                self._users.require_rate(caller.get())
                 raise problem_of(error, is_tagged=True) from None
             receipt["request_id"] = told.request_id
+            self._users.require_rate(caller.get())
             watch = await self._do(told, receipt)
         except WrongError as wrong:
             receipt["fields"] = {"error": ProblemError.of(wrong).record()}
