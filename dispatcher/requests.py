@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any, Final
 from zlib import crc32
 
+from google.protobuf.message import Message
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher import answers
@@ -60,15 +61,16 @@ class WrongError(Exception):
 
 
 class Requests:
-    """All methods raise WrongError for what is not accepted. `mint` makes ids. They ask who the caller is, so they are
-    called in the task that serves it.
+    """All methods raise WrongError for what is not accepted. `mint` makes ids; `request_bytes_max`: the largest Ask and
+    the largest message. They ask who the caller is, so they are called in the task that serves it.
 
     What was submitted is decided when they return, and kept when `hub.kept` says so: only then may anybody be told.
     """
 
-    def __init__(self, hub: Hub, mint: Callable[[str], str]) -> None:
+    def __init__(self, hub: Hub, mint: Callable[[str], str], request_bytes_max: int) -> None:
         self._hub = hub
         self._mint = mint
+        self._request_bytes_max = request_bytes_max
 
     def require_visible(self, session_id: str) -> None:
         """Raises WrongError where there is no such session, and in the same words where it is not the caller's to see:
@@ -83,12 +85,21 @@ class Requests:
         """Opens a session, or joins the one that was asked for under the same key."""
         if caller.get().role == "commander":
             raise WrongError("permission_denied", "a session needs a token of the role application or admin")
+        self._require_size(ask)
         reply = self._submit(requested(ask, self._mint("s")))
         assert isinstance(reply, Accepted)
         return reply
 
+    def _require_size(self, asked: Message) -> None:
+        size = asked.ByteSize()
+        if size > self._request_bytes_max:
+            most = self._request_bytes_max
+            told = f"the request has {size} bytes as the contract writes it; request_bytes_max is {most}"
+            raise WrongError("too_large", told)
+
     def answer(self, session_id: str, answer: chat_pb2.AnswerQuestion) -> None:
         self.require_visible(session_id)
+        self._require_size(answer)
         value_json: str | None = None
         if answer.WhichOneof("result") == "value_json":
             value_json = answer.value_json
@@ -102,6 +113,7 @@ class Requests:
     def message(self, session_id: str, message: chat_pb2.AddMessage) -> str:
         """The message's id."""
         self.require_visible(session_id)
+        self._require_size(message)
         if not message.text:
             raise WrongError("invalid_request", "message.text: is empty")
         if len(message.idempotency_key) > LABEL_CHARS_MAX:

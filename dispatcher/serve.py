@@ -228,7 +228,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
             keeping.stalled.append(lambda is_stalled: _stalled(hub, is_stalled))
             _take_up(keeping, hub, runner)
             limits = LiveLimits(loaded, lambda changed: _apply(changed, deny, hub, runner))
-            requests = Requests(hub, mint)
+            requests = Requests(hub, mint, settings.request_bytes_max)
             async with (
                 _grpc_server(settings, access, hub, requests, metrics, runner, limits, leaving) as serving,
                 _http_server(settings, access, hub, requests, metrics) as web,

@@ -7,9 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from asynchronous import asynchronous, eventually
+from asynchronous import asynchronous, eventually, soon
 from dispatcher_process import DispatcherProcess, running_dispatcher
 from scripted_commander import linked, unique
+from southwest.ai.agent.v1 import agent_pb2
 from web_viewer import JSON, asking, browsing, opened, sent
 
 DISPATCHER_FLAGS = (
@@ -331,6 +332,46 @@ async def test_what_is_no_path_or_no_method_says_what_there_is(dispatcher: Dispa
         assert (broken.status_code, broken.json()["code"]) == (404, "not_found")
         form = await client.post("/v1/sessions", data={"input": "x"})
         assert (form.status_code, form.json()["field"]) == (415, "content-type")
+        typo = await client.get("/v1/sessions/s/events", params={"curser": "e:1"})
+        assert (typo.status_code, typo.json()["field"]) == (400, "curser")
+        assert "cursor, include_thoughts, wait" in typo.json()["detail"]
+
+
+@asynchronous
+async def test_a_field_has_the_name_that_the_body_gave_it(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+        long = {"agent": agent, "input": "x", "affinity_key": "k" * 300}
+        wrong = (await soon(client.post("/v1/sessions", json=long))).json()
+        assert wrong["field"] == "affinity_key"
+        assert wrong["detail"].startswith("affinity_key: ")
+        session_id = await opened(client, agent)
+        turn = await link.started()
+        await turn.send(question=agent_pb2.Question(question_id="q-1", text="?", options=["a", "b"]))
+        path = f"/v1/sessions/{session_id}"
+        await eventually(lambda: _questions(client, path))
+        misfit = (await client.post(f"{path}/answers/q-1", json={"value": "c"})).json()
+        assert (misfit["code"], misfit["field"]) == ("invalid_request", "value")
+        await turn.finish()
+
+
+async def _questions(client: httpx.AsyncClient, path: str) -> bool:
+    page = (await client.get(f"{path}/events", params={"wait": 0})).json()
+    return any(event["event"] == "question" for event in page["events"])
+
+
+@asynchronous
+async def test_a_request_is_as_large_over_http_as_by_any_other_way() -> None:
+    flags = ("--http-address", "127.0.0.1:0", "--request-bytes-max", "20000")
+    with running_dispatcher(*flags) as dispatcher:
+        async with browsing(dispatcher.url) as client:
+            large = await client.post("/v1/sessions", json={"agent": "a", "input": "x" * 25_000})
+            assert (large.status_code, large.json()["code"]) == (413, "too_large")
+            assert "request_bytes_max is 20000" in large.json()["detail"]
+            larger = await client.post("/v1/sessions", json={"agent": "a", "input": "x" * 45_000})
+            assert (larger.status_code, larger.json()["code"]) == (413, "too_large")
+            fits = await client.post("/v1/sessions", json={"agent": "a", "input": "x" * 19_000})
+            assert fits.json()["code"] == "no_such_agent"
 
 
 @asynchronous

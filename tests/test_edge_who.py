@@ -53,7 +53,7 @@ async def test_a_token_is_needed_and_a_role(
         named = await client.get(
             "/v1/sessions", params={"token": SECRETS["root"], "access_token": SECRETS["root"]}
         )
-        assert named.status_code == status
+        assert named.status_code == (400 if status == 200 else status)
         for path in ("/healthz", "/readyz"):
             assert (await client.get(path)).status_code == 200
     assert not [line for line in dispatcher.log if any(secret in line for secret in SECRETS.values())]
@@ -147,7 +147,7 @@ async def test_whose_a_session_is_is_the_tokens_word(dispatcher: DispatcherProce
         assert turn.start.user_id == "alice"
         assert stream.seen[0].fields["user_id"] == "alice"
         other = await client.post("/v1/sessions", json={"agent": agent, "input": "x", "user_id": "bob"})
-        assert (other.status_code, other.json()["field"]) == (400, "ask.user_id")
+        assert (other.status_code, other.json()["field"]) == (400, "user_id")
 
 
 @asynchronous

@@ -124,6 +124,8 @@ def _errors(told: Operation, *, is_open: bool) -> dict[int, set[str]]:
         codes += _WITH_TOKEN
     if told.body is not None:
         codes += _WITH_BODY
+    if told.is_strict:
+        codes.append("invalid_request")
     if any(parameter.place == "path" for parameter in told.parameters):
         # What can't be one, as with a line break, leads nowhere.
         codes.append("not_found")

@@ -4,16 +4,21 @@ It stands right above the code that does it, and a test holds the two together b
 its description allows, and with what it does not.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import functools
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 from pydantic import BaseModel
+from starlette.requests import Request
+
+from dispatcher.edge.problems import ProblemError
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Any]])
 Schema = Mapping[str, Any]
 
 _ATTRIBUTE: Final = "__operation__"
+_OWN: Final = frozenset({"sessions", "agents"})
 TEXT: Final[Schema] = {"type": "string"}
 
 
@@ -58,6 +63,11 @@ class Operation:
     errors: Literal["Problem", "OpenAiError"] = "Problem"
     ends: bool = False
 
+    @property
+    def is_strict(self) -> bool:
+        """It is our own, and no client adds what it does not know."""
+        return self.tag in _OWN
+
 
 def object_of(**properties: Any) -> dict[str, Any]:
     """All of these are always there."""
@@ -71,11 +81,29 @@ def json_answer(description: str, schema: Schema) -> Answer:
 def operation(**told: Any) -> Callable[[Endpoint], Endpoint]:
     """Says what an endpoint takes and gives. Its summary is the first line of its docstring."""
 
+    made = Operation(**told)
+    known = frozenset(parameter.name for parameter in made.parameters if parameter.place == "query")
+
     def decorate(endpoint: Endpoint) -> Endpoint:
-        setattr(endpoint, _ATTRIBUTE, Operation(**told))
-        return endpoint
+        @functools.wraps(endpoint)
+        async def strict(edge: Any, request: Request) -> Any:
+            _require_known(request, known)
+            return await endpoint(edge, request)
+
+        decorated = strict if made.is_strict else endpoint
+        setattr(decorated, _ATTRIBUTE, made)
+        return cast("Endpoint", decorated)
 
     return decorate
+
+
+def _require_known(request: Request, known: Collection[str]) -> None:
+    """A name that nobody knows is a mistake, as in a body: what was meant would be left out in silence."""
+    for name in request.query_params:
+        if name not in known:
+            right = ", ".join(sorted(known)) or "none"
+            told = f"{name[:80]}: there is no such parameter; there are: {right}"
+            raise ProblemError("invalid_request", told, field=name[:80])
 
 
 def operation_of(endpoint: Any) -> Operation | None:

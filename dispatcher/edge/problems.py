@@ -1,6 +1,7 @@
 """What is wrong with a request, as `application/problem+json` (RFC 9457): a stable code, which field, and the mend."""
 
 import math
+import re
 from typing import Any, Final
 
 import orjson
@@ -36,6 +37,8 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "internal": (500, "The dispatcher failed"),
 }
 
+_WITHIN: Final = re.compile(r"^(ask|answer|message)\.")
+
 
 class ProblemError(Exception):
     """Ends a request with a problem. `code` is one of PROBLEMS; `field` names what is wrong in the request."""
@@ -56,7 +59,8 @@ class ProblemError(Exception):
         """What the judge of all requests has found."""
         signal = wrong.signal()
         refusal = wrong.declined.refusal if wrong.declined else None
-        detail = str(wrong)
+        # The contract's names of fields, which bodies have without what they are in.
+        detail = _WITHIN.sub("", str(wrong)).replace("value_json: ", "value: ", 1)
         field, colon, _ = detail.partition(":")
         code = wrong.code if refusal is None else "invalid_request"
         problem = cls(code, detail, field=field if colon and " " not in field else "")

@@ -59,7 +59,8 @@ async def json_body(request: Request, limits: BodyLimits) -> bytes:
 
 
 def _too_large(limits: BodyLimits) -> ProblemError:
-    return ProblemError("too_large", f"the body is larger than {limits.bytes_max} bytes")
+    told = f"the body is larger than {limits.bytes_max} bytes, twice the dispatcher's request_bytes_max"
+    return ProblemError("too_large", told)
 
 
 def flag(request: Request, name: str) -> bool:
