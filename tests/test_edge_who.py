@@ -49,6 +49,8 @@ async def test_a_token_is_needed_and_a_role(
         answer = await client.get("/v1/sessions")
         assert (answer.status_code, answer.json().get("code", "")) == (status, code)
         assert ("www-authenticate" in answer.headers) == (status == 401)
+        was_told = headers.get("authorization", "").lower().startswith("bearer ") and status == 401
+        assert ("this token is not accepted" in answer.text) == was_told
         # In an address it would be logged by everybody on the way.
         named = await client.get(
             "/v1/sessions", params={"token": SECRETS["root"], "access_token": SECRETS["root"]}

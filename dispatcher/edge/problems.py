@@ -14,7 +14,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 # What has an HTTP status of its own besides the core's refusals, which bring theirs, with its title.
 PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "invalid_request": (400, "The request is not as it should be"),
-    "unauthenticated": (401, "A token is needed"),
+    "unauthenticated": (401, "A token that is accepted is needed"),
     "permission_denied": (403, "The caller may not do this"),
     "host_not_allowed": (421, "This host is not served here"),
     "origin_not_allowed": (403, "Pages of this origin may not call"),
