@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
-from dispatcher.edge.bodies import AnswerBody
+from dispatcher.edge.bodies import MESSAGES_MAX, PARTS_MAX, AnswerBody, require_few_parts
 from dispatcher.edge.problems import ProblemError
 from dispatcher.requests import LABEL_CHARS_MAX
 
@@ -82,12 +82,12 @@ class RunBody(_Said):
     thread_id: Id
     run_id: Id
     protocol_version: str = ""
-    messages: list[dict[str, JsonValue]]
+    messages: Annotated[list[dict[str, JsonValue]], Field(max_length=MESSAGES_MAX, fail_fast=True)]
     tools: list[JsonValue] = []
     state: JsonValue = None
-    context: list[JsonValue] = []
+    context: Annotated[list[JsonValue], Field(max_length=PARTS_MAX)] = []
     forwarded_props: JsonValue = None
-    resume: list[ResumeBody] = []
+    resume: Annotated[list[ResumeBody], Field(max_length=MESSAGES_MAX, fail_fast=True)] = []
 
     @property
     def run(self) -> Run:
@@ -110,6 +110,8 @@ class RunBody(_Said):
     def ask(self) -> chat_pb2.Ask:
         """Raises ProblemError for what is not as it should be."""
         self.require_no_tools()
+        for name in ("content", "toolCalls"):
+            require_few_parts("messages", (message.get(name) for message in self.messages))
         wire = chat_pb2.Ask(include_thoughts=self.include_thoughts)
         wire.labels[THREAD_LABEL], wire.labels[RUN_LABEL] = self.thread_id, self.run_id
         told = {name: value for name, value in self._props.items() if name != "includeThoughts"}

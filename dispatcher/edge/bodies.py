@@ -7,6 +7,7 @@ every edge alike. The OpenAPI description is made of these classes.
 import base64
 import binascii
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.edge.problems import ProblemError
@@ -25,7 +27,13 @@ from dispatcher.requests import LABEL_CHARS_MAX, LABELS_MAX
 from dispatcher.rpc import codec
 from dispatcher.rpc.methods import REASON_CHARS_MAX
 
+# More is no conversation that an agent could be told; and wrong or right, each costs the loop some of its time.
+MESSAGES_MAX: Final = 10_000
+PARTS_MAX: Final = 10_000  # of all messages together
 _ERRORS_TOLD_MAX: Final = 10
+# They are built all or none, and a body has room for very many.
+_ERRORS_BUILT_MAX: Final = 1_000
+_FIELD_CHARS_MAX: Final = 256
 _COUNT_MAX: Final = 2**32 - 1
 _BIG_MAX: Final = 2**63 - 1
 _SECONDS_MAX: Final = 604_800.0
@@ -43,7 +51,9 @@ Seconds = Annotated[float, Field(ge=0, le=_SECONDS_MAX)]
 SomeSeconds = Annotated[float, Field(ge=0.001, le=_SECONDS_MAX)]
 Name = Annotated[str, Field(max_length=LABEL_CHARS_MAX)]
 Key = Annotated[str, Field(min_length=1, max_length=LABEL_CHARS_MAX)]
-Labels = Annotated[dict[Key, Name], Field(max_length=LABELS_MAX)]
+Labels = Annotated[dict[Key, Name], Field(max_length=LABELS_MAX, fail_fast=True)]
+# Lists and tables are looked at up to what is wrong first: telling of each item would cost more than the request.
+Texts = Annotated[dict[str, str], Field(fail_fast=True)]
 # Checked by its decoder, which says it in better words.
 Base64 = Annotated[
     str,
@@ -91,7 +101,7 @@ class MessageBody(Body):
     """Something said in the conversation. `content` as a text is one part of text."""
 
     role: Literal["system", "user", "assistant", "tool"]
-    content: str | Annotated[list[Part], Field(min_length=1)]
+    content: str | Annotated[list[Part], Field(min_length=1, max_length=PARTS_MAX, fail_fast=True)]
 
 
 class BudgetsBody(Body):
@@ -137,11 +147,13 @@ class AskBody(Body):
     agent: Name = ""
     agent_version: Name = ""
     input: str | None = None
-    messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
+    messages: (
+        Annotated[list[MessageBody], Field(min_length=1, max_length=MESSAGES_MAX, fail_fast=True)] | None
+    ) = None
     user_id: Name = ""
     labels: Labels = {}
     commander_labels: Labels = {}
-    metadata: dict[str, str] = {}
+    metadata: Texts = {}
     budgets: BudgetsBody | None = None
     affinity_key: Name = ""
     include_thoughts: bool = False
@@ -156,7 +168,8 @@ class AskBody(Body):
         return self
 
     def ask(self) -> chat_pb2.Ask:
-        """Raises ProblemError for bytes that are no base64."""
+        """Raises ProblemError for bytes that are no base64, and for too many parts."""
+        require_few_parts("messages", (message.content for message in self.messages or ()))
         wire = chat_pb2.Ask(
             agent=self.agent,
             agent_version=self.agent_version,
@@ -232,6 +245,14 @@ class StopBody(Body):
     reason: Annotated[str, Field(max_length=REASON_CHARS_MAX)] = ""
 
 
+def require_few_parts(field: str, contents: Iterable[object]) -> None:
+    """Of what is said in all messages. Raises ProblemError."""
+    count = sum(len(content) for content in contents if isinstance(content, list))
+    if count > PARTS_MAX:
+        told = f"{field}: have {count} parts; at most {PARTS_MAX} in all are right"
+        raise ProblemError("invalid_request", told, field=field)
+
+
 B = TypeVar("B", bound=BaseModel)
 
 
@@ -244,26 +265,36 @@ def parsed(kind: type[B], data: bytes) -> B:
 
 
 def problem_of(error: ValidationError, *, is_tagged: bool = False) -> ProblemError:
-    """Every field that is wrong, and the first in words. `is_tagged`: paths begin with which body of several it is."""
-    told: dict[str, str] = {}
-    for each in error.errors(include_url=False, include_context=False):
+    """Which fields are wrong, and the first in words. `is_tagged`: paths begin with which body of several it is."""
+    if (count := error.error_count()) > _ERRORS_BUILT_MAX:
+        told_all = (
+            f"the body has {count} mistakes; /openapi.json tells which fields there are, and of which type"
+        )
+        return ProblemError("invalid_request", told_all)
+    told: dict[tuple[int | str, ...], str] = {}
+    for each in error.errors(include_url=False, include_input=False):
         if each["type"] == "json_invalid":
             why = each["msg"].removeprefix("Invalid JSON: ")
             return ProblemError("invalid_request", f"the body is no JSON: {why}")
-        what = each["msg"].removeprefix("Value error, ")
-        if each["type"] == "extra_forbidden":
-            what = "there is no such field"
         # Of a field that may be of several types, the last is what it looks like most.
-        told[_path(each["loc"][is_tagged:])] = what[:1].lower() + what[1:]
+        told[_steps(each["loc"][is_tagged:])] = _what(each)
     # What is said of a whole that has a part which is wrong says less.
-    wrong = [
-        {"field": field, "problem": what}
-        for field, what in told.items()
-        if not any(other.startswith((f"{field}.", f"{field}[")) for other in told if field)
-    ][:_ERRORS_TOLD_MAX]
+    wholes = {steps[:depth] for steps in told for depth in range(1, len(steps))}
+    wrong = [{"field": _path(steps), "problem": what} for steps, what in told.items() if steps not in wholes][
+        :_ERRORS_TOLD_MAX
+    ]
     first = wrong[0]
     detail = f"{first['field']}: {first['problem']}" if first["field"] else first["problem"]
     return ProblemError("invalid_request", detail, field=first["field"], errors=wrong)
+
+
+def _what(error: ErrorDetails) -> str:
+    if error["type"] == "extra_forbidden":
+        return "there is no such field"
+    if error["type"] == "too_long":
+        return f"has more than {error['ctx']['max_length']}; at most so many are right"
+    what = error["msg"].removeprefix("Value error, ")
+    return what[:1].lower() + what[1:]
 
 
 # What pydantic adds to a path to say which of several types it has tried: of content, and of a part behind its number.
@@ -272,19 +303,27 @@ _LIST_TRIED: Final = "list["
 _TAGS: Final = frozenset({"text", "json", "blob"})
 
 
-def _path(where: tuple[int | str, ...]) -> str:
-    """As JavaScript would write it: `messages[0].content`."""
-    path = ""
+def _steps(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Without what no client has written."""
+    steps: list[int | str] = []
     before: int | str = ""
     for part in where:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif not (
-            part == _TEXT_TRIED or part.startswith(_LIST_TRIED) or (part in _TAGS and isinstance(before, int))
-        ):
-            path += f".{part}" if path else part
+        is_tried = isinstance(part, str) and (part == _TEXT_TRIED or part.startswith(_LIST_TRIED))
+        if not is_tried and not (part in _TAGS and isinstance(before, int)):
+            steps.append(part)
         before = part
-    return path
+    return tuple(steps)
+
+
+def _path(steps: tuple[int | str, ...]) -> str:
+    """As JavaScript would write it: `messages[0].content`."""
+    path = ""
+    for step in steps:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        else:
+            path += f".{step}" if path else step
+    return path[:_FIELD_CHARS_MAX]
 
 
 def _message(where: str, body: MessageBody) -> agent_pb2.Message:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
+from dispatcher.edge.bodies import MESSAGES_MAX, PARTS_MAX, Texts, require_few_parts
 from dispatcher.edge.openai_parts import ROLES, json_text, parts, wrong
 
 _COUNT_MAX: Final = 2**63 - 1
@@ -82,7 +83,7 @@ class SaidBody(ForeignBody):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: JsonValue = None
-    tool_calls: list[JsonValue] | None = None
+    tool_calls: Annotated[list[JsonValue], Field(max_length=PARTS_MAX)] | None = None
     tool_call_id: str | None = None
 
 
@@ -94,12 +95,12 @@ class ChatBody(ForeignBody):
     """`include_thoughts`, `include_events` and `on_question` are ours: their clients send them as `extra_body`."""
 
     model: str = ""
-    messages: list[SaidBody]
+    messages: Annotated[list[SaidBody], Field(max_length=MESSAGES_MAX, fail_fast=True)]
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
-    modalities: list[str] | None = None
-    metadata: dict[str, str] | None = None
+    modalities: Annotated[list[str], Field(fail_fast=True)] | None = None
+    metadata: Texts | None = None
     user: str | None = None
     safety_identifier: str | None = None
     max_tokens: Tokens | None = None
@@ -120,6 +121,7 @@ class ChatBody(ForeignBody):
             raise wrong("n", "one answer is given; 1 is right")
         if set(self.modalities or ["text"]) != {"text"}:
             raise wrong("modalities", 'agents answer in text; ["text"] is right')
+        require_few_parts("messages", (said.content for said in self.messages))
         ask = chat_pb2.Ask(
             user_id=self.safety_identifier or self.user or "",
             labels=self.metadata or {},

@@ -1,11 +1,12 @@
 """A request for a response, and the `Ask` made of it. What is ignored, handed on and refused as in `openai_bodies`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
+from dispatcher.edge.bodies import MESSAGES_MAX, Texts, require_few_parts
 from dispatcher.edge.openai_bodies import PROBABILITIES, TOOLS, Flag, ForeignBody, Tokens
 from dispatcher.edge.openai_parts import ROLES, json_text, parts, wrong
 
@@ -42,12 +43,12 @@ class ResponseBody(ForeignBody):
     """`on_question` is ours."""
 
     model: str = ""
-    input: str | list[JsonValue]
+    input: str | Annotated[list[JsonValue], Field(max_length=MESSAGES_MAX)]
     instructions: str | None = None
     stream: Flag | None = None
     background: Flag | None = None
     reasoning: dict[str, JsonValue] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Texts | None = None
     user: str | None = None
     safety_identifier: str | None = None
     max_output_tokens: Tokens | None = None
@@ -78,6 +79,7 @@ class ResponseBody(ForeignBody):
         if isinstance(self.input, str):
             ask.messages.add(role=agent_pb2.ROLE_USER).parts.add(text=self.input)
         else:
+            require_few_parts("input", (_content(item) for item in self.input))
             for number, item in enumerate(self.input):
                 message = _message(f"input[{number}]", item)
                 if message is not None:
@@ -106,6 +108,10 @@ class ResponseBody(ForeignBody):
 def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
     """Those that were asked for."""
     return {key: value for key, value in labels.items() if not key.startswith(_OURS)}
+
+
+def _content(item: JsonValue) -> JsonValue:
+    return item.get("content") if isinstance(item, dict) else None
 
 
 def _message(field: str, item: JsonValue) -> agent_pb2.Message | None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
-from dispatcher.edge.bodies import AnswerBody, parsed
+from dispatcher.edge.bodies import MESSAGES_MAX, PARTS_MAX, AnswerBody, parsed, require_few_parts
 from dispatcher.edge.problems import ProblemError
 from dispatcher.requests import LABEL_CHARS_MAX
 
@@ -27,7 +27,7 @@ class UiMessage(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     role: Literal["system", "user", "assistant"]
-    parts: list[dict[str, JsonValue]]
+    parts: Annotated[list[dict[str, JsonValue]], Field(max_length=PARTS_MAX, fail_fast=True)]
 
 
 class ChatBody(BaseModel):
@@ -36,7 +36,7 @@ class ChatBody(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, alias_generator=to_camel)
 
     id: ChatId
-    messages: list[UiMessage] = Field(min_length=1)
+    messages: Annotated[list[UiMessage], Field(min_length=1, max_length=MESSAGES_MAX, fail_fast=True)]
     trigger: str = ""
     message_id: str | None = None
     agent: str = ""
@@ -46,6 +46,7 @@ class ChatBody(BaseModel):
 
     def ask(self) -> chat_pb2.Ask:
         """Raises ProblemError for parts that are not as they should be."""
+        require_few_parts("messages", (message.parts for message in self.messages))
         wire = chat_pb2.Ask(
             agent=self.agent,
             agent_version=self.agent_version,
