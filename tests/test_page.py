@@ -1,6 +1,7 @@
 """The page in a real Chromium: what an agent does is seen, and people can ask, answer, steer and stop."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -362,3 +363,70 @@ def test_sessions_come_and_go_in_the_list_by_themselves(
         scene.finish(turn)
         expect(other.page.locator(f'#recent a[href="#/{turn.session_id}"]')).to_contain_text("completed")
         expect(ending(other.page)).to_contain_text("Completed")
+
+
+# Rendered as if it came whole; how long it took, milliseconds: the least of several, as other things go on too.
+RENDERED = """async (text) => {
+  const { Prose } = await import("/page/markdown.js");
+  let least = Infinity;
+  for (let time = 0; time < 3; time += 1) {
+    const prose = new Prose();
+    prose.append(text);
+    const begun = performance.now();
+    prose.finish();
+    least = Math.min(least, performance.now() - begun);
+  }
+  return least;
+}"""
+HOSTILE: dict[str, Callable[[int], str]] = {
+    "padding of code": lambda n: "` " + "a" * n + "`",
+    "spaces in a heading": lambda n: "# a" + " " * n + "b",
+    "spaces before a line's end in a heading": lambda n: "# " + " " * n + "\r a",
+    "spaces before a line's end in an item": lambda n: "- " + " " * n + "\u2028 a",
+    "signs and spaces of a rule": lambda n: "- " * (n // 2) + " " * n + "b",
+    "openings of links": lambda n: "[]" * (n // 2) + "](b)",
+    "openings of links that end far away": lambda n: "[a](" * (n // 4) + "b" * n,
+    "openings of emphasis": lambda n: "*a **b _c " * (n // 10),
+    "pairs inside of emphasis": lambda n: "*a" + " **b" * (n // 4),
+    "backticks": lambda n: "`` ` " * (n // 5) + "`" * n,
+    "items": lambda n: "".join(" " * (each % 30) + "- a\n" for each in range(n // 20)),
+    "quotes": lambda n: "> *a\n" * (n // 5),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_text_is_more_work_than_it_is_long(name: str, visit: Visit, dispatcher: DispatcherProcess) -> None:
+    visit.page.goto(dispatcher.url)
+    length = 40_000
+    once, eight_times = (visit.page.evaluate(RENDERED, HOSTILE[name](n)) for n in (length, 8 * length))
+    # What is quadratic takes 64 times as long.
+    assert eight_times < 24 * max(once, 10.0), (once, eight_times)
+
+
+def test_very_many_pieces_are_shown(visit: Visit, dispatcher: DispatcherProcess) -> None:
+    visit.page.goto(dispatcher.url)
+    for text in ("*a* " * 150_000, "a\n\n" * 150_000):
+        visit.page.evaluate(RENDERED, text)
+
+
+def test_the_closing_signs_of_a_heading_are_left_out(visit: Visit, dispatcher: DispatcherProcess) -> None:
+    visit.page.goto(dispatcher.url)
+    shown = """async (text) => {
+      const { Prose } = await import("/page/markdown.js");
+      const prose = new Prose();
+      prose.append(text);
+      prose.finish();
+      return prose.box.firstChild.textContent;
+    }"""
+    for text, told in {
+        "# a ##": "a",
+        "# a ## ": "a",
+        "# a   #": "a",
+        "# a#": "a#",
+        "# a # b": "a # b",
+        "# ##": "##",
+        "` a `": "a",
+        "`  a`": "  a",
+        "`   `": "   ",
+    }.items():
+        assert visit.page.evaluate(shown, text) == told, text

@@ -4,8 +4,9 @@
 import { button, element } from "./elements.js";
 
 const FENCE = /^ {0,6}(`{3,}|~{3,})[ \t]*([\w+#.-]*)/;
-const ITEM = /^( *)([-*+]|\d{1,9}[.)])[ \t]+(.*)$/;
-const HEADING = /^ {0,3}(#{1,6})[ \t]+(.*)$/;
+// With `s`, so that what follows the spaces always fits: else each of many spaces would be tried as the last one.
+const ITEM = /^( *)([-*+]|\d{1,9}[.)])[ \t]+(.*)$/s;
+const HEADING = /^ {0,3}(#{1,6})[ \t]+(.*)$/s;
 const RULE = /^ {0,3}([-*_])(?: *\1){2,} *$/;
 const QUOTED = /^ {0,3}> ?/;
 const DEPTH_MAX = 6;
@@ -41,7 +42,7 @@ export class Prose {
     this.#drawnAt = performance.now();
     this.#settle(wholeUpTo(this.#tail));
     this.#open = made(this.#tail);
-    this.#box.append(...this.#open);
+    this.#show(this.#open);
     return true;
   }
 
@@ -56,8 +57,13 @@ export class Prose {
     const whole = this.#tail.slice(0, end);
     this.#tail = this.#tail.slice(end);
     const blocks = made(whole);
-    this.#box.append(...blocks);
+    this.#show(blocks);
     if (blocks.length) this.#finished(blocks.map(spoken).join(" "));
+  }
+
+  #show(blocks) {
+    // One by one: a call has room for so many arguments only.
+    for (const block of blocks) this.#box.append(block);
   }
 }
 
@@ -125,19 +131,34 @@ function isParagraph(line) {
 function paragraph(lines, at) {
   let end = at + 1;
   while (end < lines.length && isParagraph(lines[end])) end += 1;
-  return [element("p", {}, ...inline(lines.slice(at, end).join("\n"))), end];
+  return [element("p", {}, inline(lines.slice(at, end).join("\n"))), end];
 }
 
 function heading([, signs, text]) {
   // Below the page's own.
-  return element(`h${Math.min(6, signs.length + 2)}`, {}, ...inline(text.replace(/ +#+ *$/, "")));
+  return element(`h${Math.min(6, signs.length + 2)}`, {}, inline(withoutClosing(text)));
+}
+
+// "A heading ##" is one of "A heading". By hand, as an expression would begin anew at each space.
+function withoutClosing(text) {
+  const signsEnd = endWithout(text, " ", text.length);
+  const signsStart = endWithout(text, "#", signsEnd);
+  const isClosed = signsStart < signsEnd && text[signsStart - 1] === " ";
+  return isClosed ? text.slice(0, endWithout(text, " ", signsStart)) : text;
+}
+
+// Where `text` up to `end` ends without the signs that are its last.
+function endWithout(text, sign, end) {
+  let at = end;
+  while (at > 0 && text[at - 1] === sign) at -= 1;
+  return at;
 }
 
 function quote(lines, at) {
   let end = at;
   while (end < lines.length && QUOTED.test(lines[end])) end += 1;
   const text = lines.slice(at, end).map((line) => line.replace(QUOTED, ""));
-  return [element("blockquote", {}, element("p", {}, ...inline(text.join("\n")))), end];
+  return [element("blockquote", {}, element("p", {}, inline(text.join("\n")))), end];
 }
 
 function code(lines, at) {
@@ -190,7 +211,7 @@ function nested(items, from, to, depth) {
   while (at < to) {
     let end = at + 1;
     if (depth < DEPTH_MAX) while (end < to && items[end].indent > indent + 1) end += 1;
-    const item = element("li", {}, ...inline(items[at].text));
+    const item = element("li", {}, inline(items[at].text));
     if (end > at + 1) item.append(nested(items, at + 1, end, depth + 1));
     box.append(item);
     at = end;
@@ -204,13 +225,13 @@ const SPECIAL = /[\\`*_[]/g;
 
 function inline(text, depth = 0) {
   const nodes = [];
-  // What was looked for and is not there, so that no text of many openings is searched to its end for each of them.
-  const missing = new Set();
+  // What was looked for, from where, and where it is, so that no text of many openings is searched for each of them.
+  const sought = new Map();
   let plain = 0;
   SPECIAL.lastIndex = 0;
   for (let found = SPECIAL.exec(text); found; found = SPECIAL.exec(text)) {
     const at = found.index;
-    const [node, end] = span(text, at, depth, missing);
+    const [node, end] = span(text, at, depth, sought);
     SPECIAL.lastIndex = end;
     if (node === null) continue;
     if (at > plain) nodes.push(text.slice(plain, at));
@@ -222,53 +243,55 @@ function inline(text, depth = 0) {
 }
 
 // What begins at `at`, and where it ends; null where it is only text.
-function span(text, at, depth, missing) {
+function span(text, at, depth, sought) {
   const sign = text[at];
   if (sign === "\\") {
     const isEscape = /[\\`*_[\](){}#+.!>~-]/.test(text[at + 1] || "");
     return isEscape ? [text[at + 1], at + 2] : [null, at + 1];
   }
-  if (sign === "`") return ticks(text, at, missing);
+  if (sign === "`") return ticks(text, at, sought);
   if (depth >= DEPTH_MAX) return [null, at + 1];
-  if (sign === "[") return link(text, at, missing);
-  return emphasis(text, at, depth, missing);
+  if (sign === "[") return link(text, at, sought);
+  return emphasis(text, at, depth, sought);
 }
 
-function seek(text, what, from, missing) {
-  if (missing.has(what)) return -1;
+function seek(text, what, from, sought) {
+  const before = sought.get(what);
+  if (before && from >= before.from && (before.found < 0 || from <= before.found)) return before.found;
   const found = text.indexOf(what, from);
-  if (found < 0) missing.add(what);
+  sought.set(what, { from, found });
   return found;
 }
 
-function ticks(text, at, missing) {
+function ticks(text, at, sought) {
   let open = at;
   while (text[open] === "`") open += 1;
   const fence = text.slice(at, open);
-  const end = seek(text, fence, open, missing);
+  const end = seek(text, fence, open, sought);
   if (end < 0) return [null, open];
   const inner = text.slice(open, end).replaceAll("\n", " ");
-  return [element("code", {}, /^ .*[^ ].* $/.test(inner) ? inner.slice(1, -1) : inner), end + fence.length];
+  const isPadded = inner.startsWith(" ") && inner.endsWith(" ") && /[^ ]/.test(inner);
+  return [element("code", {}, isPadded ? inner.slice(1, -1) : inner), end + fence.length];
 }
 
-function emphasis(text, at, depth, missing) {
+function emphasis(text, at, depth, sought) {
   const sign = text[at];
   const mark = text[at + 1] === sign ? sign + sign : sign;
   const from = at + mark.length;
   const isWordInside = sign === "_" && /\w/.test(text[at - 1] || "");
   if (isWordInside || !text[from] || /\s/.test(text[from])) return [null, from];
-  let end = seek(text, mark, from + 1, missing);
+  let end = seek(text, mark, from + 1, sought);
   // "*a **b** c*": the pair inside is no end.
-  while (mark.length === 1 && end >= 0 && text[end + 1] === sign) end = seek(text, mark, end + 2, missing);
+  while (mark.length === 1 && end >= 0 && text[end + 1] === sign) end = seek(text, mark, end + 2, sought);
   const closesWord = sign === "_" && /\w/.test(text[end + mark.length] || "");
   if (end < 0 || /\s/.test(text[end - 1]) || closesWord) return [null, from];
   const inner = inline(text.slice(from, end), depth + 1);
-  return [element(mark.length === 2 ? "strong" : "em", {}, ...inner), end + mark.length];
+  return [element(mark.length === 2 ? "strong" : "em", {}, inner), end + mark.length];
 }
 
-function link(text, at, missing) {
-  const middle = seek(text, "](", at + 1, missing);
-  const end = middle < 0 ? -1 : seek(text, ")", middle + 2, missing);
+function link(text, at, sought) {
+  const middle = seek(text, "](", at + 1, sought);
+  const end = middle < 0 ? -1 : seek(text, ")", middle + 2, sought);
   const label = text.slice(at + 1, middle);
   if (end < 0 || label.includes("[")) return [null, at + 1];
   const target = text.slice(middle + 2, end).trim();
