@@ -81,12 +81,13 @@ class Requests:
                 "unknown_session", f"session_id: there is no session {session_id!r}, or it is no longer kept"
             )
 
-    def ask(self, ask: chat_pb2.Ask) -> Accepted:
-        """Opens a session, or joins the one that was asked for under the same key."""
+    def ask(self, ask: chat_pb2.Ask, *, held_by_questions: bool = False) -> Accepted:
+        """Opens a session, or joins the one that was asked for under the same key. `held_by_questions`: it does not
+        count as left while a question of its is open."""
         if caller.get().role == "commander":
             raise WrongError("permission_denied", "a session needs a token of the role application or admin")
         self._require_size(ask)
-        reply = self._submit(requested(ask, self._mint("s")))
+        reply = self._submit(requested(ask, self._mint("s"), held_by_questions=held_by_questions))
         assert isinstance(reply, Accepted)
         return reply
 
@@ -154,7 +155,7 @@ class Requests:
                 raise WrongError("invalid_request", f"answer.value_json: {misfit}")
 
 
-def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
+def requested(ask: chat_pb2.Ask, session_id: str, *, held_by_questions: bool = False) -> SessionRequested:
     """An Ask in the core's words. Raises WrongError, which names the field."""
     ask = _own(ask, caller.get().user_id)
     if not ask.messages:
@@ -190,6 +191,7 @@ def requested(ask: chat_pb2.Ask, session_id: str) -> SessionRequested:
         idempotency_key=ask.idempotency_key,
         budgets=_budgets(ask.budgets) if ask.HasField("budgets") else None,
         stop_when_unwatched_s=codec.seconds(ask.on_detach.stop_after) if unwatched else None,
+        held_by_questions=held_by_questions,
         application=caller.get().actor,
         request_crc32=_asked_crc32(ask),
     )

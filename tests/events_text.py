@@ -187,6 +187,7 @@ def ask(words: Words) -> Event:
         request_crc32=words.number("request_crc32"),
         budgets=Budgets(**given) if given else None,
         stop_when_unwatched_s=words.seconds("stop_when_unwatched_s"),
+        held_by_questions=words.has("held_by_questions"),
     )
 
 

@@ -15,7 +15,7 @@ from dispatcher_process import DispatcherProcess, running_dispatcher
 from frame_reader import framing
 from scripted_commander import Turn, linked, unique
 from southwest.ai.agent.v1 import agent_pb2
-from web_viewer import browsing
+from web_viewer import browsing, streaming
 
 DISPATCHER_FLAGS = (
     "--http-address", "127.0.0.1:0",
@@ -367,6 +367,7 @@ async def test_an_interrupt_that_was_none_is_refused(dispatcher: DispatcherProce
             (thread, f"{session_id}:0:1:q-1"),
             (thread, f"{session_id}:{'9' * 40}:1:q-1"),
             (thread, f"{session_id}:{offset}:²:q-1"),
+            (thread, f"{session_id}:{offset}:{2**32}:q-1"),
             ("another", right),
         ):
             resume = [{"interruptId": interrupt_id, "status": "resolved", "payload": 1}]
@@ -377,3 +378,107 @@ async def test_an_interrupt_that_was_none_is_refused(dispatcher: DispatcherProce
         assert turn.heard_nothing("answer")
         none = await client.post(f"/ag-ui/{agent}-none", **_input(thread))
         assert (none.status_code, none.json()["code"]) == (404, "no_such_agent")
+
+
+@asynchronous
+async def test_a_run_that_is_asked_for_again_with_its_key_is_joined_and_not_given_up(
+    dispatcher: DispatcherProcess,
+) -> None:
+    agent, thread = unique("agent"), unique("thread")
+    asked = {**_input(thread), "headers": {"idempotency-key": unique("key")}}
+    async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+        async with framing(client, "POST", f"/ag-ui/{agent}", **asked) as stream:
+            turn = await link.started()
+            await turn.say("Well")
+            await turn.ask("q-1")
+            await stream.rest()
+        async with framing(client, "POST", f"/ag-ui/{agent}", **asked) as again:
+            await again.rest()
+        assert again.parts == stream.parts
+        interrupt = Run(again.parts).interrupt
+        answer = _resumed(thread, [HI], interrupt, payload=1)
+        async with framing(client, "POST", f"/ag-ui/{agent}", **answer) as stream:
+            assert (await turn.heard("answer")).answer.value_json == "1"
+            await turn.finish()
+            await stream.rest()
+        assert turn.heard_nothing("stop")
+        assert Run(stream.parts).last["outcome"] == {"type": "success"}
+
+
+@asynchronous
+async def test_a_question_outlives_its_commander_and_its_dispatcher(tmp_path: Path) -> None:
+    """Though a session that is left is stopped at once here."""
+    agent, thread = unique("agent"), unique("thread")
+    flags = (
+        "--http-address", "127.0.0.1:0",
+        "--http-left-stop-s", "0",
+        "--journal", f"sqlite:{tmp_path / 'journal'}",
+        "--heartbeat-interval-s", "1",
+        "--detach-grace-s", "3.1",
+    )  # fmt: skip
+    with running_dispatcher(*flags) as dispatcher:
+        async with browsing(dispatcher.url) as client:
+            async with (
+                linked(dispatcher.address, agent) as link,
+                framing(client, "POST", "/ag-ui", **_input(thread)) as stream,
+            ):
+                turn = await link.started()
+                await turn.ask("q-1")
+                await stream.rest()
+            # Another commander takes over, and asks again when it is ready to.
+            async with linked(dispatcher.address, agent) as link:
+                turn = await link.started()
+                await turn.say("Again ")
+                await turn.ask("q-1")
+                async with streaming(client, "GET", f"/v1/sessions/{turn.session_id}/events") as events:
+                    await events.until("reset")
+                    await events.until("question")
+        dispatcher.signal(signal.SIGKILL)
+        await asyncio.to_thread(dispatcher.wait)
+    first = Run(stream.parts, [HI])
+    with running_dispatcher(*flags) as dispatcher:
+        async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+            other = await link.started()
+            assert other.session_id == turn.session_id
+            await other.ask("q-1")
+            # Each run ends with a question: that of the second attempt, then that of the third, which is open.
+            run = first
+            for _ in range(2):
+                answer = _resumed(thread, run.messages, run.interrupt, payload=1)
+                async with framing(client, "POST", "/ag-ui", **answer) as stream:
+                    await stream.rest()
+                run = Run(stream.parts, run.messages)
+            answer = _resumed(thread, run.messages, run.interrupt, payload=2)
+            async with framing(client, "POST", "/ag-ui", **answer) as stream:
+                assert (await other.heard("answer")).answer.value_json == "2"
+                await other.say("Whole")
+                await other.finish()
+                await stream.rest()
+    last = Run(stream.parts, run.messages)
+    assert last.text.endswith("Whole")
+    assert last.last["outcome"] == {"type": "success"}
+
+
+@asynchronous
+async def test_halves_of_surrogate_pairs_within_json_are_text(dispatcher: DispatcherProcess) -> None:
+    agent, thread = unique("agent"), unique("thread")
+    half = json.dumps("\ud800")
+    call = {"id": "c-1", "type": "function", "function": {"name": "f", "arguments": half}}
+    messages: list[dict[str, Any]] = [
+        HI,
+        {"id": "a-1", "role": "assistant", "toolCalls": [call]},
+        {"id": "t-1", "role": "tool", "toolCallId": "c-1", "content": half},
+        {"id": "t-2", "role": "tool", "toolCallId": "c-2", "content": "[NaN]"},
+        {"id": "t-3", "role": "tool", "toolCallId": "c-3", "content": '{"a": [1.5, "\\ud83d\\ude00"]}'},
+    ]
+    async with (
+        linked(dispatcher.address, agent) as link,
+        browsing(dispatcher.url) as client,
+        framing(client, "POST", f"/ag-ui/{agent}", **_input(thread, *messages)) as stream,
+    ):
+        turn = await link.started()
+        await turn.finish()
+        await stream.rest()
+    told = [json.loads(message.parts[0].json) for message in turn.start.messages[1:]]
+    assert (told[0]["arguments"], told[0]["result"]) == (half, half)
+    assert [each["result"] for each in told[1:]] == ["[NaN]", {"a": [1.5, "\U0001f600"]}]

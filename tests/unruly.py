@@ -312,6 +312,7 @@ class Unruly(RuleBasedStateMachine):
             idempotency_key=f"k{choice % 4}" if keyed else "",
             budgets=Budgets(content_chars=20, total_time_s=8.0) if choice % 7 == 0 else None,
             stop_when_unwatched_s=3.0 if choice % 4 == 0 else None,
+            held_by_questions=choice % 8 == 0,
         )
         if any(isinstance(effect, events.Accepted) and not effect.joined for effect in self.submit(event)):
             self.ids.append(session_id)

@@ -158,8 +158,7 @@ class Board:
         opened = Opened(session.agent, session.user_id, session.labels)
         self.emit(session, "opened", "", "", opened, asked_bytes(requested))
         self.arm_policy(session)
-        if requested.stop_when_unwatched_s is not None:
-            self.timers.set(("unwatched", session.session_id), self.now + requested.stop_when_unwatched_s)
+        self.await_viewers(session)
         self.out.append(Count("sessions_opened", (session.agent,)))
         return session
 
@@ -337,6 +336,8 @@ class Board:
         if question.expires_in_s is not None:
             wait_s = max(0.0, min(question.expires_in_s, wait_s))
         self.timers.set(("question", session.session_id, question.question_id), asked_at + wait_s)
+        if session.is_held:
+            self.timers.cancel(("unwatched", session.session_id))
 
     def run_tool(self, session: Session, call: Call) -> None:
         self.out.append(RunTool(session.session_id, call.attempt, call.agent, session.user_id, call.request))
@@ -446,6 +447,7 @@ class Board:
 
     def _close_what_waits(self, session: Session) -> None:
         """Answers, for viewers and for an agent that goes on, what the lost attempt has asked."""
+        # Who was asked of a session that its questions hold does not know, and may answer: it is not left for that.
         for question_id in list(session.questions):
             del session.questions[question_id]
             self.timers.cancel(("question", session.session_id, question_id))
@@ -633,6 +635,15 @@ class Board:
             self._overdue[session.session_id] = session
         else:
             self.forget(session)
+
+    def await_viewers(self, session: Session, grace_s: float = 0.0) -> None:
+        """Where nobody watches a session that is to be watched: it ends when nobody has come for so long."""
+        requested, timer = session.requested, ("unwatched", session.session_id)
+        # Viewers are told to come back to a life after this one: that they leave this one says nothing.
+        if session.viewers or session.is_held or self.hands_over:
+            self.timers.cancel(timer)
+        elif requested is not None and requested.stop_when_unwatched_s is not None:
+            self.timers.set(timer, self.now + grace_s + requested.stop_when_unwatched_s)
 
     def unwatched(self, session: Session) -> None:
         """Its last viewer has left."""

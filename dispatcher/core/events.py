@@ -77,6 +77,8 @@ class SessionRequested:
     idempotency_key: str = ""
     budgets: Budgets | None = None
     stop_when_unwatched_s: float | None = None
+    # Nobody needs to watch while a question of its is open: who is asked may come back only with the answer.
+    held_by_questions: bool = False
     # Who asks for the user, as its token names it: each has idempotency keys of its own.
     application: str = ""
     # Of what is asked, to know another request under the same key.

@@ -78,15 +78,12 @@ class Restoring:
 
     def _take_up(self, session: Session, kept: Kept, event: Restored) -> None:
         """Sees to a live session: who runs it, what it waits for, what it is owed."""
-        board, requested = self._board, session.requested
-        assert requested is not None, session
+        board = self._board
         if not session.can_resume:
             board.end(session, Ending.COMMANDER_LOST, "the dispatcher was started anew", turn_over=True)
             return
-        if requested.stop_when_unwatched_s is not None:
-            # Its viewers get as long to come back as its commander.
-            due = board.now + board.limits.detach_grace_s + requested.stop_when_unwatched_s
-            board.timers.set(("unwatched", session.session_id), due)
+        # Its viewers get as long to come back as its commander.
+        board.await_viewers(session, board.limits.detach_grace_s)
         board.arm_policy(session)
         dead, again = session.ledger.died(event.idempotent_tools)
         for call in again:

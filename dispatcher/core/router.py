@@ -335,11 +335,14 @@ class Router:
         board.out.append(Accepted(session.session_id))
 
     def _answer(self, session: Session, answer: Answer) -> None:
+        was_held = session.is_held
         del session.questions[answer.question_id]
         session.heard_answer(answer)
         self._board.timers.cancel(("question", session.session_id, answer.question_id))
         self._board.emit(session, "answer", "", "", answer)
         session.owe(answer, session.offset, self._board.out)
+        if was_held:
+            self._board.await_viewers(session)
 
     def _question_over(self, session_id: str, question_id: str) -> None:
         session = self._board.sessions[session_id]
@@ -430,13 +433,7 @@ class Router:
         if session.viewers:
             return
         self._board.unwatched(session)
-        requested = session.requested
-        # Viewers are told to come back to a life after this one: that they leave this one says nothing.
-        if self._board.hands_over:
-            self._board.timers.cancel(("unwatched", session.session_id))
-        elif requested is not None and requested.stop_when_unwatched_s is not None:
-            due = self._board.now + requested.stop_when_unwatched_s
-            self._board.timers.set(("unwatched", session.session_id), due)
+        self._board.await_viewers(session)
 
     def _unwatched_over(self, session_id: str) -> None:
         session = self._board.sessions[session_id]

@@ -301,6 +301,11 @@ class Session:
         return next((message for message in given if message.message_id == message_id), None)
 
     @property
+    def is_held(self) -> bool:
+        """It waits for somebody who need not watch it meanwhile."""
+        return self.requested is not None and self.requested.held_by_questions and bool(self.questions)
+
+    @property
     def can_resume(self) -> bool:
         """A life after this one can go on with it. Not with a minimal commander's: that knows no resume."""
         return self.requested is not None and self.requested.request is not None

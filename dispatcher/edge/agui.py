@@ -1,21 +1,18 @@
 """Runs of the AG-UI protocol: `HttpAgent` and what is built on it.
 
 A run opens a session, or answers what a run before was interrupted by and goes on with its session. While a question
-is open its session is watched on the user's behalf: between two runs there is no connection, and it must not be stopped
-for that.
+is open nobody needs to watch its session: between two runs there is no connection, and it must not be stopped for that.
 """
 
-import asyncio
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from typing import Final
 
 from southwest.ai.agent.v1 import chat_pb2
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
-from dispatcher.core.events import ViewerCame, ViewerLeft
 from dispatcher.edge.agui_bodies import (
     THREAD_LABEL,
     Interrupt,
@@ -24,7 +21,7 @@ from dispatcher.edge.agui_bodies import (
 )
 from dispatcher.edge.agui_stream import RunStream
 from dispatcher.edge.bodies import AnswerBody, parsed
-from dispatcher.edge.foreign import ASKING, KEY, ForeignLimits
+from dispatcher.edge.foreign import ASKING, KEY, ForeignLimits, Presence
 from dispatcher.edge.kept import kept
 from dispatcher.edge.operations import TEXT, Answer, Parameter, operation
 from dispatcher.edge.problems import ProblemError
@@ -37,8 +34,6 @@ from dispatcher.rpc import codec
 
 # A run is over with the ending, or with a question.
 UNTIL: Final = frozenset({"ended", "question"})
-# From the answer on, until the run that gave it watches.
-HANDOVER_S: Final = 5.0
 # Why an answer is not taken that was given before: the run goes on and shows what became of the question.
 _ANSWERED: Final = frozenset({"no_such_question", "session_ended"})
 
@@ -49,36 +44,6 @@ _RUN: Final = Answer(
 _RUNNING: Final = (*ASKING, "no_such_question", "session_ended")
 
 
-class Waiting:
-    """Watches a session while its question is open; calls `over` when it no longer does."""
-
-    def __init__(self, hub: Hub, interrupt: Interrupt, over: Callable[[], None]) -> None:
-        self._hub = hub
-        self._interrupt = interrupt
-        self._over = over
-        self._loop = asyncio.get_running_loop()
-        self._is_closed = False
-        hub.submit(ViewerCame(interrupt.session_id))
-        self._unsubscribe = hub.journal.subscribe(interrupt.session_id, self._news)
-        self._news()
-
-    def __repr__(self) -> str:
-        return f"<Waiting for the answer to {self._interrupt}>"
-
-    def _news(self) -> None:
-        session = self._hub.router.sessions.get(self._interrupt.session_id)
-        question = session.questions.get(self._interrupt.question_id) if session is not None else None
-        is_open = question is not None and question.told_at == self._interrupt.offset
-        if not is_open and not self._is_closed:
-            self._is_closed = True
-            self._loop.call_later(HANDOVER_S, self._leave)
-
-    def _leave(self) -> None:
-        self._unsubscribe()
-        self._hub.submit(ViewerLeft(self._interrupt.session_id))
-        self._over()
-
-
 class AguiRuns:
     """The endpoints under /ag-ui."""
 
@@ -87,8 +52,6 @@ class AguiRuns:
         self._requests = requests
         self._viewers = viewers
         self._limits = limits
-        # The sessions that wait for an answer between two runs.
-        self._waiting: dict[Interrupt, Waiting] = {}
 
     def routes(self) -> list[Route]:
         return [
@@ -114,45 +77,62 @@ class AguiRuns:
 
     async def _run(self, request: Request, agent: str) -> Response:
         body = parsed(RunBody, await json_body(request, self._limits.body))
-        if body.resume:
-            session_id, after = self._resumed(body)
-        else:
-            session_id, after = self._asked(request, body, agent), 0
-        await kept(self._hub)
+        answers = self._answers(body)
+        session_id = answers[0][0].session_id if answers else self._asked(request, body, agent)
+        after = max((interrupt.offset for interrupt, _ in answers), default=0)
         # Who was asked has a place kept.
-        if not any(interrupt.session_id == session_id for interrupt in self._waiting):
+        if not any(self._is_open(interrupt) for interrupt, _ in answers):
             self._viewers.require_room(session_id)
-        thoughts = body.include_thoughts and caller.get().thoughts
-        rendering = RunStream(session_id, self._hub.journal.epoch, body.run, thoughts=thoughts)
-        await self._viewers.recall(session_id, after, rendering)
-        return RunResponse(self._viewers, rendering, session_id, after, thoughts=thoughts, wait=self._wait)
+        presence = Presence(self._hub, session_id)
+        try:
+            for number, (interrupt, answer) in enumerate(answers):
+                self._answer(f"resume[{number}].payload", interrupt, answer)
+            await kept(self._hub)
+            thoughts = body.include_thoughts and caller.get().thoughts
+            rendering = RunStream(session_id, self._hub.journal.epoch, body.run, thoughts=thoughts)
+            await self._viewers.recall(session_id, after, rendering)
+        except BaseException:
+            presence.end()
+            raise
+        return RunResponse(self._viewers, rendering, session_id, after, presence, thoughts=thoughts)
 
     def _asked(self, request: Request, body: RunBody, agent: str) -> str:
         ask = body.ask()
         ask.agent = agent
         ask.idempotency_key = request.headers.get("idempotency-key", "")
         ask.on_detach.stop_after.CopyFrom(codec.duration(self._limits.left_stop_s))
-        session_id = self._requests.ask(ask).session_id
-        self._give_up(body.thread_id)
-        return session_id
+        accepted = self._requests.ask(ask, held_by_questions=True)
+        # Asked again with its key, it is none that the thread goes on with.
+        if not accepted.joined:
+            self._give_up(body.thread_id, accepted.session_id)
+        return accepted.session_id
 
-    def _give_up(self, thread_id: str) -> None:
-        """The thread goes on without an answer: nobody will give it any more."""
-        for interrupt in list(self._waiting):
-            if self._is_theirs(interrupt.session_id, thread_id):
-                why = chat_pb2.StopAsked(reason="the thread went on without an answer")
-                self._requests.stop(interrupt.session_id, why)
+    def _give_up(self, thread_id: str, session_id: str) -> None:
+        """The thread goes on with this session, without an answer that another waits for, or has lost an attempt over
+        and may ask for again: nobody will give it any more."""
+        why = chat_pb2.StopAsked(reason="the thread went on without an answer")
+        sessions = self._hub.router.sessions.values()
+        waiting = [
+            each for each in sessions if each.is_held or (each.live and each.asked and not each.viewers)
+        ]
+        for session in waiting:
+            if session.session_id != session_id and self._is_theirs(session.session_id, thread_id):
+                self._requests.stop(session.session_id, why)
 
-    def _resumed(self, body: RunBody) -> tuple[str, int]:
-        """Answers, and where its session goes on."""
+    def _answers(self, body: RunBody) -> Sequence[tuple[Interrupt, AnswerBody]]:
+        """What answers questions that were asked, all of one session. Raises ProblemError."""
+        if not body.resume:
+            return ()
         body.require_no_tools()
         answers = body.interrupts()
         for number, (interrupt, _) in enumerate(answers):
             self._require_asked(f"resume[{number}].interruptId", body, interrupt)
-        for number, (interrupt, answer) in enumerate(answers):
-            self._answer(f"resume[{number}].payload", interrupt, answer)
-        last, _ = max(answers, key=lambda answer: answer[0].offset)
-        return last.session_id, last.offset
+        return answers
+
+    def _is_open(self, interrupt: Interrupt) -> bool:
+        session = self._hub.router.sessions.get(interrupt.session_id)
+        question = session.questions.get(interrupt.question_id) if session is not None else None
+        return question is not None and question.told_at == interrupt.offset
 
     def _require_asked(self, field: str, body: RunBody, interrupt: Interrupt) -> None:
         """That the question was asked, where the id says."""
@@ -187,16 +167,9 @@ class AguiRuns:
             told = str(error).removeprefix("answer.value_json: ")
             raise ProblemError(error.code, f"{field}: {told}", field=field) from None
 
-    def _wait(self, interrupt: Interrupt) -> None:
-        if interrupt not in self._waiting:
-            self._waiting[interrupt] = Waiting(self._hub, interrupt, partial(self._waited, interrupt))
-
-    def _waited(self, interrupt: Interrupt) -> None:
-        self._waiting.pop(interrupt, None)
-
 
 class RunResponse(ShowResponse):
-    """Streams a run. Where it was interrupted, somebody waits for the answer before the viewer has left."""
+    """Streams a run, to its end or to a question. `presence` is that of who asks, until this watches."""
 
     def __init__(
         self,
@@ -204,17 +177,23 @@ class RunResponse(ShowResponse):
         rendering: RunStream,
         session_id: str,
         after: int,
+        presence: Presence,
         *,
         thoughts: bool,
-        wait: Callable[[Interrupt], None],
     ) -> None:
         headers = {"location": f"/v1/sessions/{session_id}", "session-id": session_id}
         super().__init__(
             viewers, rendering, session_id, after, [], thoughts=thoughts, headers=headers, until=UNTIL
         )
-        self._run = rendering
-        self._wait = wait
+        self._presence = presence
 
-    def shown(self) -> None:
-        if self._run.interrupted is not None:
-            self._wait(self._run.interrupted)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def heard() -> Message:
+            """The show is there by now."""
+            self._presence.end()
+            return await receive()
+
+        try:
+            await super().__call__(scope, heard, send)
+        finally:
+            self._presence.end()

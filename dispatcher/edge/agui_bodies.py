@@ -8,12 +8,15 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.edge.bodies import MESSAGES_MAX, PARTS_MAX, AnswerBody, require_few_parts
 from dispatcher.edge.problems import ProblemError
 from dispatcher.requests import LABEL_CHARS_MAX
 
+# As the contract's field has room for it.
+ATTEMPT_MAX: Final = 2**32 - 1
 THREAD_LABEL: Final = "agui_thread"
 RUN_LABEL: Final = "agui_run"
 _ROLES: Final = {
@@ -56,7 +59,9 @@ def parse_interrupt(text: str) -> Interrupt | None:
     if not all(each.isdecimal() and each.isascii() and len(each) < 16 for each in numbers):
         return None
     offset, attempt = map(int, numbers)
-    return Interrupt(session_id, offset, attempt, question_id) if session_id and question_id else None
+    if attempt > ATTEMPT_MAX or not session_id or not question_id:
+        return None
+    return Interrupt(session_id, offset, attempt, question_id)
 
 
 class _Said(BaseModel):
@@ -278,10 +283,11 @@ def _list(where: str, value: JsonValue) -> list[dict[str, JsonValue]]:
 
 
 def _value(text: str) -> JsonValue:
-    """JSON as a value; a text that is none, as the text that it is."""
+    """JSON as a value; a text that is none, as the text that it is. Halves of surrogate pairs are none: nobody could be
+    told of them."""
     try:
-        value: JsonValue = json.loads(text)
-    except (ValueError, RecursionError):
+        value: JsonValue = from_json(text, allow_inf_nan=False)
+    except ValueError:
         return text
     return value
 
