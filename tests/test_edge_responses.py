@@ -364,6 +364,25 @@ async def test_questions_in_the_foreground_are_declined(dispatcher: DispatcherPr
 
 
 @asynchronous
+async def test_questions_are_declined_for_whoever_comes_back_as_well(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+        for how, is_declined in (("decline", True), ("wait", False)):
+            async with contextlib.AsyncExitStack() as back:
+                async with responding(client, agent, on_question=how):
+                    turn = await link.started()
+                    stream = await back.enter_async_context(returning(client, turn))
+                await turn.ask("q-1")
+                if is_declined:
+                    assert (await turn.heard("answer")).answer.WhichOneof("result") == "cancelled"
+                else:
+                    await turn.acknowledged(turn.sequence)
+                    assert turn.heard_nothing("answer")
+                await turn.finish()
+                await stream.rest()
+
+
+@asynchronous
 async def test_a_response_is_cancelled(dispatcher: DispatcherProcess) -> None:
     agent = unique("agent")
     async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
@@ -547,7 +566,7 @@ async def test_what_is_said_reaches_the_agent(dispatcher: DispatcherProcess) -> 
         "text": '{"format": {"type": "text"}}',
         "reasoning": '{"effort": "low"}',
     }
-    assert (state["user_id"], state["labels"]) == ("ann", {})
+    assert (state["user_id"], state["labels"]) == ("ann", {"openai.declines": "true"})
 
 
 # What is wrong, the body, the status, the code, the param, and words of the message.

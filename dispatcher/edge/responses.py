@@ -18,7 +18,7 @@ from dispatcher.edge.openai_parts import wrong
 from dispatcher.edge.operations import TEXT, Answer, Parameter, json_answer, object_of, operation
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import count, flag, json_body
-from dispatcher.edge.responses_bodies import REASONING, ResponseBody
+from dispatcher.edge.responses_bodies import DECLINES, REASONING, ResponseBody
 from dispatcher.edge.responses_items import PREFIX, ResponseItems
 from dispatcher.edge.responses_stream import ResponseStream, place_of
 from dispatcher.requests import WrongError
@@ -119,6 +119,8 @@ class Responses:
         if not flag(request, "stream") or request.method == "HEAD":
             return await self._state(session_id, thoughts=thoughts)
         self._foreign.viewers.require_room(session_id)
+        # Who comes back to it can't answer either.
+        declines = DECLINES in self._hub.router.sessions[session_id].labels
         rendering = ResponseStream(session_id, thoughts=thoughts)
         after, first = await self._place(request, session_id, rendering)
         return ForeignStream(
@@ -127,6 +129,7 @@ class Responses:
             session_id,
             after,
             thoughts=thoughts,
+            declines=declines,
             first=first,
             headers=stamped(session_id),
         )

@@ -10,10 +10,11 @@ from dispatcher.edge.bodies import MESSAGES_MAX, Texts, require_few_parts
 from dispatcher.edge.openai_bodies import PROBABILITIES, TOOLS, Flag, ForeignBody, Tokens
 from dispatcher.edge.openai_parts import ROLES, json_text, parts, wrong
 
-# Labels of ours on a session, by which whoever comes back to it is shown what its stream showed.
+# Labels of ours on a session, by which whoever comes back to it is served as its first stream was.
 _OURS: Final = "openai."
 REASONING: Final = f"{_OURS}reasoning"
 BACKGROUND: Final = f"{_OURS}background"
+DECLINES: Final = f"{_OURS}declines"
 
 _HANDED_ON: Final = (
     "max_output_tokens",
@@ -102,6 +103,8 @@ class ResponseBody(ForeignBody):
             labels[REASONING] = "summary"
         if self.background:
             labels[BACKGROUND] = "true"
+        if self.declines:
+            labels[DECLINES] = "true"
         return labels
 
 
