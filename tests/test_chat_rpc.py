@@ -235,6 +235,12 @@ async def test_a_stop_on_the_stream(dispatcher: DispatcherProcess) -> None:
     async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
         seen = await talk.ask(agent)
         turn = await link.started()
+        await turn.ask("q-1")
+        answer = chat_pb2.AnswerQuestion(question_id="q-1", decline=True)
+        message = chat_pb2.AddMessage(text="More", idempotency_key="m-1")
+        await turn.acknowledged(turn.sequence)
+        assert not (await talk.request("1", answer=answer)).HasField("error")
+        assert not (await talk.request("1", message=message)).HasField("error")
         stop = await talk.request("1", stop=chat_pb2.StopAsked(reason="Enough"))
         assert not stop.HasField("error")
         signal = await turn.stopped()
@@ -245,6 +251,9 @@ async def test_a_stop_on_the_stream(dispatcher: DispatcherProcess) -> None:
         assert not again.HasField("error"), "a stop is idempotent"
         late = await talk.request("1", message=chat_pb2.AddMessage(text="late"))
         assert late.error.code == "session_ended"
+        for repeated in ({"answer": answer}, {"message": message}):
+            again = await talk.request("1", **repeated)
+            assert not again.HasField("error"), "what was accepted is accepted again"
         late = await talk.request("1", answer=chat_pb2.AnswerQuestion(question_id="q", decline=True))
         assert late.error.code == "session_ended"
         assert "stopped" in late.error.message

@@ -237,7 +237,8 @@ async def test_questions_are_answered_messages_added_and_sessions_stopped(
             given = await client.post(f"{path}/answers/q-1", json={"value": {"a": [1, None]}})
             assert given.status_code == 200, given.text
             assert (await turn.heard("answer")).answer.value_json == '{"a": [1, null]}'
-            added = await client.post(f"{path}/messages", json={"text": "And quickly."})
+            keyed = {"text": "And quickly.", "idempotency_key": "m-1"}
+            added = await client.post(f"{path}/messages", json=keyed)
             assert added.status_code == 202
             message = (await turn.heard("user_message")).user_message
             assert (message.text, message.message_id) == ("And quickly.", added.json()["message_id"])
@@ -256,6 +257,12 @@ async def test_questions_are_answered_messages_added_and_sessions_stopped(
                 stopped.json()["stop_id"],
             )
             late = await client.post(f"{path}/messages", json={"text": "x"})
+            assert (late.status_code, late.json()["code"]) == (409, "session_ended")
+            repeated = await client.post(f"{path}/messages", json=keyed)
+            assert (repeated.status_code, repeated.json()["message_id"]) == (202, added.json()["message_id"])
+            repeated = await client.post(f"{path}/answers/q-1", json={"value": {"a": [1, None]}})
+            assert repeated.status_code == 200, repeated.text
+            late = await client.post(f"{path}/answers/q-1", json={"value": 2})
             assert (late.status_code, late.json()["code"]) == (409, "session_ended")
         bodies: dict[str, dict[str, Any]] = {
             "/stop": {},

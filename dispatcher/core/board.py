@@ -332,6 +332,7 @@ class Board:
     def await_answer(self, session: Session, question: Question, asked_at: float) -> None:
         """Its question is open until it is answered or has waited long enough."""
         session.questions[question.question_id] = question
+        session.answered.pop(question.question_id, None)
         wait_s = self.limits.question_wait_s
         if question.expires_in_s is not None:
             wait_s = max(0.0, min(question.expires_in_s, wait_s))

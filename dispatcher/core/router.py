@@ -309,13 +309,14 @@ class Router:
     def _answer_given(self, event: AnswerGiven) -> None:
         board = self._board
         session = board.sessions.get(event.session_id)
+        # A repeat of what was accepted is accepted, whatever has become of the session since.
+        if session is not None and session.has_heard(event.question_id, event.value_json):
+            board.out.append(Accepted(session.session_id))
+            return
         if session is None or session.ending is not None:
             self._declined_for(session, event.session_id)
             return
         message = ""
-        if session.has_heard(event.question_id, event.value_json):
-            board.out.append(Accepted(session.session_id))
-            return
         if event.question_id not in session.questions:
             open_ids = ", ".join(session.questions) or "none"
             message = f"question_id: {event.question_id!r} is not an open question; open: {open_ids}"
@@ -351,16 +352,16 @@ class Router:
     def _message_given(self, event: MessageGiven) -> None:
         board = self._board
         session = board.sessions.get(event.session_id)
-        if session is None or session.ending is not None:
-            self._declined_for(session, event.session_id)
-            return
-        known = session.message(event.message_id)
-        if known is not None:
+        known = session.message(event.message_id) if session is not None else None
+        if session is not None and known is not None:
             if known.text == event.text:
                 board.out.append(Accepted(session.session_id))
             else:
                 message = "idempotency_key: was used for another message; use another one"
                 board.out.append(Declined(Refusal.KEY_TAKEN.value, message, Refusal.KEY_TAKEN))
+            return
+        if session is None or session.ending is not None:
+            self._declined_for(session, event.session_id)
             return
         waiting = len(session.unread)
         if waiting >= board.limits.messages_waiting_max:

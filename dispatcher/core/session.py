@@ -612,7 +612,7 @@ class Session:
         )
 
     def close(self, ending: Ending, ended: Ended, now: float) -> None:
-        """Ends it: what is no longer needed is let go, what views and late stops ask for is kept."""
+        """Ends it: what is no longer needed is let go; what views, late stops and repeats ask for is kept."""
         self.advance(Step.END)
         self.ending = ending
         self.ended = ended
@@ -624,10 +624,9 @@ class Session:
         self.unsafe.clear()
         self.owed.clear()
         self._owed_told_at.clear()
+        self.taken.extend((message, at) for _, message, at in self.unread)
         self.unread.clear()
-        self.taken.clear()
         self.said = self.published = None
         self.questions.clear()
-        self.answered.clear()
         self.refused_by.clear()
         self.ledger.abandon()
