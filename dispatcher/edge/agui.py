@@ -5,13 +5,13 @@ is open nobody needs to watch its session: between two runs there is no connecti
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 from southwest.ai.agent.v1 import chat_pb2
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
 
 from dispatcher.edge.agui_bodies import (
     THREAD_LABEL,
@@ -21,12 +21,12 @@ from dispatcher.edge.agui_bodies import (
 )
 from dispatcher.edge.agui_stream import RunStream
 from dispatcher.edge.bodies import AnswerBody, parsed
-from dispatcher.edge.foreign import ASKING, KEY, ForeignLimits, Presence
+from dispatcher.edge.foreign import ASKING, KEY, ForeignLimits
 from dispatcher.edge.kept import kept
 from dispatcher.edge.operations import TEXT, Answer, Parameter, operation
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import json_body
-from dispatcher.edge.viewers import ShowResponse, Viewers
+from dispatcher.edge.viewers import Presence, ShowResponse, Viewers
 from dispatcher.hub import Hub
 from dispatcher.identity import caller
 from dispatcher.requests import Requests, WrongError
@@ -34,6 +34,8 @@ from dispatcher.rpc import codec
 
 # A run is over with the ending, or with a question.
 UNTIL: Final = frozenset({"ended", "question"})
+# What of a thread waits is looked for among so many of the latest sessions: a few milliseconds.
+SEARCHED_MAX: Final = 20_000
 # Why an answer is not taken that was given before: the run goes on and shows what became of the question.
 _ANSWERED: Final = frozenset({"no_such_question", "session_ended"})
 
@@ -94,7 +96,17 @@ class AguiRuns:
         except BaseException:
             presence.end()
             raise
-        return RunResponse(self._viewers, rendering, session_id, after, presence, thoughts=thoughts)
+        return ShowResponse(
+            self._viewers,
+            rendering,
+            session_id,
+            after,
+            [],
+            thoughts=thoughts,
+            headers={"location": f"/v1/sessions/{session_id}", "session-id": session_id},
+            until=UNTIL,
+            presence=presence,
+        )
 
     def _asked(self, request: Request, body: RunBody, agent: str) -> str:
         ask = body.ask()
@@ -111,10 +123,8 @@ class AguiRuns:
         """The thread goes on with this session, without an answer that another waits for, or has lost an attempt over
         and may ask for again: nobody will give it any more."""
         why = chat_pb2.StopAsked(reason="the thread went on without an answer")
-        sessions = self._hub.router.sessions.values()
-        waiting = [
-            each for each in sessions if each.is_held or (each.live and each.asked and not each.viewers)
-        ]
+        latest = islice(reversed(self._hub.router.sessions.values()), SEARCHED_MAX)
+        waiting = [each for each in latest if each.is_held or (each.live and each.asked and not each.viewers)]
         for session in waiting:
             if session.session_id != session_id and self._is_theirs(session.session_id, thread_id):
                 self._requests.stop(session.session_id, why)
@@ -166,34 +176,3 @@ class AguiRuns:
                 return
             told = str(error).removeprefix("answer.value_json: ")
             raise ProblemError(error.code, f"{field}: {told}", field=field) from None
-
-
-class RunResponse(ShowResponse):
-    """Streams a run, to its end or to a question. `presence` is that of who asks, until this watches."""
-
-    def __init__(
-        self,
-        viewers: Viewers,
-        rendering: RunStream,
-        session_id: str,
-        after: int,
-        presence: Presence,
-        *,
-        thoughts: bool,
-    ) -> None:
-        headers = {"location": f"/v1/sessions/{session_id}", "session-id": session_id}
-        super().__init__(
-            viewers, rendering, session_id, after, [], thoughts=thoughts, headers=headers, until=UNTIL
-        )
-        self._presence = presence
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def heard() -> Message:
-            """The show is there by now."""
-            self._presence.end()
-            return await receive()
-
-        try:
-            await super().__call__(scope, heard, send)
-        finally:
-            self._presence.end()

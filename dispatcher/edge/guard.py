@@ -108,7 +108,9 @@ class Callers:
             told = "send `authorization: Bearer <token>` with a token that this dispatcher knows"
             if bearer:
                 # Which of these it is, is nobody's to learn who bears no token.
-                told = f"this token is not accepted: it is not known here, not for here, or has expired; {told}"
+                told = (
+                    f"this token is not accepted: it is not known here, not for here, or has expired; {told}"
+                )
             raise ProblemError("unauthenticated", told)
         if identity.role == "commander":
             self._refusals.tell(f"the token {identity.name!r} has role {identity.role}")
