@@ -15,6 +15,12 @@ same messages, interleaved with it in one run on one machine. `python -m bench -
     vector.py   the vector that is carried in two ways
     rows.py  table.py  tell.py        what came out, and how it is shown
     flooded.py  paced.py  crowd.py  waits.py  stops.py  calls.py  opening.py  journals.py  resuming.py
-    failover.py  memory.py  length.py  vectors.py
+    overload.py  failover.py  memory.py  length.py  vectors.py
                 one measurement each
+    asker.py    program: it asks without end, for the overload
+
+over HTTP:
+    web.py      its processes and loads; web_flooded.py  web_paced.py  web_crowd.py  web_idle.py measure
+    bare_web.py  bare_worker.py  browser.py     programs: the peers to compare with, and their viewers
+    model.py    a language model that notices who leaves
 """

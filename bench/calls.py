@@ -1,6 +1,7 @@
 """A tool call's round trip, nothing else going on: the agent's `await` to its result."""
 
 import json
+from collections.abc import AsyncGenerator
 
 from bench.load import Window, ask
 from bench.plan import Plan
@@ -9,14 +10,14 @@ from bench.scene import Bare, Pair, Scene
 from bench.tell import Tell
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:
     ours: list[tuple[float, float]] = []
     bare: list[tuple[float, float]] = []
     for number in range(plan.rounds):
         tell(f"round {number + 1} of {plan.rounds}")
         ours.append(await _pair(scene.pair, plan.calls))
         bare.append(await _bare(scene.bare, plan.calls))
-    return [
+    yield [
         row(
             f"tool round trip, {name}",
             "ms",

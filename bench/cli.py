@@ -6,7 +6,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +30,10 @@ from bench import (
     table,
     vectors,
     waits,
-    web,
+    web_crowd,
+    web_flooded,
+    web_idle,
+    web_paced,
 )
 from bench.child import ROOT
 from bench.plan import QUICK, WHOLE, Plan
@@ -37,7 +41,8 @@ from bench.rows import Row
 from bench.scene import Scene, started
 from bench.tell import Tell
 
-Measurement = Callable[[Plan, Scene, Tell], Awaitable[list[Row]]]
+# Its rows come as soon as they are finished: what comes in the way later doesn't take them.
+Measurement = Callable[[Plan, Scene, Tell], AsyncGenerator[list[Row]]]
 # By name: what it is, and how it is done.
 Measurements = Mapping[str, tuple[str, Measurement]]
 MEASUREMENTS: Final[Measurements] = {
@@ -54,9 +59,18 @@ MEASUREMENTS: Final[Measurements] = {
     "failover": ("from a commander's death to another's first token", failover.measure),
     "memory": ("memory per live session, and per 1,000 finished ones", memory.measure),
     "length": ("cost of a token against the length of the answer", length.measure),
-    "web": ("server-sent events at their viewers, against starlette and a WebSocket hop", web.measure),
+    "web-flooded": ("over HTTP: tokens per second at the viewers", web_flooded.measure),
+    "web-paced": (
+        "over HTTP: latency at 50 tokens/s a session, and of one session's many viewers",
+        web_paced.measure,
+    ),
+    "web-crowd": ("over HTTP: 1,000 sessions × 50 tokens/s with a viewer each", web_crowd.measure),
+    "web-idle": ("over HTTP: an idle viewer's memory, a stop, a client that leaves", web_idle.measure),
     "vectors": ("a vector of 1,536 floats as Embedding against JSON", vectors.measure),
 }
+
+# Several of them by one name.
+GROUPS: Final = {"web": [name for name in MEASUREMENTS if name.startswith("web-")]}
 
 EXIT_FAILED: Final = 1
 EXIT_INTERRUPTED: Final = 130
@@ -69,10 +83,16 @@ with the same messages, options and event loop. The ratio of each round's two va
 median of these ratios, the least and the greatest. Numbers of one machine mean little on another, ratios more; on a
 machine that does other things too, look at the spread before you believe a median.
 
+Over HTTP (web-…) the pair is compared with two things that are written without it: (a) the same agent streamed by
+plain starlette on uvicorn, in one process with no hop at all; (b) the same two hops, from a worker by one WebSocket
+with a JSON message for each token to a relay, and from there by starlette to the viewer. A row's note says with
+which.
+
 "to the journal" is when the dispatcher has kept a token: from then on no viewer can miss it. Where the column of the
 bare peer holds something else, such as the journal in memory or what the settings allow, the row's note says so. A
 goal that is not met is printed as NO, and never makes the command fail. A measurement that fails or takes too long is
-left out, and the table says so; the others go on with processes of their own, and the command exits with 1.
+given up: what it had finished is kept, the table says what is missing and why, the others go on with processes of their
+own, and the command exits with 1.
 
 measurements:
 """
@@ -81,7 +101,8 @@ measurements:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, and prints the table. The exit code says whether it could, not how it came out."""
     arguments = _parser().parse_args(argv)
-    names = arguments.only or list(MEASUREMENTS)
+    told = arguments.only or MEASUREMENTS
+    names = [each for name in told for each in GROUPS.get(name, [name])]
     path = arguments.json or ROOT / "bench" / "results" / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
     plan = QUICK if arguments.quick else WHOLE
     report = Report(plan, path)
@@ -107,13 +128,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_HOW_TO_READ + listed,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="less than a minute, and rough")
+    parser.add_argument("--quick", action="store_true", help="a minute or two, and rough")
     parser.add_argument(
         "--only",
         action="append",
-        choices=MEASUREMENTS,
+        choices=[*MEASUREMENTS, *GROUPS],
         metavar="NAME",
-        help="this measurement; may be repeated",
+        help="this measurement, or with web all of web-…; may be repeated",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="where the results go; default: bench/results/TIME.json"
@@ -130,6 +151,9 @@ class Report:
         self.rows: list[dict[str, Any]] = []
         self._plan = plan
         self._path = path
+        # The measurement whose rows are being shown, and those that are whole.
+        self._shown = ""
+        self._whole: list[str] = []
         self._began = time.monotonic()
         self._machine = table.machine()
         self._neighbours = table.Neighbours()
@@ -139,22 +163,33 @@ class Report:
         print(f"{facts}\n\n{table.header()}", flush=True)
 
     def measured(self, name: str, rows: Sequence[Row]) -> None:
+        """Rows of a measurement; there may be more of them to come."""
         self.rows += table.document(name, rows)
-        print("\n".join(table.lines(name, rows)), flush=True)
+        self._show(name, table.lines(rows))
+
+    def whole(self, name: str) -> None:
+        """All its rows have come."""
+        self._whole.append(name)
 
     def left_out(self, name: str, why: str) -> None:
-        """Says in the table that a measurement is missing. Of a `why` of many lines the table has the first."""
+        """Says in the table that a measurement, or its rest, is missing. Of a `why` of many lines it has the first."""
         self.failures.append({"measurement": name, "why": why})
-        print(f"{name}\n  not measured: {why.splitlines()[0]}", flush=True)
-        print(f"bench: {name}: not measured: {why}", file=sys.stderr, flush=True)
+        what = "the rest not measured" if self._shown == name else "not measured"
+        self._show(name, [f"  {what}: {why.splitlines()[0]}"])
+        print(f"bench: {name}: {what}: {why}", file=sys.stderr, flush=True)
+
+    def _show(self, name: str, lines: Sequence[str]) -> None:
+        title = [] if self._shown == name else [name]
+        self._shown = name
+        print("\n".join([*title, *lines]), flush=True)
 
     @property
     def exit_code(self) -> int:
         return EXIT_FAILED if self.failures else 0
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Those of which nothing has been said yet."""
-        told = {each["measurement"] for each in [*self.rows, *self.failures]}
+        """Those that are neither whole nor left out."""
+        told = {*self._whole, *(each["measurement"] for each in self.failures)}
         return [name for name in names if name not in told]
 
     def write(self) -> None:
@@ -209,7 +244,10 @@ async def _measured(
     limit = asyncio.timeout(bound_s)
     try:
         async with limit:
-            report.measured(name, await measure(plan, scene, tell))
+            async with aclosing(measure(plan, scene, tell)) as finished:
+                async for rows in finished:
+                    report.measured(name, rows)
+            report.whole(name)
     except Exception as error:  # noqa: BLE001 - one that fails takes no other with it
         late = limit.expired()
         report.left_out(name, f"it took longer than {bound_s:.0f} s" if late else _told(error))

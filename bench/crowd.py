@@ -4,6 +4,7 @@ Latencies are those of the load while it lasts: its beginning and its end, where
 once, have no part in them, on either side. Whether it is sustained, all that was due tells.
 """
 
+from collections.abc import AsyncGenerator
 from typing import Final, NamedTuple
 
 from bench.load import LEFT_OUT, Window, latencies, on_bare, unwatched
@@ -28,7 +29,7 @@ class _Load(NamedTuple):
     commanders_us: float
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:
     full: list[_Load] = []
     bare: list[_Load] = []
     half: list[_Load] = []
@@ -44,7 +45,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
     rows = _rows(who, full, bare, _SUSTAINED, _LATENCY)
     rows += _rows(f"{who}, bare at {PER_SECOND / 2:g}", full, half)
     commanders = [each.commanders_us for each in full]
-    return [*rows, row(f"{who}: commanders' CPU per token", "µs", commanders)]
+    yield [*rows, row(f"{who}: commanders' CPU per token", "µs", commanders)]
 
 
 def _rows(

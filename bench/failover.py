@@ -8,6 +8,7 @@ the column of the bare peer holds what these allow; what takes longer is the pro
 import asyncio
 import signal
 import time
+from collections.abc import AsyncGenerator
 from typing import Final, NamedTuple
 
 from bench.child import ChildError
@@ -56,14 +57,14 @@ _CASES: Final = (
 )
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:  # noqa: ARG001 - it has its own
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:  # noqa: ARG001 - it has its own
     rounds: dict[_Case, list[list[float]]] = {case: [] for case in _CASES}
     async with dispatcher(*_FLAGS) as pair:
         for number in range(plan.failover_rounds):
             for case, found in rounds.items():
                 tell(f"{case.what}, round {number + 1} of {plan.failover_rounds}")
                 found.append(await _taken_over_ms(pair, plan.failover_sessions, case.number))
-    return [each for case, found in rounds.items() for each in _rows(plan, case, found)]
+    yield [each for case, found in rounds.items() for each in _rows(plan, case, found)]
 
 
 def _rows(plan: Plan, case: _Case, found: list[list[float]]) -> list[Row]:

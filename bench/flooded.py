@@ -1,5 +1,6 @@
 """Throughput: tokens as fast as they are taken, from `yield` to the journal, and to a viewer's event."""
 
+from collections.abc import AsyncGenerator
 from typing import Final, NamedTuple
 
 from bench.load import Window, ask, on_bare, unwatched
@@ -19,8 +20,7 @@ class _Rate(NamedTuple):
     packets: float
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
-    rows: list[Row] = []
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:
     for sessions in plan.flood_sessions:
         kept: list[_Rate] = []
         bare: list[_Rate] = []
@@ -33,7 +33,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
         who = f"{sessions} session{'s' if sessions > 1 else ''}"
         tokens = [each.tokens for each in bare]
         goal = _TO_JOURNAL if sessions in (1, 100) else None
-        rows += [
+        yield [
             row(f"{who}: yield to journal", "tokens/s", [each.tokens for each in kept], tokens, goal),
             row(f"{who}: yield to viewer's event", "tokens/s", seen, tokens),
             row(
@@ -44,7 +44,6 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
                 note="neighbouring tokens share a packet",
             ),
         ]
-    return rows
 
 
 async def warm_up(scene: Scene) -> None:

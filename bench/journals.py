@@ -1,6 +1,7 @@
 """What a file costs that outlives the process: the pair with such a journal, against itself with one in memory. In
 this table the column of the bare peer holds the journal in memory."""
 
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from bench import paced, stops
@@ -18,17 +19,16 @@ _NOTE: Final = "bare: the journal in memory"
 _Paced = tuple[Latencies, float]
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:  # noqa: ARG001 - it has its own
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:  # noqa: ARG001 - it has its own
     # Both are new: a dispatcher that has already carried a lot is slower than one that has not.
     async with pair(in_file=True) as file, pair() as memory:
         both = (file, memory)
         for each in both:
             for sessions in plan.journal_sessions:
                 await to_journal(each, sessions, _WARM_S)
-        rows = await _flooded(both, plan, tell)
-        rows += await _paced(both, plan, tell)
-        rows += await _stops(both, plan, tell)
-    return rows
+        yield await _flooded(both, plan, tell)
+        yield await _paced(both, plan, tell)
+        yield await _stops(both, plan, tell)
 
 
 async def _flooded(both: tuple[Pair, Pair], plan: Plan, tell: Tell) -> list[Row]:

@@ -1,6 +1,7 @@
 """Whether a token costs more in a long answer than in a short one. Compared with the pair itself: the column of
 the bare peer holds the short answers."""
 
+from collections.abc import AsyncGenerator
 from itertools import pairwise
 from statistics import median
 from typing import Final
@@ -17,10 +18,9 @@ _PART: Final = 0.2
 _STRETCHES: Final = 40
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:
     tokens, answers = plan.length_tokens, plan.length_answers
     short = tokens // answers
-    rows = []
     ends: list[tuple[float, float]] = []
     for alone in (False, True):
         long_us: list[float] = []
@@ -33,10 +33,9 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
             short_us.append(await _cpu_us(scene.pair, answers, short, alone=alone))
         packets = ", a packet per token" if alone else ""
         what = f"CPU per token, 1 × {tokens:,} against {answers} × {short}{packets}"
-        rows.append(row(what, "µs", long_us, short_us, _GOAL, "opening and ending included"))
+        yield [row(what, "µs", long_us, short_us, _GOAL, "opening and ending included")]
     what = f"time per token, last {_PART:.0%} against first of {tokens:,}"
-    rows.append(row(what, "µs", [last for _, last in ends], [first for first, _ in ends], _GOAL))
-    return rows
+    yield [row(what, "µs", [last for _, last in ends], [first for first, _ in ends], _GOAL)]
 
 
 async def _cpu_us(pair: Pair, answers: int, tokens: int, *, alone: bool) -> float:

@@ -2,7 +2,7 @@
 the journal in memory, and with one in a file, which is in memory too. Processes of its own for each round, since
 memory that was used once is seldom given back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from bench.load import Window, ask
@@ -28,7 +28,7 @@ class _Taken(NamedTuple):
     event: float
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:  # noqa: ARG001 - it has its own
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:  # noqa: ARG001 - it has its own
     in_memory: list[_Taken] = []
     in_file: list[_Taken] = []
     theirs: list[_Taken] = []
@@ -39,7 +39,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:  # noqa: A
                 found.append(await _pair(one, plan))
         async with bare() as other:
             theirs.append(await _bare(other, plan))
-    return [*_rows(plan, "", in_memory, theirs), *_rows(plan, ", in a file", in_file, theirs)]
+    yield [*_rows(plan, "", in_memory, theirs), *_rows(plan, ", in a file", in_file, theirs)]
 
 
 def _rows(plan: Plan, where: str, ours: Sequence[_Taken], theirs: Sequence[_Taken]) -> list[Row]:

@@ -2,6 +2,7 @@
 a bare stream and having its first packet answered. Both clients are the process of the bench."""
 
 import time
+from collections.abc import AsyncGenerator
 
 from grpc import aio
 from southwest.ai.agent.v1 import agent_pb2 as pb
@@ -18,7 +19,7 @@ from bench.viewer import Watched
 _NOTE = "bare: opening a stream, a packet and its answer"
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:
     events: list[tuple[float, float]] = []
     says: list[tuple[float, float]] = []
     again: list[tuple[float, float]] = []
@@ -46,7 +47,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
                 note=_NOTE,
             ),
         ]
-    return rows
+    yield rows
 
 
 async def _own_streams(pair: Pair, opens: int) -> tuple[tuple[float, float], tuple[float, float]]:

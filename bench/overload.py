@@ -3,6 +3,7 @@ fast as it is answered and is refused. Compared with the pair itself: the column
 without the flood. The flood needs a core of its own: on a machine with fewer cores than processes, part of what it
 costs is no doing of the dispatcher's."""
 
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from bench.child import Child, ChildError
@@ -18,7 +19,7 @@ from bench.tokens import latencies as read
 _REFUSED: Final = "sessions_full"
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:  # noqa: ARG001 - it has its own
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:  # noqa: ARG001 - it has its own
     beside: list[Latencies] = []
     alone: list[Latencies] = []
     refused: list[float] = []
@@ -35,7 +36,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:  # noqa: A
         finally:
             await asker.end()
     who = f"{sessions} × {PER_SECOND:g} tokens/s, a flood refused: latency to the viewer"
-    return [
+    yield [
         row(
             f"{who}, {name}",
             "ms",

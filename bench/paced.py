@@ -4,6 +4,8 @@ Latencies are those of the load while it lasts: its beginning and its end, where
 once, have no part in them, on either side.
 """
 
+from collections.abc import AsyncGenerator
+
 from bench.load import LEFT_OUT, Window, latencies, on_bare, unwatched
 from bench.plan import Plan
 from bench.rows import Goal, Row, row
@@ -16,7 +18,7 @@ _LATENCY = Goal("at most", 3)
 _COST = Goal("at most", 1)
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:
     sessions = plan.pace_sessions
     ours: list[tuple[Latencies, float]] = []
     bare: list[tuple[Latencies, float]] = []
@@ -25,7 +27,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
         ours.append(await on_pair(scene.pair, sessions, plan.pace_s))
         bare.append(await _bare(scene.bare, sessions, plan.pace_s))
     who = f"{sessions} × {PER_SECOND:g} tokens/s"
-    return [
+    yield [
         row(
             f"{who}: added latency to the journal, p50",
             "ms",

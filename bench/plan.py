@@ -1,4 +1,4 @@
-"""How much is measured: rounds, seconds and sizes. The whole run takes some minutes, the quick one less than one
+"""How much is measured: rounds, seconds and sizes. The whole run takes some ten minutes; the quick one takes one or two,
 and says only whether something is badly wrong."""
 
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class Plan:
 
 
 WHOLE = Plan(
-    bound_s=540,
+    bound_s=720,
     measurement_s=90,
     rounds=4,
     flood_s=0.8,
@@ -113,7 +113,7 @@ WHOLE = Plan(
 )
 
 QUICK = Plan(
-    bound_s=75,
+    bound_s=120,
     measurement_s=20,
     rounds=1,
     flood_s=0.3,

@@ -7,7 +7,7 @@ All three go through a proxy in the process of the bench, in turns, while the sa
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
@@ -50,7 +50,7 @@ class _Round(NamedTuple):
     bare: tuple[float, float]
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:  # noqa: ARG001 - it has its own
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:  # noqa: ARG001 - it has its own
     rounds: dict[float, list[_Round]] = {wait_s: [] for wait_s in _WAITS_S}
     async with dispatcher() as pair, proxy(pair.address) as link, proxy(pair.address) as door:
         for number in range(plan.resume_rounds):
@@ -60,7 +60,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:  # noqa: A
                 flags = (f"--reconnect-first-s={wait_s}", f"--reconnect-max-s={wait_s}")
                 async with more_workers(pair, 1, *flags, through=link.address):
                     found.append(await _round(plan, pair, link, door))
-    return [
+    yield [
         *(each for wait_s, found in rounds.items() for each in _link_rows(plan, wait_s, found)),
         *_viewer_rows([each for found in rounds.values() for each in found]),
     ]

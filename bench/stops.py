@@ -4,7 +4,7 @@ an ending, from agents that flood and from one that speaks when it was cancelled
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
@@ -34,8 +34,7 @@ class Stops(NamedTuple):
     after_ending: int
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
-    rows: list[Row] = []
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:
     after_ending = 0
     for busy in plan.stop_busy:
         ours: list[Stops] = []
@@ -45,12 +44,12 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
             ours.append(await on_pair(scene.pair, plan.stops, busy))
             bare.append(await _bare(scene.bare, plan.stops, busy))
         after_ending += sum(each.after_ending for each in ours)
-        rows += _rows(f"{busy} busy", ours, bare, has_goal=busy > 0)
+        yield _rows(f"{busy} busy", ours, bare, has_goal=busy > 0)
     tell("agents that speak when they were stopped")
     after_ending += await _stubborn(scene.pair)
     after_ending += await scene.pair.host.told("after_ending")
     stops = plan.stops * plan.rounds * len(plan.stop_busy) + _STUBBORN
-    return [*rows, row(f"events after an ending, {stops:,} stops", "", [after_ending], goal=_NEVER)]
+    yield [row(f"events after an ending, {stops:,} stops", "", [after_ending], goal=_NEVER)]
 
 
 def _rows(who: str, ours: list[Stops], bare: list[tuple[float, float]], *, has_goal: bool) -> list[Row]:

@@ -56,9 +56,9 @@ def header() -> str:
     return _line(titles)
 
 
-def lines(name: str, rows: Sequence[Row]) -> list[str]:
+def lines(rows: Sequence[Row]) -> list[str]:
     """A measurement's part of the table."""
-    told = [name]
+    told = []
     for row in rows:
         goal = met = ""
         if row.goal is not None:

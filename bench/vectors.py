@@ -3,7 +3,7 @@ hop. In this table the column of the bare peer holds JSON; a ratio below one is 
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from bench.vector import LENGTH, Way, decoded, encoded, numbers
 _WAYS: tuple[Way, Way] = ("embedding", "json")
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:
     values = numbers()
     sizes = [float(len(encoded(way, values))) for way in _WAYS]
     # Alternately, so that both meet the same moments.
@@ -35,7 +35,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
             coding[index].append(_coding_us(way, values, plan.vectors))
             hops[index].append(await _hop_us(scene.bare, way, values, plan.vectors))
             carried[index].append(await _carried_us(scene.pair, way, values, plan.vectors))
-    return [
+    yield [
         row(f"{LENGTH:,} floats on the wire", "bytes", [sizes[0]], [sizes[1]]),
         row("encode and decode, p50", "µs", *coding),
         row("there and back over a bare stream, coded at each end, p50", "µs", *hops),

@@ -3,6 +3,7 @@ on a bare stream at full speed each of them queues behind seconds of tokens."""
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,8 +28,7 @@ class _Waits:
     stops: list[float] = field(default_factory=list)
 
 
-async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
-    rows: list[Row] = []
+async def measure(plan: Plan, scene: Scene, tell: Tell) -> AsyncGenerator[list[Row]]:
     for sessions in plan.wait_sessions:
         ours: list[_Waits] = []
         bare: list[_Waits] = []
@@ -39,7 +39,7 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
             ours.append(await _pair(scene.pair, sessions, loads, plan.wait_s / loads))
             bare.append(await _bare(scene.bare, sessions, loads, plan.wait_s / loads))
         who = f"{sessions} flooding"
-        rows += [
+        yield [
             _row(f"{who}: tool round trip", [each.calls for each in ours], [each.calls for each in bare]),
             _row(
                 f"{who}: last yield to ending in the journal",
@@ -48,7 +48,6 @@ async def measure(plan: Plan, scene: Scene, tell: Tell) -> list[Row]:
             ),
             _row(f"{who}: stop to the agent's cancellation", [each.stops for each in ours], []),
         ]
-    return rows
 
 
 def _row(what: str, ours: list[list[float]], bare: list[list[float]]) -> Row:
