@@ -55,7 +55,8 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         main([command, "--help"])
     assert left.value.code == 0
     help_text = capsys.readouterr().out
-    assert help_text.count(f"\n  dispatcher {command}") == 2
+    (examples,) = (lesson.examples for lesson in LESSONS if lesson.name == command)
+    assert help_text.count(f"\n  dispatcher {command}") == len(examples) >= 2
     assert ("--grpc-address" if command == "serve" else "--dispatcher HOST:PORT") in help_text
 
 
@@ -110,6 +111,20 @@ def test_examples_are_right(command: str, capsys: pytest.CaptureFixture[str]) ->
     assert err.startswith("dispatcher: no dispatcher answers at 127.0.0.1:")
     assert "(Connection refused): start one with `dispatcher serve`" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command", [example for lesson in LESSONS if lesson.name == "serve" for example, _ in lesson.examples]
+)
+def test_examples_of_serve_are_right(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cert.pem", "key.pem", "tokens.toml"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert main([*shlex.split(command)[1:], "--print-config"]) == 0
+    told = capsys.readouterr().out
+    assert "# --grpc-address" in told or "--grpc-address" not in command
 
 
 @pytest.mark.parametrize(

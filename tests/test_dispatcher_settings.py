@@ -197,6 +197,13 @@ def test_lists_repeat_as_flags_and_are_parted_in_variables() -> None:
     assert told(environ={"DISPATCHER_DENY": "a{1,2}b\n[,]\n"}).settings.deny == ["a{1,2}b", "[,]"]
 
 
+@pytest.mark.parametrize("name", ["tools", "deny", "http_hosts", "http_origins"])
+def test_help_says_of_lists_that_their_flags_repeat(name: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, [name])
+    assert "May be given more than once." in " ".join(parser.format_help().split())
+
+
 def test_what_other_commands_add_to_the_arguments_is_left_alone() -> None:
     assert load(argparse.Namespace(session="x", queue_wait_s="4"), {}).settings.queue_wait_s == 4
 
@@ -226,6 +233,13 @@ def test_a_wrong_value_is_named_with_its_origin_and_what_would_be_right(
         (("--content-mode", "off"), "should be 'enforce' or 'observe'"),
         (("--tools", "math:sqrt", "--tools", "my tools"), "--tools: 'my tools' should be MODULE:OBJECT"),
         (("--tools", "a:b:c"), "should be MODULE:OBJECT"),
+        (("--tools", "a:b, c:d"), "; for several, give --tools several times"),
+        (
+            ("--http-hosts", "a.example,b.example"),
+            "e.g. chat.example.com; for several, give --http-hosts several",
+        ),
+        (("--http-origins", "https://a,https://b"), "; for several, give --http-origins several times"),
+        (("--http-poll-s-max", "0"), "should be a number of seconds from 1 to 3600"),
         (("--deny", "(a"), "--deny: '(a' should be an RE2 pattern: missing )"),
         (("--deny", "(\n"), "should be an RE2 pattern"),
         (("--deny", r"(a)\1"), "should be an RE2 pattern"),

@@ -1,4 +1,4 @@
-"""What the help of the command line teaches: for each command what it is for, and two examples. Text alone.
+"""What the help of the command line teaches: for each command what it is for, and examples. Text alone.
 
 `dispatcher.cli` shows it; nothing else reads it.
 """
@@ -9,13 +9,13 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Lesson:
-    """One command. Each example is a command line and what it does."""
+    """One command. Each example is a command line and what it does; at least two."""
 
     name: str
     group: str
     summary: str
     description: str
-    examples: tuple[tuple[str, str], tuple[str, str]]
+    examples: tuple[tuple[str, str], ...]
 
 
 PURPOSE: Final = (
@@ -45,6 +45,17 @@ LESSONS: Final[tuple[Lesson, ...]] = (
         "file; flags win over variables, variables over the file.",
         (
             ("dispatcher serve", "listens on 127.0.0.1:50051, metrics on 127.0.0.1:9464"),
+            (
+                "dispatcher serve --tools demo --tools my_tools:TOOLS --http-address 127.0.0.1:8080",
+                "with tools from two places, HTTP, and a page to try it with at http://127.0.0.1:8080",
+            ),
+            (
+                (
+                    "dispatcher serve --grpc-address 0.0.0.0:50051 --http-address 0.0.0.0:8443"
+                    " --tls-certificate cert.pem --tls-key key.pem --tokens-file tokens.toml"
+                ),
+                "for other machines, with TLS; who may come in, and as what, is in tokens.toml (docs/operating.md)",
+            ),
             (
                 "dispatcher serve --print-config",
                 "shows every setting and where its value comes from, then ends",
