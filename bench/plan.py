@@ -1,5 +1,5 @@
-"""How much is measured: rounds, seconds and sizes. The whole run takes some ten minutes; the quick one takes one or two,
-and says only whether something is badly wrong."""
+"""How much is measured: rounds, seconds and sizes. The whole run takes some ten minutes; the quick one takes a minute
+or two, and says only whether something is badly wrong."""
 
 from dataclasses import dataclass
 
@@ -113,8 +113,8 @@ WHOLE = Plan(
 )
 
 QUICK = Plan(
-    bound_s=120,
-    measurement_s=20,
+    bound_s=180,
+    measurement_s=30,
     rounds=1,
     flood_s=0.3,
     flood_sessions=(1, 100),

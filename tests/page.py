@@ -124,7 +124,7 @@ class Reader:
     def read(self) -> None:
         for what, text in blocks(self._page):
             if name := re.fullmatch(r"file: (\S+)", what):
-                (self._folder / name[1]).write_text(text)
+                (self._folder / name[1]).write_text(text.replace(HTTP, self._http))
             elif what == "package: pyproject.toml":
                 self._install(tomllib.loads(text)["project"])
             elif until := re.fullmatch(r'run: background until "(.*?)"(?: as (\S+))?', what):
