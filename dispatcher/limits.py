@@ -39,6 +39,10 @@ class LiveLimits:
         self._loaded = loaded
         self._changed = changed
 
+    @property
+    def settings(self) -> Settings:
+        return self._loaded.settings
+
     def view(self) -> list[LimitView]:
         settings = self._loaded.settings
         views = []

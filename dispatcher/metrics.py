@@ -1,7 +1,7 @@
 """What Prometheus sees. Names and labels are defined here and nowhere else; docs/operating.md lists them."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from dispatcher.core.events import Count, Measure
 from dispatcher.core.fleet import SlotState
 from dispatcher.core.router import Router
+from dispatcher.tools.contract import SourceState
 
 _SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LONG = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
@@ -58,6 +59,11 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "dispatcher_queue_length": ("Sessions waiting for a slot.", ()),
     "dispatcher_links": ("Links open.", ()),
     "dispatcher_journal_bytes": ("Size of the journal.", ()),
+    "dispatcher_tool_source_up": (
+        "What tools come from besides this process: 1 while it is there.",
+        ("source",),
+    ),
+    "dispatcher_tool_source_losses": ("How often it went away since the start.", ("source",)),
 }
 
 
@@ -172,7 +178,8 @@ class _Counted(Collector):
 class Snapshot:
     """The gauges' values, taken in the event loop's thread."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, sources: Sequence[SourceState] = ()) -> None:
+        self.sources = sources
         self.sessions: dict[str, int] = {"queued": 0, "starting": 0, "running": 0, "detached": 0, "ended": 0}
         for session in router.sessions.values():
             self.sessions[session.state.value] += 1
@@ -207,6 +214,8 @@ class _Now(Collector):
             "dispatcher_queue_length": {(): now.queued},
             "dispatcher_links": {(): now.links},
             "dispatcher_journal_bytes": {(): now.journal_bytes},
+            "dispatcher_tool_source_up": {(each.name,): int(each.is_up) for each in now.sources},
+            "dispatcher_tool_source_losses": {(each.name,): each.losses for each in now.sources},
         }
         families: list[Metric] = []
         for name, (text, labels) in _GAUGES.items():

@@ -74,6 +74,7 @@ from dispatcher.signing_keys import KeyLimits, KeysError, SigningKeys
 from dispatcher.tools.contract import Tool, ToolLoadError
 from dispatcher.tools.loading import load_tools
 from dispatcher.tools.runner import ToolRunner
+from dispatcher.tools.sources import Sources, sources_of
 from dispatcher.tools.station import RunnerLimits
 
 log = logging.getLogger(__name__)
@@ -214,9 +215,10 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no type for it
     metrics = Metrics()
     runner = ToolRunner(tools, _runner_limits(settings), observe=metrics.tool_called)
+    sources = sources_of(loaded.tables, runner)
     leaving = Leaving(settings.drain_deadline_s)
     try:
-        async with _access(settings) as access, asyncio.TaskGroup() as tasks:
+        async with sources, _access(settings) as access, asyncio.TaskGroup() as tasks:
             hub = Hub(
                 Router(core_limits(settings, deny, _told_bytes(runner))),
                 keeping.journal,
@@ -228,6 +230,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
             keeping.stalled.append(lambda is_stalled: _stalled(hub, is_stalled))
             _take_up(keeping, hub, runner)
             limits = LiveLimits(loaded, lambda changed: _apply(changed, deny, hub, runner))
+            runner.watch(lambda: _tell_core(limits.settings, deny, hub, runner))
             requests = Requests(hub, mint, settings.request_bytes_max)
             async with (
                 _grpc_server(settings, access, hub, requests, metrics, runner, limits, leaving) as serving,
@@ -235,7 +238,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
             ):
                 # Whoever reads that it is ready may tell it to go, and once more while it drains.
                 with (
-                    _metrics_server(settings, hub, metrics) as metrics_url,
+                    _metrics_server(settings, hub, metrics, sources) as metrics_url,
                     leaving.on_signals(),
                     Pulse(settings.blocked_after_s),
                 ):
@@ -281,6 +284,7 @@ def _runner_limits(settings: Settings) -> RunnerLimits:
         threads=settings.tool_threads,
         failures=settings.tool_failures_max,
         open_s=settings.tool_open_s,
+        offers_bytes=max(0, settings.max_message_bytes - settings.request_bytes_max - START_ENVELOPE_BYTES),
     )
 
 
@@ -337,8 +341,13 @@ def _asking(access: auth.Access) -> auth.Access:
 
 def _apply(settings: Settings, deny: Patterns | None, hub: Hub, runner: ToolRunner) -> None:
     """Limits were changed by an operator."""
-    hub.submit(LimitsChanged(core_limits(settings, deny, _told_bytes(runner))))
+    _tell_core(settings, deny, hub, runner)
     runner.change_limits(_runner_limits(settings))
+
+
+def _tell_core(settings: Settings, deny: Patterns | None, hub: Hub, runner: ToolRunner) -> None:
+    """Limits were changed, or the tools on offer, which take a part of each Start."""
+    hub.submit(LimitsChanged(core_limits(settings, deny, _told_bytes(runner))))
 
 
 class Serving(NamedTuple):
@@ -427,6 +436,7 @@ async def _grpc_server(
         tools=offers,
     )
     stream_limits = interaction.StreamLimits(settings.max_message_bytes, UNWRITTEN_BYTES_MAX, FLUSH_S)
+    runner.watch(lambda: down.offer(_offers(runner)))
     link_service = interaction.Interaction(hub, down, metrics, mint, stream_limits, settings.links_max)
     view_limits = chat.ViewLimits(
         settings.request_bytes_max,
@@ -545,7 +555,7 @@ def _doors(settings: Settings) -> Doors:
 
 
 @contextlib.contextmanager
-def _metrics_server(settings: Settings, hub: Hub, metrics: Metrics) -> Iterator[str]:
+def _metrics_server(settings: Settings, hub: Hub, metrics: Metrics, sources: Sources) -> Iterator[str]:
     """Serves metrics, where an address is set, from a thread of its own. Gives their URL, or nothing."""
     if not settings.metrics_address:
         yield ""
@@ -553,7 +563,7 @@ def _metrics_server(settings: Settings, hub: Hub, metrics: Metrics) -> Iterator[
     loop = asyncio.get_running_loop()
 
     async def snapshot() -> Snapshot:
-        return Snapshot(hub.router)
+        return Snapshot(hub.router, sources.states())
 
     metrics.watch(lambda: asyncio.run_coroutine_threadsafe(snapshot(), loop).result(SNAPSHOT_S))
     address = parse_address(settings.metrics_address)

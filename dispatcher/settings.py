@@ -15,7 +15,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv6Address, ip_address
 from itertools import chain, combinations
@@ -38,6 +38,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
+
+from dispatcher.tables import TABLES
 
 ENVIRONMENT: Final = "DISPATCHER_"
 
@@ -697,6 +699,8 @@ class Loaded:
 
     settings: Settings
     origins: Mapping[str, str]
+    # By kind and name: [KIND.NAME]. They stand in the file alone.
+    tables: Mapping[str, Mapping[str, BaseModel]] = field(default_factory=dict)
 
 
 def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
@@ -749,14 +753,15 @@ def load(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Loaded:
     problems: list[str] = []
     values: dict[str, object] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
+    tables: dict[str, dict[str, BaseModel]] = {}
     sources = (
-        _from_file(arguments, environ, problems),
+        _from_file(arguments, environ, problems, tables),
         _from_environment(environ, problems),
         _from_flags(arguments),
     )
     for name, value, origin in chain.from_iterable(sources):
         values[name], origins[name] = value, origin
-    return _judged(values, origins, problems)
+    return replace(_judged(values, origins, problems), tables=tables)
 
 
 def render(loaded: Loaded) -> str:
@@ -768,6 +773,10 @@ def render(loaded: Loaded) -> str:
             title = group
             lines += ["", f"# {title}"]
         lines.append(f"{name} = {_toml(getattr(loaded.settings, name))}  # {_one_line(loaded.origins[name])}")
+    for kind, named in loaded.tables.items():
+        for name, table in named.items():
+            told = table.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+            lines += ["", f"[{kind}.{name}]", *(f"{key} = {_toml(value)}" for key, value in told.items())]
     return "\n".join(lines[1:]) + "\n"
 
 
@@ -787,7 +796,12 @@ def _variable(name: str) -> str:
     return ENVIRONMENT + name.upper()
 
 
-def _from_file(arguments: argparse.Namespace, environ: Mapping[str, str], problems: list[str]) -> Told:
+def _from_file(
+    arguments: argparse.Namespace,
+    environ: Mapping[str, str],
+    problems: list[str],
+    tables: dict[str, dict[str, BaseModel]],
+) -> Told:
     flag, variable = getattr(arguments, "config", None), environ.get(_variable("config"))
     path = flag or variable
     if not path:
@@ -805,8 +819,42 @@ def _from_file(arguments: argparse.Namespace, environ: Mapping[str, str], proble
     for name, value in lines.items():
         if name in Settings.model_fields:
             yield name, value, f"{path}: {name}"
+        elif name in TABLES:
+            tables[name] = dict(_tables(path, name, value, problems))
         else:
-            problems.append(f"{path}: {name}: {_no_such_setting(name.lower(), Settings.model_fields)}")
+            known = (*Settings.model_fields, *TABLES)
+            problems.append(f"{path}: {name}: {_no_such_setting(name.lower(), known)}")
+
+
+def _tables(path: str, kind: str, told: object, problems: list[str]) -> Iterator[tuple[str, BaseModel]]:
+    """The tables [KIND.NAME] that are right, by name."""
+    if not isinstance(told, dict) or not all(isinstance(each, dict) for each in told.values()):
+        problems.append(f"{path}: {kind}: should be tables with a name each, e.g. [{kind}.mine]")
+        return
+    for name, values in told.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+            problems.append(f"{path}: {kind}.{name}: its name should have 1 to 64 letters, digits, _ and -")
+            continue
+        try:
+            yield name, TABLES[kind].model_validate(values)
+        except ValidationError as error:
+            known = TABLES[kind].model_fields
+            wrong = (_wrong_in_table(each, known) for each in error.errors(include_url=False))
+            problems += [f"{path}: {kind}.{name}{each}" for each in wrong]
+
+
+def _wrong_in_table(error: ErrorDetails, known: Iterable[str]) -> str:
+    """One line: the key, what, and what would be right; never a value, which may be a secret."""
+    words = [each for each in error["loc"] if each != "[key]"]
+    key = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in words)
+    if error["type"] == "extra_forbidden" and len(words) == 1:
+        near = difflib.get_close_matches(str(words[0]), known, n=1)
+        return f"{key}: there is no such key; " + (
+            f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        )
+    if error["type"] == "value_error":
+        return f"{key}: {error['ctx']['error']}"
+    return f"{key}: {error['msg'].removeprefix('Input ')}"
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Told:
@@ -925,7 +973,8 @@ def change(loaded: Loaded, changes: Mapping[str, float | str]) -> Loaded:
         if name not in changeable:
             raise SettingsError(_one_line(f"{name}: {_no_such_setting(name, changeable)}"))
     values = {**loaded.settings.model_dump(), **{name: _as_typed(told) for name, told in changes.items()}}
-    return _judged(values, {**loaded.origins, **{name: f"SetLimits: {name}" for name in changes}}, [])
+    judged = _judged(values, {**loaded.origins, **{name: f"SetLimits: {name}" for name in changes}}, [])
+    return replace(judged, tables=loaded.tables)
 
 
 def _as_typed(told: float | str) -> float | str:

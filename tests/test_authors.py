@@ -77,7 +77,9 @@ def test_all_that_an_author_may_catch_or_raise_is_told(name: str) -> None:
     assert f"`{name}" in PAGE.read_text()
 
 
-@pytest.mark.parametrize("name", ["tool", "ToolContext", "ToolError", "ToolDenied", "ToolArgumentsError"])
+@pytest.mark.parametrize(
+    "name", ["tool", "ToolContext", "ToolError", "ToolDenied", "ToolArgumentsError", "ToolAway"]
+)
 def test_what_a_tool_s_author_imports_is_told(name: str) -> None:
     assert name in dispatcher.tools.__all__
     assert name in PAGE.read_text()

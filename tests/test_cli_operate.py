@@ -185,7 +185,7 @@ def test_commanders_agents_and_tools() -> None:
             tools=[
                 admin_pb2.ToolView(
                     offer=agent_pb2.ToolOffer(name="add", description="Adds"), running=1, concurrency=8, calls=3,
-                    timeout=Duration(seconds=30), output_bytes=65_536,
+                    timeout=Duration(seconds=30), output_bytes=65_536, source="mcp.shop",
                 )
             ]
         ),
@@ -193,7 +193,7 @@ def test_commanders_agents_and_tools() -> None:
     rows = {
         "commanders": "c1 ready demo@2 1/4 1 0.0s 0.0s 12s - - ipv4:127.0.0.1:1",
         "agents": "demo 2 1 1/4 -",
-        "tools": "add 1/8 3 30s 65536 Adds",
+        "tools": "add mcp.shop 1/8 3 30s 65536 Adds",
     }
     for command, row in rows.items():
         status, out, _, _ = told(answers, command)

@@ -177,11 +177,16 @@ def agents(listings: Sequence[chat_pb2.AgentListing], *, as_json: bool) -> None:
 
 
 def tools(views: Sequence[admin_pb2.ToolView], *, as_json: bool) -> None:
-    headings = ("TOOL", "RUNNING", "CALLS", "TIMEOUT", "OUTPUT BYTES", "DESCRIPTION")
+    headings = ("TOOL", "FROM", "RUNNING", "CALLS", "TIMEOUT", "OUTPUT BYTES", "DESCRIPTION")
     rows = [
         (
             view.offer.name,
-            "circuit open" if view.circuit_open else f"{view.running}/{view.concurrency}",
+            view.source,
+            "away"
+            if view.away
+            else "circuit open"
+            if view.circuit_open
+            else f"{view.running}/{view.concurrency}",
             str(view.calls),
             spoken(seconds(view.timeout)),
             str(view.output_bytes),

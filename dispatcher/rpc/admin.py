@@ -235,6 +235,8 @@ class AdminService:
                     concurrency=now.concurrency,
                     output_bytes=now.output_bytes,
                     circuit_open=now.is_open,
+                    source=now.source,
+                    away=now.is_away,
                 )
             )
         return admin_pb2.ListToolsResponse(tools=tools)

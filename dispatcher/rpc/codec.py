@@ -405,6 +405,10 @@ class Downstream:
             core.LinkHeartbeat: self._heartbeat,
         }
 
+    def offer(self, tools: list[agent_pb2.ToolOffer]) -> None:
+        """What sessions that start from now on are told."""
+        self._tools = tools
+
     def packet(self, signal: core.Signal, unix_ms: int) -> agent_pb2.DownstreamPacket:
         wire = agent_pb2.DownstreamPacket(
             session_id=signal.session_id, timestamp=unix_ms, attempt=signal.attempt, sequence=signal.sequence

@@ -7,6 +7,7 @@ runs them: `load_tools` and `ToolRunner`.
 from dispatcher.tools.contract import (
     Tool,
     ToolArgumentsError,
+    ToolAway,
     ToolContext,
     ToolDenied,
     ToolError,
@@ -27,6 +28,7 @@ __all__ = [
     "RunnerLimits",
     "Tool",
     "ToolArgumentsError",
+    "ToolAway",
     "ToolContext",
     "ToolDenied",
     "ToolError",

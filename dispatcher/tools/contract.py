@@ -54,6 +54,16 @@ class ToolError(Exception):
         self.retry_after_s = None if retry_after_s is None else float(retry_after_s)
 
 
+class ToolAway(ToolError):  # noqa: N818 - reads as what happened
+    """Raised by a tool that could not begin, because what it works with is away for now. Nothing ran.
+
+    Says nothing about the tool itself: its circuit breaker takes no note.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retryable=True, retry_after_s=retry_after_s)
+
+
 class ToolDenied(ToolError):  # noqa: N818 - reads as what happened, beside the code "denied"
     """Raised by a tool that won't do this for this caller."""
 
@@ -203,6 +213,18 @@ class ToolOffer:
     name: str
     description: str
     parameters_schema_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """How it stands with something that tools come from, e.g. a server."""
+
+    # As its table in the settings: "mcp.files".
+    name: str
+    # Its tools can be called now.
+    is_up: bool
+    # Times that it went away.
+    losses: int = 0
 
 
 def sendable(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:

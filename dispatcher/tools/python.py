@@ -94,6 +94,7 @@ class PythonTool:
         "limits",
         "name",
         "parameters_schema",
+        "source",
     )
 
     def __init__(self, function: Callable[..., object]) -> None:
@@ -109,6 +110,7 @@ class PythonTool:
         self.description: str = about if told.description is None else told.description
         self.limits: ToolLimits = told.limits
         self.is_idempotent: bool = told.idempotent
+        self.source: str = _place_of(inner)
         self._function = function
         # A sync function that returns an awaitable is served too; see `call`.
         self._is_async = any(inspect.iscoroutinefunction(each) for each in (inner, _routine(inner)))

@@ -19,18 +19,18 @@ from dispatcher.tools.call import Call, NoThreadError
 from dispatcher.tools.contract import (
     FailureCode,
     Tool,
+    ToolAway,
     ToolContext,
     ToolError,
-    ToolLoadError,
     ToolOffer,
     ToolOutcome,
     ToolRequest,
-    require_name,
     said,
 )
 from dispatcher.tools.places import PlacesClosedError, PlacesFullError
 from dispatcher.tools.result import encode, encode_if_short
 from dispatcher.tools.station import RunnerLimits, Station, ToolStats
+from dispatcher.tools.stations import Stations
 from dispatcher.tools.threads import Threads
 
 # (tool name, "ok" or a failure code, seconds from request to outcome). Unknown names are told as
@@ -61,26 +61,19 @@ class ToolRunner:
         # For checking long arguments and writing long results: a thread that no tool can hold up.
         self._paperwork = Threads(1, self._limits.waiting, "tool-json")
         self._closed = False
-        self._stations: dict[str, Station] = {}
-        for tool in tools:
-            require_name(tool)
-            if tool.name in self._stations:
-                raise ToolLoadError(f"tool {tool.name!r} is given twice; give one of the two another name")
-            self._stations[tool.name] = Station(tool, self._limits)
-        self._offers = tuple(
-            ToolOffer(station.tool.name, station.tool.description, station.schema.text)
-            for station in self._stations.values()
-        )
+        self._stations = Stations(tools, self._limits)
 
     def __repr__(self) -> str:
-        running = sum(station.places.taken for station in self._stations.values())
+        running = sum(station.places.taken for station in self._stations.all)
         state = "closed" if self._closed else "open"
-        return f"<ToolRunner {state}, {len(self._stations)} tools, {running} calls, {self._threads!r}>"
+        return (
+            f"<ToolRunner {state}, {len(self._stations.by_name)} tools, {running} calls, {self._threads!r}>"
+        )
 
     @property
     def idempotent_tools(self) -> frozenset[str]:
         """Names of those that say so: to run them twice with one key does no more than to run them once."""
-        stations = self._stations.items()
+        stations = self._stations.by_name.items()
         return frozenset(name for name, station in stations if getattr(station.tool, "is_idempotent", False))
 
     @property
@@ -89,11 +82,20 @@ class ToolRunner:
 
     def offers(self) -> tuple[ToolOffer, ...]:
         """The tools as told to agents, in the order given."""
-        return self._offers
+        return self._stations.offers
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """`changed` is called whenever there are other offers than before."""
+        self._stations.watchers.append(changed)
+
+    def replace(self, source: str, tools: Iterable[Tool]) -> list[str]:
+        """What `source` offers from now on. Calls under way end as they would have. A tool that can't be offered is
+        left out: returns why, for each."""
+        return self._stations.replace(source, tools, self._limits)
 
     def stats(self) -> dict[str, ToolStats]:
         """By tool name, as of now."""
-        return {name: station.stats() for name, station in self._stations.items()}
+        return {name: station.stats() for name, station in self._stations.by_name.items()}
 
     def change_limits(self, limits: RunnerLimits) -> None:
         """For calls from now on; those that run keep theirs. Raises ValueError: threads can't be changed."""
@@ -102,13 +104,13 @@ class ToolRunner:
                 f"threads is {limits.threads}; it can't be changed from {self._limits.threads} while running"
             )
         self._limits = limits
-        for station in self._stations.values():
+        for station in self._stations.all:
             station.limit(limits)
 
     async def run(self, request: ToolRequest) -> ToolOutcome:
         """Runs one call. Raises CancelledError alone, which cancels the tool; never outlasts the timeout."""
         asked_at = time.monotonic()
-        station = self._stations.get(request.tool_name)
+        station = self._stations.by_name.get(request.tool_name)
         code = "cancelled"
         try:
             if station is None:
@@ -128,16 +130,17 @@ class ToolRunner:
         Every `run` under way returns its outcome. May be called again.
         """
         self._closed = True
-        for station in self._stations.values():
+        stations = self._stations.all
+        for station in stations:
             station.places.close()
             for call in station.live:
                 call.abandon()
         self._threads.close()
         self._paperwork.close()
-        live = [call.ended for station in self._stations.values() for call in station.live]
+        live = [call.ended for station in stations for call in station.live]
         if live:
             await asyncio.wait(live, timeout=grace_s)
-        stuck = {name: len(each.live) for name, each in self._stations.items() if each.live}
+        stuck = {each.tool.name: len(each.live) for each in stations if each.live}
         if stuck:
             log.warning(
                 "left behind tools that did not end: %s",
@@ -148,7 +151,7 @@ class ToolRunner:
     # --- one call ----------------------------------------------------------------------------------------
 
     def _not_found(self, name: str) -> ToolOutcome:
-        names = sorted(self._stations)
+        names = sorted(self._stations.by_name)
         on_offer = (
             f"; on offer are {', '.join(names[:10])}{', …' if len(names) > 10 else ''}" if names else ""
         )
@@ -281,6 +284,9 @@ class ToolRunner:
         try:
             value = await station.tool.call(arguments, context)
             outcome = ToolOutcome(await self._written(value, context.output_bytes))
+        except ToolAway as error:
+            station.breaker.let_go()
+            return _failed(error)
         except ToolError as error:
             outcome, works = _failed(error), not error.retryable
         except asyncio.CancelledError:

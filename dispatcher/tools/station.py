@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from dispatcher.tools.breaker import Breaker
 from dispatcher.tools.call import Call
-from dispatcher.tools.contract import Tool, ToolLoadError, require_positive
+from dispatcher.tools.contract import Tool, ToolLoadError, ToolOffer, require_positive
 from dispatcher.tools.places import Places
 from dispatcher.tools.schema import ArgumentsSchema
 
@@ -34,6 +34,8 @@ class RunnerLimits:
     waiting: int = 1_000
     # For all tools that block.
     threads: int = 32
+    # What tools on offer may take in a message that tells an agent of all of them. None: whatever they take.
+    offers_bytes: int | None = None
     # A tool that fails so often in a row is left alone for so long; see `breaker.py`. 0: never.
     failures: int = 10
     open_s: float = 30.0
@@ -41,7 +43,7 @@ class RunnerLimits:
     def __post_init__(self) -> None:
         """Raises ValueError that names the field."""
         for each in fields(self):
-            if each.name != "failures" or self.failures != 0:
+            if each.name not in ("failures", "offers_bytes") or getattr(self, each.name):
                 require_positive(each.name, getattr(self, each.name), whole=not each.name.endswith("_s"))
         if self.output_bytes > self.output_bytes_ceiling:
             raise ValueError(
@@ -73,6 +75,15 @@ class ToolStats:
     concurrency: int
     # Its circuit breaker is open: calls are refused for a while.
     is_open: bool
+    # Where it comes from: "module:function", or a table of the settings such as "mcp.files".
+    source: str
+    # What it works with is away: calls are refused until it is back.
+    is_away: bool
+
+
+def source_of(tool: Tool) -> str:
+    """Where a tool comes from, as shown to operators: what it says itself, or where its type is from."""
+    return str(getattr(tool, "source", "") or f"{type(tool).__module__}:{type(tool).__qualname__}")
 
 
 class Station:
@@ -87,6 +98,7 @@ class Station:
                 "message"
             )
         self.schema = ArgumentsSchema(tool.name, tool.parameters_schema)
+        self.offer = ToolOffer(tool.name, tool.description, self.schema.text)
         self.live: set[Call] = set()
         self.calls = 0
         self.outcomes: Counter[str] = Counter()
@@ -95,6 +107,15 @@ class Station:
         self.places = Places(1, 1)
         self.breaker = Breaker(limits.failures, limits.open_s)
         self.limit(limits)
+
+    def take_on(self, tool: Tool) -> bool:
+        """Works this tool from now on, with the same places and numbers, where it is the same to whoever calls it."""
+        schema = ArgumentsSchema(tool.name, tool.parameters_schema)
+        is_same = self.offer == ToolOffer(tool.name, tool.description, schema.text)
+        if is_same and tool.limits == self.tool.limits and source_of(tool) == source_of(self.tool):
+            self.tool = tool
+            return True
+        return False
 
     def limit(self, limits: RunnerLimits) -> None:
         own = self.tool.limits
@@ -126,4 +147,6 @@ class Station:
             output_bytes=self.output_bytes,
             concurrency=self.places.places,
             is_open=self.breaker.is_open,
+            source=source_of(self.tool),
+            is_away=bool(getattr(self.tool, "is_away", False)),
         )

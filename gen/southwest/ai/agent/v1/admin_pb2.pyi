@@ -892,12 +892,18 @@ class ToolView(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
     CIRCUIT_OPEN_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    AWAY_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     calls: _builtins.int
     concurrency: _builtins.int
     output_bytes: _builtins.int
     circuit_open: _builtins.bool
     """It failed again and again, and calls are refused for a while."""
+    source: _builtins.str
+    """Where it comes from: a module and a function, or a table of the settings, such as "mcp.files"."""
+    away: _builtins.bool
+    """What it works with is away for now, such as its MCP server, and calls are refused with a hint when to come back."""
     @_builtins.property
     def offer(self) -> _agent_pb2.ToolOffer: ...
     @_builtins.property
@@ -912,10 +918,12 @@ class ToolView(_message.Message):
         concurrency: _builtins.int = ...,
         output_bytes: _builtins.int = ...,
         circuit_open: _builtins.bool = ...,
+        source: _builtins.str = ...,
+        away: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["offer", b"offer", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "circuit_open", b"circuit_open", "concurrency", b"concurrency", "offer", b"offer", "output_bytes", b"output_bytes", "running", b"running", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["away", b"away", "calls", b"calls", "circuit_open", b"circuit_open", "concurrency", b"concurrency", "offer", b"offer", "output_bytes", b"output_bytes", "running", b"running", "source", b"source", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
