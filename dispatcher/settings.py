@@ -852,6 +852,8 @@ def _wrong_in_table(error: ErrorDetails, known: Iterable[str]) -> str:
         return f"{key}: there is no such key; " + (
             f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
         )
+    if error["type"] == "missing":
+        return f"{key}: is missing"
     if error["type"] == "value_error":
         return f"{key}: {error['ctx']['error']}"
     return f"{key}: {error['msg'].removeprefix('Input ')}"

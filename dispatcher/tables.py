@@ -117,6 +117,14 @@ def _url(text: str) -> str:
     return text
 
 
+def _allowed_host(text: str) -> str:
+    if not re.fullmatch(r"([A-Za-z0-9._-]+|[0-9A-Fa-f:]+)(:[0-9]{1,5})?", text):
+        raise ValueError(
+            "should be the name or address of a host, perhaps with a port, e.g. crm.internal:8443"
+        )
+    return text.lower()
+
+
 def _word(text: str) -> str:
     if not text or not text.isprintable():
         raise ValueError("should have no control characters, and be something")
@@ -128,6 +136,7 @@ HeaderName = Annotated[str, AfterValidator(_header)]
 VariableName = Annotated[str, AfterValidator(_variable)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 Url = Annotated[str, AfterValidator(_url)]
+AllowedHost = Annotated[str, AfterValidator(_allowed_host)]
 Word = Annotated[str, AfterValidator(_word)]
 
 
@@ -189,8 +198,42 @@ class McpTable(Source):
         return self
 
 
+class HttpTable(Source):
+    """`[http.NAME]`: a service over HTTP, described by an OpenAPI document."""
+
+    # A file, or an address.
+    openapi: Word
+    # None: the document's first.
+    server: Url | None = None
+    # By operationId, or "GET /path"; empty: all.
+    operations: list[Word] = Field(default_factory=list, max_length=1000)
+    tools_max: int = Field(default=100, ge=1, le=1000)
+    headers: dict[HeaderName, SecretText] = Field(default_factory=dict, max_length=100)
+    # These may be no public addresses, and without https: a name, or a name and a port.
+    allow_hosts: list[AllowedHost] = Field(default_factory=list, max_length=1000)
+    tls_ca: Path | None = None
+    connect_s: float = Field(default=10.0, ge=0.1, le=600)
+    answer_bytes_max: int = Field(default=4_194_304, ge=256, le=1_073_741_824)
+    redirects_max: int = Field(default=5, ge=0, le=20)
+    # Of a document at an address: how long the start waits for it, and how long between two tries.
+    start_wait_s: float = Field(default=5.0, ge=0, le=600)
+    restart_backoff_s: float = Field(default=1.0, ge=0.01, le=3600)
+    restart_backoff_max_s: float = Field(default=60.0, ge=0.01, le=86_400)
+    document_bytes_max: int = Field(default=8_388_608, ge=256, le=1_073_741_824)
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if "://" in self.openapi:
+            _url(self.openapi)
+        if self.restart_backoff_max_s < self.restart_backoff_s:
+            raise ValueError("restart_backoff_max_s should be at least restart_backoff_s")
+        if self.tls_ca is not None and not os.access(self.tls_ca, os.R_OK):
+            raise ValueError("tls_ca should be a file that this user can read")
+        return self
+
+
 # By the word in front of the name.
-TABLES: Final[Mapping[str, type[Table]]] = {"mcp": McpTable}
+TABLES: Final[Mapping[str, type[Table]]] = {"mcp": McpTable, "http": HttpTable}
 
 
 def secrets_of(values: Mapping[str, Secret], where: str) -> dict[str, str]:

@@ -63,6 +63,13 @@ def test_tables_are_printed_so_that_they_load_and_without_secrets() -> None:
             '[mcp.a]\ncommand=["x"]\nrestart_backoff_s=9\nrestart_backoff_max_s=8',
             "should be at least restart_back",
         ),
+        ("[http.a]", "settings.toml: http.a.openapi: is missing"),
+        ('[http.a]\nopenapi="ftp://x"', "http.a: should be an http or https address"),
+        (
+            '[http.a]\nopenapi="x"\nallow_hosts=["http://b"]',
+            "http.a.allow_hosts[0]: should be the name or address",
+        ),
+        ('[http.a]\nopenapi="x"\ntls_ca="/no/ca"', "http.a: tls_ca should be a file that this user can read"),
         ("[mpc.a]", "settings.toml: mpc: there is no such setting; did you mean mcp?"),
     ],
 )

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
-from dispatcher.tables import McpTable, SecretError, of_kind
+from dispatcher.tables import HttpTable, McpTable, SecretError, of_kind
 from dispatcher.tools.contract import SourceState, ToolLoadError
 from dispatcher.tools.runner import ToolRunner
 
@@ -64,7 +64,7 @@ class Sources:
 
 def sources_of(tables: Mapping[str, Mapping[str, Any]], runner: ToolRunner) -> Sources:
     """What the settings' tables name. Raises ToolLoadError where an extra is not installed."""
-    return Sources([*_mcp(of_kind(tables, "mcp"), runner)])
+    return Sources([*_mcp(of_kind(tables, "mcp"), runner), *_http(of_kind(tables, "http"), runner)])
 
 
 def _mcp(tables: Mapping[str, McpTable], runner: ToolRunner) -> Iterable[Source]:
@@ -73,8 +73,24 @@ def _mcp(tables: Mapping[str, McpTable], runner: ToolRunner) -> Iterable[Source]
     try:
         from dispatcher.tools.mcp import McpServer  # noqa: PLC0415 - an extra, and slow to import
     except ModuleNotFoundError as error:
-        raise ToolLoadError(
-            f"mcp.{next(iter(tables))}: MCP servers need the extra mcp, which is not installed (no module "
-            f"{error.name}): pip install 'chatstream[mcp]'"
-        ) from None
+        raise _missing(f"mcp.{next(iter(tables))}: MCP servers need", "mcp", error) from None
     return [McpServer(name, table, runner.replace) for name, table in tables.items()]
+
+
+def _http(tables: Mapping[str, HttpTable], runner: ToolRunner) -> Iterable[Source]:
+    if not tables:
+        return []
+    try:
+        import yaml  # noqa: F401, PLC0415 - an extra: missed now, not at the first document that needs it
+
+        from dispatcher.tools.http_api import HttpApi  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise _missing(f"http.{next(iter(tables))}: tools over HTTP need", "http", error) from None
+    return [HttpApi(name, table, runner.replace) for name, table in tables.items()]
+
+
+def _missing(who: str, extra: str, error: ModuleNotFoundError) -> ToolLoadError:
+    return ToolLoadError(
+        f"{who} the extra {extra}, which is not installed (no module {error.name}): "
+        f"pip install 'chatstream[{extra}]'"
+    )

@@ -1,0 +1,256 @@
+"""The tools of one HTTP service, by its OpenAPI document: each operation that is asked for is a tool.
+
+The document is a file, read before anything starts, or at an address, read when it can be. What is sent goes out by
+`outbound.py`, which holds off what is not meant to be reached. The extra `http` is needed.
+"""
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+from urllib.parse import urljoin, urlsplit
+
+from dispatcher.tables import HttpTable, SecretError, secrets_of
+from dispatcher.tools.contract import (
+    SourceState,
+    Tool,
+    ToolArgumentsError,
+    ToolContext,
+    ToolDenied,
+    ToolError,
+    ToolLimits,
+    ToolLoadError,
+)
+from dispatcher.tools.openapi import Operation, Operations, read
+from dispatcher.tools.outbound import Answer, BrokenError, Guard, Limits, Outbound
+
+log = logging.getLogger(__name__)
+
+Offer = Callable[[str, Iterable[Tool]], list[str]]
+
+DESCRIPTION_CHARS_MAX: Final = 4_096
+# What of an answer that is an error is told to the agent.
+TOLD_CHARS_MAX: Final = 500
+
+
+class HttpApi:
+    """A service of the settings' table `[http.NAME]`."""
+
+    def __init__(
+        self, name: str, table: HttpTable, offer: Offer, guard: Callable[[list[str]], Guard] = Guard
+    ) -> None:
+        self.source: Final = f"http.{name}"
+        self._table = table
+        self._prefix = table.prefix_of(name)
+        self._offer = offer
+        self._guard = guard(table.allow_hosts)
+        self._outbound: Outbound | None = None
+        self._document: bytes | None = None
+        self._server = ""
+        self._is_up = False
+        self._known = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<HttpApi {self.source} {'up' if self._is_up else 'not there yet'}, {self._server or 'no server'}>"
+
+    @property
+    def state(self) -> SourceState:
+        return SourceState(self.source, self._is_up)
+
+    def check(self) -> None:
+        """Raises SecretError, and ToolLoadError for a document in a file that can't be used."""
+        self.headers()
+        if "://" in self._table.openapi:
+            return
+        try:
+            with open(self._table.openapi, "rb") as file:  # noqa: PTH123 - reads no more than may be
+                self._document = file.read(self._table.document_bytes_max + 1)
+        except OSError as error:
+            raise ToolLoadError(
+                f"{self.source}.openapi: {self._table.openapi!r} can't be read: {error.strerror}"
+            ) from None
+        self._operations(self._document)
+
+    async def begin(self) -> None:
+        t = self._table
+        tls = ssl.create_default_context(cafile=str(t.tls_ca)) if t.tls_ca else None
+        self._outbound = Outbound(self._guard, Limits(t.connect_s, t.answer_bytes_max, t.redirects_max), tls)
+        if self._document is not None:
+            self._take(self._document)
+            return
+        self._task = asyncio.create_task(self._fetch(tls), name=self.source)
+        try:
+            await asyncio.wait_for(self._known.wait(), t.start_wait_s)
+        except TimeoutError:
+            log.warning("%s: its OpenAPI document is not there yet; its tools come when it is", self.source)
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self._outbound is not None:
+            await self._outbound.close()
+
+    def headers(self) -> dict[str, str]:
+        """Read anew for each request. Raises SecretError."""
+        return secrets_of(self._table.headers, f"{self.source}.headers")
+
+    async def exchange(self, operation: Operation, arguments: Mapping[str, object], key: str) -> Answer:
+        """Raises ToolError."""
+        assert self._outbound is not None, "it has begun"
+        request = operation.request(arguments)
+        try:
+            secrets = self.headers()
+        except SecretError as error:
+            log.error("%s", error)  # noqa: TRY400 - a mistake of the settings, not ours
+            raise ToolError("a secret that it needs is not there; whoever runs this can see which") from None
+        headers = {**request.headers, **secrets}
+        if not operation.is_reading:
+            headers["Idempotency-Key"] = key
+        return await self._outbound.exchange(
+            request.method, self._server + request.target, headers, request.body
+        )
+
+    # --- its document ------------------------------------------------------------------------------------
+
+    async def _fetch(self, tls: ssl.SSLContext | None) -> None:
+        """Until it is there."""
+        t = self._table
+        way = Outbound(self._guard, Limits(t.connect_s, t.document_bytes_max, t.redirects_max), tls)
+        delay_s = t.restart_backoff_s
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(t.connect_s):
+                        answer = await way.exchange(
+                            "GET", t.openapi, {"Accept": "application/json, */*;q=0.5"}
+                        )
+                    if answer.status != 200:
+                        raise ToolError(f"the answer is {answer.status}")
+                    return self._take(answer.body)
+                except (ToolError, ToolLoadError, TimeoutError) as error:
+                    why = str(error) or f"no answer within {t.connect_s:g} s"
+                    log.warning("%s.openapi: %s; next try in %.1f s", self.source, why, delay_s)
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, t.restart_backoff_max_s)
+        finally:
+            await way.close()
+
+    def _operations(self, document: bytes) -> Operations:
+        """Raises ToolLoadError."""
+        if len(document) > self._table.document_bytes_max:
+            raise ToolLoadError(f"{self.source}.openapi: it is over {self._table.document_bytes_max:,} bytes")
+        try:
+            operations = read(document, self._table.operations)
+        except ToolLoadError as error:
+            raise ToolLoadError(f"{self.source}.openapi: {error}") from None
+        operations.server = self._server_of(operations.server)
+        return operations
+
+    def _server_of(self, told: str) -> str:
+        """Where its operations are, without a slash at the end. Raises ToolLoadError."""
+        base = self._table.openapi if "://" in self._table.openapi else ""
+        server = (self._table.server or urljoin(base, told)).rstrip("/")
+        parts = urlsplit(server)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "{" in server:
+            raise ToolLoadError(
+                f"{self.source}.server: the document has {told!r}, which is no address; give the address of the service"
+            )
+        try:
+            self._guard.judge(parts)
+        except ToolDenied as error:
+            raise ToolLoadError(f"{self.source}.allow_hosts: {error}") from None
+        return server
+
+    def _take(self, document: bytes) -> None:
+        """Raises ToolLoadError."""
+        operations = self._operations(document)
+        self._server = operations.server
+        problems, chosen = list(operations.problems), operations.found
+        if len(chosen) > self._table.tools_max:
+            problems.append(
+                f"it has {len(chosen)} operations; the first {self._table.tools_max}, tools_max, are taken: choose by "
+                "operations"
+            )
+        tools = [HttpTool(self, each, self._prefix, self._table) for each in chosen[: self._table.tools_max]]
+        problems += self._offer(self.source, tools)
+        for problem in problems:
+            log.warning("%s: %s", self.source, problem[:300])
+        self._is_up = True
+        self._known.set()
+
+
+class HttpTool:
+    """One operation, as the runner knows tools."""
+
+    def __init__(self, api: HttpApi, operation: Operation, prefix: str, table: HttpTable) -> None:
+        self.name: Final = prefix + operation.name
+        self.description: Final = operation.description[:DESCRIPTION_CHARS_MAX]
+        self.parameters_schema: Final = operation.schema
+        self.limits: Final = ToolLimits(table.timeout_s, table.output_bytes, table.concurrency)
+        self.is_idempotent: Final = operation.is_reading or operation.name in table.idempotent
+        self.source: Final = api.source
+        self._api = api
+        self._operation = operation
+
+    def __repr__(self) -> str:
+        return f"<HttpTool {self.name}: {self._operation.method} {self._operation.path} of {self.source}>"
+
+    async def call(self, arguments: dict[str, object], context: ToolContext) -> object:
+        try:
+            answer = await self._api.exchange(self._operation, arguments, context.idempotency_key)
+        except BrokenError as error:
+            if self.is_idempotent and not error.retryable:
+                raise ToolError(error.message, retryable=True) from None
+            raise
+        if 200 <= answer.status < 300:
+            return _value(answer)
+        raise _failure(answer, can_repeat=self.is_idempotent)
+
+
+def _value(answer: Answer) -> object:
+    """JSON as its value, text as text. Raises ToolError for what is neither."""
+    kind, _, more = answer.headers.get("content-type", "").partition(";")
+    kind = kind.strip().lower()
+    if not answer.body:
+        return None
+    if kind == "application/json" or kind.endswith("+json"):
+        try:
+            return json.loads(answer.body)
+        except (ValueError, RecursionError):
+            raise ToolError("the server's answer says that it is JSON, and is not") from None
+    if kind.startswith("text/") or not kind or kind.endswith("xml"):
+        charset = more.rpartition("charset=")[2].strip(' "') if "charset=" in more else "utf-8"
+        try:
+            return answer.body.decode(charset, "replace")
+        except LookupError:
+            return answer.body.decode("utf-8", "replace")
+    raise ToolError(f"the server's answer is {kind[:100]}, which is neither JSON nor text")
+
+
+def _failure(answer: Answer, *, can_repeat: bool) -> ToolError:
+    told = " ".join(answer.body.decode("utf-8", "replace").split())[:TOLD_CHARS_MAX]
+    text = f"the server answered {answer.status}" + (f": {told}" if told else "")
+    if answer.status in (401, 403):
+        return ToolDenied(text)
+    if answer.status in (400, 422):
+        return ToolArgumentsError(text)
+    # Refused before anything was done, so anything may be sent again.
+    if answer.status in (429, 503):
+        return ToolError(text, retryable=True, retry_after_s=_retry_after_s(answer))
+    return ToolError(text, retryable=answer.status >= 500 and can_repeat)
+
+
+def _retry_after_s(answer: Answer) -> float | None:
+    told = answer.headers.get("retry-after", "")
+    try:
+        if told.isdigit():
+            return float(told[:9])
+        return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
