@@ -407,13 +407,52 @@ async def test_origins_that_are_listed_may_call_and_read() -> None:
     with running_dispatcher(*flags) as dispatcher:
         async with browsing(dispatcher.url) as client:
             headers = {"origin": "https://app.example", "access-control-request-method": "POST"}
-            asked = await client.options("/v1/sessions", headers=headers)
-            assert asked.headers["access-control-allow-origin"] == "https://app.example"
+            # As OpenAI's own client for pages asks.
+            wanted = "authorization,content-type,x-stainless-lang,x-stainless-retry-count"
+            for origin, status in (("https://app.example", 200), ("https://other.example", 400)):
+                asked = await client.options(
+                    "/v1/sessions",
+                    headers={**headers, "origin": origin, "access-control-request-headers": wanted},
+                )
+                assert asked.status_code == status
+                is_let_in = asked.headers.get("access-control-allow-origin") == origin
+                assert is_let_in == (status == 200)
+            told = (await client.options("/v1/sessions", headers=headers)).headers
+            assert told["access-control-allow-origin"] == "https://app.example"
             answer = await client.post(
                 "/v1/sessions", json={"agent": "nobody", "input": "x"}, headers=headers
             )
             assert answer.status_code == 404
             assert answer.headers["access-control-allow-origin"] == "https://app.example"
+            read = set(answer.headers["access-control-expose-headers"].split(", "))
+            assert {"location", "session-id", "retry-after", "preference-applied"} < read
+            assert {
+                "x-request-id",
+                "x-should-retry",
+                "retry-after-ms",
+                "x-vercel-ai-ui-message-stream",
+            } < read
+
+
+@asynchronous
+async def test_no_answer_may_be_taken_for_another_type(dispatcher: DispatcherProcess) -> None:
+    async with browsing(dispatcher.url) as client:
+        for method, path in (
+            ("GET", "/v1/sessions"),
+            ("GET", "/v1/agents"),
+            ("GET", "/v1/models"),
+            ("GET", "/openapi.json"),
+            ("GET", "/healthz"),
+            ("GET", "/"),
+            ("GET", "/nothing"),
+            ("DELETE", "/v1/sessions"),
+            ("POST", "/v1/sessions"),
+            ("POST", "/v1/responses"),
+        ):
+            answer = await client.request(method, path, json=None if method == "GET" else {})
+            assert answer.headers.get_list("x-content-type-options") == ["nosniff"], path
+        strange = await client.get("/v1/sessions", headers={"host": "evil.example"})
+        assert (strange.status_code, strange.headers["x-content-type-options"]) == (421, "nosniff")
 
 
 @asynchronous

@@ -24,9 +24,19 @@ from dispatcher.requests import WrongError
 log = logging.getLogger(__name__)
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# What a page of another origin may send and read, where it may call at all.
-_SENT: Final = ["authorization", "content-type", "idempotency-key", "last-event-id", "prefer"]
-_READ: Final = ["location", "session-id", "retry-after", "preference-applied"]
+# What a page of another origin may read, where it may call at all. It may send any header: clients of others add their
+# own, and pages that are listed are trusted with tokens.
+_READ: Final = [
+    "location",
+    "preference-applied",
+    "retry-after",
+    "retry-after-ms",
+    "session-id",
+    "x-request-id",
+    "x-should-retry",
+    "x-vercel-ai-ui-message-stream",
+]
+_NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 
 
 def application(
@@ -36,7 +46,7 @@ def application(
     callers: Callers,
     users: Users,
     open_paths: Collection[str],
-) -> Starlette:
+) -> ASGIApp:
     """`open_paths` are for everybody: see `Guard`."""
     paths = {route.endpoint: route.path for route in routes}
     middleware = [
@@ -49,13 +59,13 @@ def application(
             CORSMiddleware,
             allow_origins=sorted(doors.origins),
             allow_methods=["GET", "POST"],
-            allow_headers=_SENT,
+            allow_headers=["*"],
             expose_headers=_READ,
             max_age=600,
         )
         middleware.insert(0, cors)
     middleware.append(Middleware(Guard, callers=callers, users=users, open_paths=open_paths))
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=middleware,
         exception_handlers={
@@ -65,6 +75,24 @@ def application(
             Exception: _failed,
         },
     )
+    return Typed(app)
+
+
+class Typed:
+    """Around all, failures included: what is answered is of the type that it says, and of no other that a browser may
+    guess from what users and agents have written."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def typed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [each for each in message["headers"] if each[0].lower() != _NO_SNIFFING[0]]
+                message["headers"] = [*headers, _NO_SNIFFING]
+            await send(message)
+
+        await self._app(scope, receive, typed if scope["type"] == "http" else send)
 
 
 class Tally:
