@@ -242,9 +242,6 @@ class ShowResponse(Response):
         self._until = until
         self.init_headers({**STREAM_HEADERS, **(headers or {})})
 
-    def shown(self) -> None:
-        """All was written that there is, and the viewer still counts as one."""
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._stream(scope, receive, send)
@@ -275,8 +272,6 @@ class ShowResponse(Response):
             self._arrived()
             while not show.is_over and not has_left:
                 has_left = (await receive())["type"] == "http.disconnect"
-            if show.is_over:
-                self.shown()
         if has_left:
             return
         await self._end(send, outlet, END_S if show.is_slow else self._viewers.write_s)
