@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -68,6 +69,7 @@ async def test_a_session_as_it_is_seen(dispatcher: DispatcherProcess) -> None:
         assert view.usage == agent_pb2.Usage(input_tokens=3, output_tokens=10, model="m")
         assert view.progress == progress
         assert not view.HasField("ended")
+        assert not view.HasField("ended_ago")
         queued = await talk.ask(agent, client_ref="2")
         await queued.until("opened")
         waiting = admin_pb2.GetSessionRequest(session_id=queued.events[0].session_id)
@@ -76,6 +78,7 @@ async def test_a_session_as_it_is_seen(dispatcher: DispatcherProcess) -> None:
         ended = await seen.ended()
         view = (await admin.GetSession(request)).session
         assert (view.state, view.ended) == ("ended", ended)
+        assert view.ended_ago.ToTimedelta() > timedelta()
         assert not view.open_questions
 
 

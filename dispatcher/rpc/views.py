@@ -28,6 +28,7 @@ def session_view(session: Session, epoch: str) -> admin_pb2.SessionView:
         attempt=session.attempt,
         phase=_phase(session),  # type: ignore[arg-type]  # the wire's own number, kept as it came
         age=codec.duration((session.ended_at or now) - session.opened_at),
+        ended_ago=None if session.live else codec.duration(now - session.ended_at),
         cursor=chat_pb2.Cursor(epoch=epoch, offset=session.offset),
         content_chars=session.content_chars,
         thought_chars=session.thought_chars,

@@ -359,6 +359,7 @@ class SessionView(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     VIEWERS_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    ENDED_AGO_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     state: _builtins.str
     """"queued", "starting", "running", "detached", "ended"."""
@@ -393,6 +394,10 @@ class SessionView(_message.Message):
     def progress(self) -> _agent_pb2.Progress:
         """The last progress it told."""
 
+    @_builtins.property
+    def ended_ago(self) -> _duration_pb2.Duration:
+        """How long ago it ended, on the dispatcher's clock. Set when it has ended."""
+
     def __init__(
         self,
         *,
@@ -415,10 +420,11 @@ class SessionView(_message.Message):
         ended: _chat_pb2.SessionEnded | None = ...,
         viewers: _builtins.int = ...,
         progress: _agent_pb2.Progress | None = ...,
+        ended_ago: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "cursor", b"cursor", "ended", b"ended", "progress", b"progress", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "cursor", b"cursor", "ended", b"ended", "ended_ago", b"ended_ago", "progress", b"progress", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "agent", b"agent", "attempt", b"attempt", "commander_id", b"commander_id", "content_chars", b"content_chars", "cursor", b"cursor", "ended", b"ended", "labels", b"labels", "open_questions", b"open_questions", "phase", b"phase", "progress", b"progress", "session_id", b"session_id", "state", b"state", "thought_chars", b"thought_chars", "tool_calls", b"tool_calls", "tool_calls_running", b"tool_calls_running", "usage", b"usage", "user_id", b"user_id", "viewers", b"viewers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "agent", b"agent", "attempt", b"attempt", "commander_id", b"commander_id", "content_chars", b"content_chars", "cursor", b"cursor", "ended", b"ended", "ended_ago", b"ended_ago", "labels", b"labels", "open_questions", b"open_questions", "phase", b"phase", "progress", b"progress", "session_id", b"session_id", "state", b"state", "thought_chars", b"thought_chars", "tool_calls", b"tool_calls", "tool_calls_running", b"tool_calls_running", "usage", b"usage", "user_id", b"user_id", "viewers", b"viewers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
