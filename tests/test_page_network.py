@@ -203,7 +203,7 @@ def test_a_session_that_a_restart_has_forgotten_is_said_to_be_gone(
         expect(prose(scene.page)).to_have_text("Half")
         expect(scene.page.get_by_role("button", name="Stop")).to_be_hidden()
         scene.page.reload()
-        expect(scene.page.get_by_role("status").filter(has_text="no longer kept")).to_be_visible()
+        expect(scene.page.get_by_text("This session is no longer kept")).to_be_visible()
 
 
 def _entry(role: str, token: str) -> str:

@@ -14,7 +14,8 @@ export class Problem extends Error {
 // People have not written the field that a program would have to mend.
 function plain({ detail = "", field = "" }) {
   const text = field && detail.startsWith(`${field}: `) ? detail.slice(field.length + 2) : detail;
-  return text.replace(/^\$: /, "");
+  const words = text.replace(/^\$: /, "").trim();
+  return words && `${words[0].toUpperCase()}${words.slice(1)}${/[.!?…]$/.test(words) ? "" : "."}`;
 }
 
 export class Unreachable extends Error {

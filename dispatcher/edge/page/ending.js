@@ -1,4 +1,4 @@
-// How a session ended, in words: its name, what happened, and what can be done.
+// How a session ended, in words: its name, what happened, and what can be done; and in one of three marks.
 
 import { button, element } from "./elements.js";
 import { words } from "./call.js";
@@ -10,20 +10,28 @@ export async function loadEndings(api) {
   advices = await api.json("/page/endings.json");
 }
 
-export function ending(fields, again) {
+// "done"; "left": by somebody's will; or "failed". Each has a shape and a colour of its own.
+export function kind(name) {
+  if (name === "completed") return "done";
+  return name === "stopped" || name === "detached" ? "left" : "failed";
+}
+
+// `isOwn`: whoever reads it has stopped it.
+export function ending(fields, again, isOwn = false) {
   const { name, message, retryable, error, stop, usage } = fields;
   const isWell = name === "completed";
   const title = words(name);
-  const told = stop ? stopped(stop) : error?.message || message;
-  const advice = isWell ? "" : advices[name] || "";
+  const isOwnStop = isOwn && name === "stopped";
+  const told = isOwnStop ? "" : stop ? stopped(stop) : error?.message || message;
+  const advice = isOwnStop ? "You stopped it." : isWell ? "" : advices[name] || "";
   const box = element("footer", { class: "ending", "data-ending": name });
   box.append(element("p", {}, element("strong", {}, title), told && !isWell ? ` – ${told}` : ""));
   if (advice) box.append(element("p", { class: "advice" }, advice));
   const used = tokens(usage || {});
   if (used) box.append(element("p", { class: "hint" }, used));
   if (retryable || name === "stopped") box.append(button("Ask again", again));
-  box.dataset.state = isWell ? "done" : name === "stopped" ? "left" : "failed";
-  box.dataset.spoken = `${title}. ${isWell ? "" : `${told}. ${advice}`}`;
+  box.dataset.state = kind(name);
+  box.dataset.spoken = [`${title}.`, ...(isWell ? [] : [told && `${told}.`, advice])].filter(Boolean).join(" ");
   return box;
 }
 

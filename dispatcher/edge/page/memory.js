@@ -3,6 +3,7 @@
 import { kept } from "./token.js";
 
 const PREFIX = "chatstream.asked.";
+const STOPPED = "chatstream.stopped";
 const KEPT_MAX = 50;
 
 // The conversation that a session was opened with: [{role, content}], the user's words last. Null where unknown.
@@ -22,6 +23,21 @@ export function keepAsked(sessionId, messages) {
 
 export function forgetAsked(sessionId) {
   kept(() => sessionStorage.removeItem(PREFIX + sessionId));
+}
+
+// Which sessions were stopped here, so that nobody is told that somebody did it.
+export function stoppedHere(sessionId) {
+  return ownStops().includes(sessionId);
+}
+
+export function keepStopped(sessionId, isStopped = true) {
+  const others = ownStops().filter((each) => each !== sessionId);
+  const all = isStopped ? [...others, sessionId].slice(-KEPT_MAX) : others;
+  kept(() => sessionStorage.setItem(STOPPED, JSON.stringify(all)));
+}
+
+function ownStops() {
+  return kept(() => JSON.parse(sessionStorage.getItem(STOPPED))) || [];
 }
 
 export function lastWords(messages) {

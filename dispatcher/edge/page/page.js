@@ -6,12 +6,16 @@ import { Composer } from "./composer.js";
 import { byId, element } from "./elements.js";
 import { loadEndings } from "./ending.js";
 import { Follow } from "./follow.js";
-import { asked, choose, chosen, keepAsked, lastWords } from "./memory.js";
+import { asked, choose, chosen, keepAsked, keepStopped, lastWords, stoppedHere } from "./memory.js";
 import { Session } from "./session.js";
 import { Shelf } from "./shelf.js";
 import { Token } from "./token.js";
 
 const TITLE_CHARS_MAX = 80;
+const RECONNECTING = {
+  goaway: "The dispatcher restarts. Reconnecting …",
+  slow: "This page took nothing for too long, and was let go. Reconnecting, so that nothing is lost …",
+};
 
 class Page {
   #api = new Api(new Token());
@@ -44,6 +48,11 @@ class Page {
     return this.#session !== null && !this.#session.isOver;
   }
 
+  // Nothing is shown that could be gone on from.
+  get #isFresh() {
+    return this.#session === null || this.#session.isGone;
+  }
+
   #route() {
     const sessionId = decodeURIComponent(location.hash.replace(/^#\/?/, ""));
     this.#session?.close();
@@ -60,6 +69,7 @@ class Page {
           answer: (questionId, body) => this.#answer(sessionId, questionId, body),
           again: () => this.#again(sessionId),
           back: (text) => this.#composer.putBack(text),
+          isOwnStop: () => stoppedHere(sessionId),
         },
       });
       this.#session.open(sessionId === this.#opened);
@@ -73,7 +83,7 @@ class Page {
   // --- what people do ----------------------------------------------------------------------------------------------
 
   #conversation(text) {
-    const before = this.#session === null ? null : asked(this.#session.id);
+    const before = this.#isFresh ? null : asked(this.#session.id);
     const turns = before ? [...before, ...this.#session.turns] : [];
     return [...turns, { role: "user", content: text }];
   }
@@ -113,9 +123,14 @@ class Page {
 
   async #stop() {
     byId("stop").textContent = "Stopping …";
+    const sessionId = this.#session.id;
+    // Before the answer, as the ending may be here first.
+    keepStopped(sessionId);
     try {
-      await this.#api.post(sessionPath(this.#session.id, "/stop"), { reason: "on the page" });
+      const { result } = await this.#api.post(sessionPath(sessionId, "/stop"), { reason: "on the page" });
+      if (result !== "stopped") keepStopped(sessionId, false);
     } catch (error) {
+      keepStopped(sessionId, false);
       byId("stop").textContent = "Stop";
       throw error;
     }
@@ -126,7 +141,8 @@ class Page {
   #show() {
     const session = this.#session;
     byId("hello").hidden = session !== null;
-    this.#composer.mode = session === null ? "fresh" : this.#runs ? "running" : "further";
+    byId("gone").hidden = !session?.isGone;
+    this.#composer.mode = this.#isFresh ? "fresh" : this.#runs ? "running" : "further";
     const title = this.#title();
     byId("title").textContent = title;
     document.title = session === null ? "ChatStream" : `${title} – ChatStream`;
@@ -145,16 +161,17 @@ class Page {
 
   #title() {
     if (this.#session === null) return "New conversation";
+    if (this.#session.isGone) return "No such session";
     const text = lastWords(asked(this.#session.id)).trim() || this.#session.agent || "Session";
     return text.length > TITLE_CHARS_MAX ? `${text.slice(0, TITLE_CHARS_MAX)} …` : text;
   }
 
   #showConnection() {
-    const { state, detail, leaves } = this.#session?.connection ?? { state: "ended" };
+    const { state, detail, why } = this.#session?.connection ?? { state: "ended" };
     const texts = {
-      off: leaves ? "The dispatcher restarts. Reconnecting …" : "Reconnecting …",
+      off: RECONNECTING[why] || "Reconnecting …",
       over: detail?.message,
-      lost: detail?.message,
+      lost: this.#isFresh ? "" : detail?.message,
     };
     const lagging = "This page can't keep up, so thoughts and some progress are left out for now.";
     const text = texts[state] || (this.#runs && this.#session.lag ? lagging : "");
@@ -178,7 +195,7 @@ class Page {
     this.#introduce();
   }
 
-  // Who is asked, in the agent's own words, and how much room there is.
+  // Who is asked, in the agent's own words, and whether it has to be waited for.
   #introduce() {
     const [name, version] = this.#composer.agent;
     const chosenOne = this.#agents?.find(({ offer }) => offer.name === name && offer.version === version);
@@ -187,10 +204,10 @@ class Page {
       box.replaceChildren("No agent is linked yet. Start one with ", element("code", {}, "commander run"), ".");
       return;
     }
-    const { offer, slots, slots_free } = chosenOne;
-    const room = slots_free ? `${slots_free} of ${slots} slots free` : "all slots are taken: it would wait for one";
-    const told = offer.description ? ` – ${offer.description} ` : " ";
-    box.replaceChildren(element("strong", {}, offer.name), told, element("span", { class: "hint" }, room));
+    const { offer, slots_free } = chosenOne;
+    const told = offer.description ? ` – ${offer.description}` : "";
+    const wait = slots_free ? "" : " · busy now: what you ask would wait for its turn";
+    box.replaceChildren(element("strong", {}, offer.name), told, element("span", { class: "hint" }, wait));
   }
 }
 

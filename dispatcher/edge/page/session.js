@@ -40,6 +40,11 @@ export class Session {
     return this.transcript.isOver || this.connection.state === "lost";
   }
 
+  // There is nothing to be seen of it.
+  get isGone() {
+    return this.connection.state === "lost" && this.#events.length === 0;
+  }
+
   get turns() {
     return this.transcript.turns;
   }
@@ -106,8 +111,8 @@ export class Session {
 
   #take(name, record) {
     if (name === "gap") this.#gap(record.fields);
-    else if (name === "lag") this.lag = record.fields.stage === "thinned" ? record.fields.stage : "";
-    else if (name === "goaway") this.connection = { state: "on", leaves: true };
+    else if (name === "lag") this.#lags(record.fields.stage);
+    else if (name === "goaway" || name === "slow") this.connection = { state: "on", why: name };
     else if (name === "reset") this.#reset(record);
     else if (record.cursor) this.#append(record);
     this.#draw();
@@ -118,6 +123,12 @@ export class Session {
     if (record.event === "opened") this.agent = record.fields.agent;
     this.transcript.take(record, offset(record.cursor) > this.#head);
     if (record.event === "ended") this.#check(record.fields);
+  }
+
+  // Text that is joined is no loss, so only what is left out is told; at once, as it may be over soon.
+  #lags(stage) {
+    this.lag = stage === "thinned" ? stage : "";
+    this.#changed();
   }
 
   // What came after a cursor is taken back, but for what the user has said.
@@ -159,7 +170,9 @@ export class Session {
     if (before.state === "lost") return;
     if (state === "over" && detail === null) this.connection = { state: "ended" };
     else if (state === "over" && detail.code === "unknown_session") this.connection = { state: "lost", detail };
-    else this.connection = { state, detail, leaves: before.leaves && state === "off" };
+    else this.connection = { state, detail, why: state === "off" ? before.why : "" };
+    // A connection that is new has everything to come.
+    if (state === "on") this.lag = "";
     const back = before.state === "off" && state === "on";
     if (back) announce("Connected again.");
     else if (state === "off" && before.state !== "off") announce("The connection is lost. Reconnecting.");

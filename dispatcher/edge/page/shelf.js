@@ -2,6 +2,7 @@
 
 import { byId, element } from "./elements.js";
 import { words } from "./call.js";
+import { kind } from "./ending.js";
 import { asked, lastWords } from "./memory.js";
 
 const AGAIN_MS = 4_000;
@@ -121,7 +122,7 @@ export class Shelf {
     const name = lastWords(asked(id)).trim().slice(0, 80) || session.agent;
     if (row.title.textContent !== name) row.title.textContent = name;
     row.state.textContent = [name === session.agent ? "" : session.agent, state(session)].filter(Boolean).join(" · ");
-    row.link.dataset.state = session.ended === null ? "running" : session.ended.name;
+    row.link.dataset.state = session.ended === null ? "running" : kind(session.ended.name);
     return row;
   }
 }
@@ -132,13 +133,18 @@ function mark(link, isCurrent) {
 }
 
 function state(session) {
-  if (session.ended !== null) return words(session.ended.name).toLowerCase();
+  if (session.ended !== null) return `${words(session.ended.name).toLowerCase()} · ${ago(session.ended_ago_s)}`;
   if (session.open_questions.length) return PHASES.waiting_answer;
   return `${PHASES[session.phase] || session.state}, ${lasting(session.age_s)}`;
+}
+
+function ago(seconds) {
+  return seconds < 60 ? "just now" : `${lasting(seconds)} ago`;
 }
 
 function lasting(seconds) {
   if (seconds < 60) return `${Math.floor(seconds)} s`;
   if (seconds < 3_600) return `${Math.floor(seconds / 60)} min`;
-  return `${Math.floor(seconds / 3_600)} h`;
+  if (seconds < 86_400) return `${Math.floor(seconds / 3_600)} h`;
+  return `${Math.floor(seconds / 86_400)} d`;
 }

@@ -22,7 +22,7 @@ export class Transcript {
   #isPaced = false;
   #turns = [];
 
-  // `deeds`: what people can do from here: answer(questionId, body), again(), back(text).
+  // `deeds`: what people can do from here: answer(questionId, body), again(), back(text); and isOwnStop().
   constructor(box, deeds) {
     this.#box = box;
     this.#deeds = deeds;
@@ -200,7 +200,7 @@ export class Transcript {
       all.forEach((each) => each.leave());
     });
     for (const id of fields.unread_message_ids) this.#giveBack(this.#messages.get(id));
-    const box = ending(fields, this.#deeds.again);
+    const box = ending(fields, this.#deeds.again, this.#deeds.isOwnStop());
     this.#speaker("").add(box);
     if (this.#isLive) announce(box.dataset.spoken);
   }
