@@ -325,7 +325,8 @@ async def test_works_with_tools_at_once(address: str) -> None:
         text = await _completed(seen)
     assert text.startswith("17 * 23 + 4 = 395. In Tokyo it is ")
     assert "In Lisbon it is " in text
-    assert text.endswith("(I am a demonstration made of rules, not a language model.)")
+    # A paragraph of its own, whatever was said before.
+    assert text.endswith("\n\n(I am a demonstration made of rules, not a language model.)")
     assert "395" in seen.of("tool_result")[0].tool_result.result_json
     # All were asked for before any was waited for, and none was lost.
     steps = [kind for kind in seen.kinds if kind.startswith("tool_")]

@@ -115,6 +115,9 @@ class Speech:
 
     def _joined(self, sentence: str) -> str:
         """The sentence with a blank before it, unless there is white space already or nothing to part from."""
+        if self._last_said.endswith("\n") and sentence.startswith("\n\n"):
+            # Two line breaks part paragraphs; a third says nothing.
+            sentence = sentence[1:]
         is_apart = self._last_said[-1:].isspace() or sentence[:1].isspace() or not self._last_said
         self._last_said = sentence or self._last_said
         return sentence if is_apart else f" {sentence}"
@@ -153,7 +156,8 @@ async def answer(turn: Turn, speech: Speech, text: str, *, is_first: bool) -> It
         notes.append(f"(I read the first {TEXT_CHARS_MAX:,} characters of {len(text):,}.)")
     has_introduced_itself = any(message.role == "assistant" for message in turn.conversation)
     if is_first and not has_introduced_itself and Hello() not in settled:
-        notes.append(f"({sayings.WHO})")
+        # Apart, whatever was said last: it may have been a list.
+        notes.append(f"\n\n({sayings.WHO})")
     return chain(*(_sentences(each, told) for each in settled), told.spare, notes)
 
 
