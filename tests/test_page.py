@@ -195,7 +195,7 @@ def test_questions_are_answered_by_buttons_and_by_fields(scene: Scene) -> None:
     form.get_by_role("textbox").fill("2")
     form.get_by_role("textbox").press("Enter")
     # What the dispatcher has against it; and it can be mended.
-    expect(form.get_by_role("alert")).to_have_text("2 is wrong; at least 3 is needed")
+    expect(form.get_by_role("alert")).to_have_text("2 is wrong; at least 3 is needed.")
     form.get_by_role("textbox").fill("3")
     form.get_by_role("textbox").press("Enter")
     assert heard(form, "Answered: 3") == "3"
