@@ -16,6 +16,7 @@ from commander.conversation import Blob, JsonPart, Message, Published, Published
 from commander.errors import (
     AgentError,
     InvalidArguments,
+    ModelFailed,
     QuestionUnanswered,
     Stopped,
     ToolCancelled,
@@ -40,6 +41,7 @@ __all__ = [
     "InvalidArguments",
     "JsonPart",
     "Message",
+    "ModelFailed",
     "Output",
     "Progress",
     "Published",

@@ -6,6 +6,7 @@ agent says is printed as it is sent. Questions are asked here, of whoever sits a
 """
 
 import asyncio
+import os
 import time
 from contextlib import suppress
 from enum import IntEnum
@@ -21,6 +22,7 @@ from commander.core.turn import Done, Numbered, Outcome, Turn
 from commander.crossing import Crossing, CrossingBounds
 from commander.doorbell import Doorbell
 from commander.metrics import Metrics
+from commander.models.registry import open_models
 from commander.printer import Printer
 from commander.racing import at_most, first_of
 from commander.runner import Runner
@@ -56,7 +58,9 @@ class Asking:
         self._crossing = Crossing(self._turn, request, self._rotation, self._doorbell, bounds)
         self._agent = agent
         key = (agent.name, agent.version)
-        self._runner = Runner({key: agent}, self._loop, self._agent_ended, Metrics())
+        metrics = Metrics()
+        models = open_models(settings, os.environ, metrics)
+        self._runner = Runner({key: agent}, self._loop, self._agent_ended, metrics, models)
         self._has_ended = asyncio.Event()
         # The agent was told to end, and has had its time.
         self._grace_over = asyncio.Event()

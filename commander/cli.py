@@ -46,6 +46,10 @@ _RUN_ONLY = frozenset(
 )
 
 
+# Tables: no flag can tell them.
+_FILE_ONLY = frozenset({"models"})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code."""
     words = sys.argv[1:] if argv is None else argv
@@ -115,6 +119,8 @@ def _meant(unknown: Sequence[str], parsed: argparse.Namespace) -> str:
 _EXAMPLES = """examples:
   commander run demo
       serve the agent in the box to a dispatcher on this machine
+  commander run assistant --model openai-chat:qwen3 --base-url http://127.0.0.1:8000/v1
+      serve a language model, of any server that is compatible with OpenAI's
   commander run my_agents.py:weather --dispatcher agents.example:443 --tls --slots 20
       serve one agent of a file, twenty sessions at once
   commander ask "What is 6 * 7?"
@@ -139,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="serve agents to a dispatcher", description="Serve agents.")
     run.add_argument("targets", nargs="*", metavar="TARGET", help=f"What to serve: {_TARGETS}.")
-    settings.add_arguments(run, settings.Settings.model_fields)
+    settings.add_arguments(run, [name for name in settings.Settings.model_fields if name not in _FILE_ONLY])
     ask = commands.add_parser(
         "ask",
         help="run one turn of a local agent against any dispatcher",
@@ -149,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("text", metavar="TEXT", help="What to ask.")
     ask.add_argument("--agent", default="demo", metavar="TARGET", help=f"{_TARGETS}. Default: demo.")
     ask.add_argument("--json", action="store_true", help="Print each packet as one JSON object a line.")
-    settings.add_arguments(ask, [name for name in settings.Settings.model_fields if name not in _RUN_ONLY])
+    settings.add_arguments(
+        ask, [name for name in settings.Settings.model_fields if name not in _RUN_ONLY | _FILE_ONLY]
+    )
     agents = commands.add_parser(
         "agents", help="list agents", description="List the agents that targets hold."
     )

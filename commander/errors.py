@@ -1,6 +1,7 @@
 """What an agent's author may raise or catch.
 
 AgentError              the agent gives up, and says why in its own words
+  ModelFailed           a language model gave no answer, or broke off; `code` says how
 ToolFailed              a tool call came to nothing; `code` says how
   ToolNotFound          no tool of that name
   InvalidArguments      they don't fit the tool's schema, or are no JSON; nothing ran
@@ -16,6 +17,10 @@ Stopped                 the turn is over: stopped, or ended. A CancelledError, s
 import asyncio
 import math
 from dataclasses import dataclass
+from typing import Literal
+
+# Who caused a failure: the commander with its agent, or a language model with its provider.
+Origin = Literal["commander", "model"]
 
 
 class AgentError(Exception):
@@ -24,6 +29,9 @@ class AgentError(Exception):
     `code` is a stable name in snake_case for programs; `retryable` says that the same request may succeed
     later, `retry_after_s` how much later.
     """
+
+    origin: Origin = "commander"
+    upstream_status: int | None = None
 
     def __init__(
         self,
@@ -37,6 +45,33 @@ class AgentError(Exception):
         self.code = code
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+
+
+class ModelFailed(AgentError):  # noqa: N818 - named for what happened, as ToolFailed
+    """A language model gave no answer, or broke off in the middle of one.
+
+    Retries and fallbacks have come to nothing by then. `model` is its name in the settings, `code` one of those in
+    docs/models.md, `upstream_status` what the provider answered, where it did. `has_begun` says that a part of the
+    answer had come already.
+    """
+
+    origin: Origin = "model"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        model: str,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+        upstream_status: int | None = None,
+        has_begun: bool = False,
+    ) -> None:
+        super().__init__(message, code=code, retryable=retryable, retry_after_s=retry_after_s)
+        self.model = model
+        self.upstream_status = upstream_status
+        self.has_begun = has_begun
 
 
 # What an exception says to the user is cut here, and so are the names in it.
@@ -55,10 +90,20 @@ class AgentFailure:
     error_type: str = ""
     retryable: bool = False
     retry_after_s: float | None = None
+    origin: Origin = "commander"
+    # What the origin answered, e.g. 429.
+    upstream_status: int | None = None
 
     @classmethod
     def of(
-        cls, code: object, message: str, error_type: str, retryable: object, retry_after_s: object
+        cls,
+        code: object,
+        message: str,
+        error_type: str,
+        retryable: object,
+        retry_after_s: object,
+        origin: Origin = "commander",
+        upstream_status: object = None,
     ) -> "AgentFailure":
         """Cuts what is too long, replaces what no UTF-8 has, and leaves out a time that is none."""
         again_s: float | None = None
@@ -70,6 +115,8 @@ class AgentFailure:
             _fit(error_type, NAME_CHARS_MAX),
             bool(retryable),
             again_s,
+            origin if origin == "model" else "commander",
+            upstream_status if isinstance(upstream_status, int) and 0 <= upstream_status < 1_000 else None,
         )
 
 

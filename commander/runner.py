@@ -22,6 +22,8 @@ from commander.crossing import Crossing
 from commander.errors import AgentError, AgentFailure, Stopped
 from commander.logs import CURRENT_TURN, about
 from commander.metrics import Metrics
+from commander.models.model import TurnModels
+from commander.models.registry import Models
 from commander.outputs import Output
 from commander.turn import BlockingTurn, Turn, not_sayable
 
@@ -51,8 +53,10 @@ class Runner:
         loop: asyncio.AbstractEventLoop,
         ended: Ended,
         metrics: Metrics,
+        models: Models | None = None,
     ) -> None:
         self._agents = agents
+        self._models = Models({}, "", metrics) if models is None else models
         self._loop = loop
         self._ended = ended
         self._metrics = metrics
@@ -101,7 +105,7 @@ class Runner:
         if crossing.is_over:
             self._ended(crossing, None)
             return
-        run = AsyncRun(agent, crossing, self._turns, self._metrics)
+        run = AsyncRun(agent, crossing, self._turns, self._metrics, self._models)
         self._runs[crossing] = run
         run.task = self._loop.create_task(run.live(), name=_name(agent, crossing))
         run.task.add_done_callback(lambda _: self._done(crossing, run))
@@ -159,7 +163,9 @@ class LoopTurns:
 class AsyncRun:
     """One turn of an async agent, in a task of its own."""
 
-    def __init__(self, agent: AnyAgent, crossing: Crossing, turns: LoopTurns, metrics: Metrics) -> None:
+    def __init__(
+        self, agent: AnyAgent, crossing: Crossing, turns: LoopTurns, metrics: Metrics, models: Models
+    ) -> None:
         self.task: asyncio.Task[None] | None = None
         # What came of it; nothing when it was stopped.
         self.outcome: Outcome | None = None
@@ -168,6 +174,8 @@ class AsyncRun:
         self._crossing = crossing
         self._turns = turns
         self._metrics = metrics
+        self._models = TurnModels(models, lambda: self._turn.time_left_s)
+        self._turn = Turn(crossing, self._models)
         # The agent has been told that it is to end: by the cancellation of the task, or through the generator.
         self._is_told = False
         self._slice_turn = -1
@@ -178,12 +186,14 @@ class AsyncRun:
         if not self._is_told and self.task is not None:
             self._is_told = True
             self.task.cancel()
+            # Wherever the agent stands, and whatever it does about it.
+            self._models.hang_up()
 
     async def live(self) -> None:
         crossing = self._crossing
         CURRENT_TURN.set((crossing.request.session_id, crossing.request.attempt))
         try:
-            made = self._agent.function(Turn(crossing))
+            made = self._agent.function(self._turn)
             if self._agent.kind is Kind.ASYNC_GENERATOR:
                 await self._listen(made)
             else:
@@ -191,6 +201,8 @@ class AsyncRun:
             self.outcome = Outcome.COMPLETED
         except BaseException as error:  # noqa: BLE001 - whatever an agent raises is its session's failure alone
             self.outcome, self.failure = _failed(crossing, error)
+        finally:
+            self._models.hang_up()
 
     async def _listen(self, generator: AsyncGenerator[object, None]) -> None:
         error = await self._pass_on(generator)
@@ -389,14 +401,21 @@ def _failure(error: BaseException) -> AgentFailure:
         message = ""
     if isinstance(error, AgentError):
         _LOG.info("the agent gives up: %s", message)
-        code, retryable, retry_after_s = error.code, error.retryable, error.retry_after_s
-    else:
-        _LOG.error("the agent failed", exc_info=error)
-        code, retryable, retry_after_s = "agent_exception", False, None
-        if isinstance(error, asyncio.CancelledError):
-            # Nobody asked for it: other code in this process did it, and need not do it again.
-            message, retryable = message or "the agent was cancelled from within", True
-    return AgentFailure.of(code, message or kind, kind, retryable, retry_after_s)
+        return AgentFailure.of(
+            error.code,
+            message or kind,
+            kind,
+            error.retryable,
+            error.retry_after_s,
+            error.origin,
+            error.upstream_status,
+        )
+    _LOG.error("the agent failed", exc_info=error)
+    if isinstance(error, asyncio.CancelledError):
+        # Nobody asked for it: other code in this process did it, and need not do it again.
+        message = message or "the agent was cancelled from within"
+        return AgentFailure.of("agent_exception", message, kind, True, None)
+    return AgentFailure.of("agent_exception", message or kind, kind, False, None)
 
 
 def _tell_cancelled(crossing: Crossing, why: str) -> None:

@@ -6,6 +6,7 @@ has been sent.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtobufMessage
@@ -13,13 +14,17 @@ from southwest.ai.agent.v1 import agent_pb2 as pb
 
 from commander.core.outbox import Sealed, Series, Text
 from commander.core.turn import Usage
-from commander.errors import AgentFailure, InvalidArguments, ToolNotFound
+from commander.errors import AgentFailure, InvalidArguments, Origin, ToolNotFound
 from commander.outputs import Artifact, Content, Embedding, Output, Progress, Thought, Used
 
 # Names go out with each packet that belongs to them.
 NAME_BYTES_MAX = 1_024
 # The names of tools and the keys of calls: as long as a dispatcher takes them.
 NAME_CHARS_MAX = 128
+_ORIGINS: Final[Mapping[Origin, pb.ErrorOrigin.ValueType]] = {
+    "commander": pb.ERROR_ORIGIN_COMMANDER,
+    "model": pb.ERROR_ORIGIN_LLM,
+}
 
 
 def item(output: Output, packet_bytes_max: int, payload_bytes_max: int) -> Text | Sealed | Series | None:
@@ -164,7 +169,7 @@ def agent_error(failure: AgentFailure) -> pb.ErrorSignal:
     """The error that ends a session whose agent failed."""
     error = pb.ErrorSignal(
         code=failure.code,
-        origin=pb.ERROR_ORIGIN_COMMANDER,
+        origin=_ORIGINS[failure.origin],
         scope=pb.ERROR_SCOPE_SESSION,
         message=failure.message,
         error_type=failure.error_type,
@@ -172,6 +177,8 @@ def agent_error(failure: AgentFailure) -> pb.ErrorSignal:
     )
     if failure.retry_after_s is not None:
         error.retry_after_ms = max(0, round(failure.retry_after_s * 1000))
+    if failure.upstream_status is not None:
+        error.upstream_status = failure.upstream_status
     return error
 
 

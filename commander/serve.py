@@ -34,6 +34,7 @@ from commander.endurance import Endurance
 from commander.hub import ENVELOPE_BYTES_MAX, Hub
 from commander.link import Link
 from commander.metrics import Metrics
+from commander.models.registry import named_models, open_models
 from commander.pulse import Pulse
 from commander.runner import Runner
 from commander.settings import Settings, SettingsError, parse_address
@@ -53,6 +54,9 @@ SWITCH_INTERVAL_S = 0.0002
 # (700, 10, 10) collect everything several times a second under load, for 10 to 20 ms each; what long-lived cycles
 # there are can wait.
 GC_THRESHOLDS = (2_000, 10, 500)
+# As many labels as a dispatcher takes of a commander, and as long.
+LABELS_MAX = 64
+LABEL_CHARS_MAX = 128
 # When told to go at once, the link has this long for its Goodbye; and when it has left, so long has whatever else
 # runs in this process.
 LEAVE_GRACE_S = 1.0
@@ -91,11 +95,19 @@ def identity(settings: Settings, agents: Mapping[tuple[str, str], AnyAgent]) -> 
             )
             for agent in agents.values()
         ),
-        labels=settings.labels,
+        labels=_labels(settings),
         slots=settings.slots,
         heartbeat_interval_s=settings.heartbeat_interval_s,
         max_message_bytes=settings.max_message_bytes,
     )
+
+
+def _labels(settings: Settings) -> dict[str, str]:
+    """The operator's, and the models by name, as long as there is room: for whoever routes by them, and who looks."""
+    models = [(f"model.{name}", model[:LABEL_CHARS_MAX]) for name, model in named_models(settings).items()]
+    told = {key: model for key, model in models if "," not in model and "=" not in model}
+    room = LABELS_MAX - len(settings.labels)
+    return {**dict(list(told.items())[: max(room, 0)]), **settings.labels}
 
 
 def bounds(settings: Settings) -> CrossingBounds:
@@ -136,6 +148,7 @@ class Commander:
         self.settings = settings
         self.identity = identity(settings, agents)
         self.metrics = Metrics()
+        self._models = open_models(settings, os.environ, self.metrics)
         self._agents = agents
         self._orders = orders
         self._on_left = on_left
@@ -204,7 +217,7 @@ class Commander:
         )
         rotation = Rotation(settings.max_message_bytes)
         hub = Hub(slots, rotation, doorbell, crossing_bounds, self.metrics, loop, self._give_up)
-        hub.run_with(Runner(self._agents, agents_loop, hub.ended, self.metrics))
+        hub.run_with(Runner(self._agents, agents_loop, hub.ended, self.metrics, self._models))
         pulse = Pulse(agents_loop, agents_thread_id, settings.blocked_after_s)
         link = Link(settings, self.identity, hub, doorbell, pulse, self.metrics)
         self.metrics.watch(settings.slots, lambda: slots.stuck, lambda: hub.unacknowledged)

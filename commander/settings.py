@@ -14,7 +14,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address, ip_address
 from itertools import chain
@@ -35,6 +35,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
+
+from commander.models import table as model_table
 
 ENVIRONMENT: Final = "COMMANDER_"
 
@@ -142,12 +144,30 @@ def _label(text: str) -> str:
     return text
 
 
+def _model(text: str) -> str:
+    # A name of a table has no colon; that there is such a table is looked up when all are known.
+    if text and not (model_table.NAME.fullmatch(text) or model_table.is_model(text)):
+        raise ValueError(
+            "should be PROVIDER:NAME, e.g. openai-chat:qwen3, or the NAME of a table [models.NAME]"
+        )
+    return text
+
+
+def _if_told(check: Callable[[str], str]) -> AfterValidator:
+    """None of it is the empty text, which can undo a file's line."""
+    return AfterValidator(lambda text: check(text) if text else text)
+
+
 DispatcherAddress = Annotated[str, AfterValidator(_dispatcher)]
 MetricsAddress = Annotated[str, AfterValidator(_metrics_address)]
 File = Annotated[Path | None, BeforeValidator(_file)]
 CommanderId = Annotated[str, AfterValidator(_commander_id)]
 Label = Annotated[str, AfterValidator(_label)]
 Labels = Annotated[dict[Label, Label], BeforeValidator(_pairs), Field(max_length=64)]
+ModelTables = Annotated[dict[str, dict[str, Any]], BeforeValidator(model_table.checked)]
+ModelName = Annotated[str, AfterValidator(_model)]
+BaseUrl = Annotated[str, _if_told(model_table.check_url)]
+Variable = Annotated[str, _if_told(model_table.check_variable)]
 
 
 def setting(
@@ -178,6 +198,7 @@ DIAL = "Where it connects, and by what right"
 RETURN = "Connecting and coming back"
 SILENCE = "Silence on a connection"
 SIZES = "Packets and what may wait"
+MODELS = "Language models"
 ENDS = "Stops, draining and blocked agents"
 LOGS = "Metrics, logs and the event loop"
 
@@ -253,6 +274,31 @@ class Settings(BaseModel):
         10_000,
     )
 
+    model: ModelName = setting(
+        MODELS,
+        "",
+        "The default model: PROVIDER:NAME, or the name of a table. Empty: the first table.",
+        shape="MODEL",
+    )
+    base_url: BaseUrl = setting(
+        MODELS, "", "Where that PROVIDER:NAME is; openai-chat wants one.", shape="URL"
+    )
+    api_key_env: Variable = setting(
+        MODELS,
+        "",
+        "The variable with its key. Empty: the provider's own, or none at a base_url.",
+        shape="VARIABLE",
+    )
+    models: ModelTables = setting(
+        MODELS, {}, "Models by name: tables [models.NAME] of the settings file, see docs/models.md."
+    )
+    breaker_failures: int = setting(
+        MODELS, 5, "So many failures of a provider in a row open its circuit; 0: never.", 0, 1_000
+    )
+    breaker_open_s: float = setting(
+        MODELS, 30.0, "Then it is left alone so long before one request tries again.", 0.1, 3_600
+    )
+
     stop_grace_s: float = setting(ENDS, 5.0, "A stop that names no time gives an agent so long.", 0, 600)
     drain_deadline_s: float = setting(
         ENDS, 30.0, "Turns have so long to end when the commander is told to go.", 0, 86_400
@@ -299,6 +345,7 @@ Contradictions = Iterator[tuple[tuple[str, ...], str]]
 def _contradictions(told: Settings) -> Contradictions:
     """What would break a promise or could never take effect. What is merely odd is allowed."""
     yield from _open_doors(told)
+    yield from _models(told)
     if told.ping_timeout_s > told.keepalive_time_s:
         why = "a ping ends before the next is due: ping_timeout_s must be at most keepalive_time_s"
         yield ("ping_timeout_s", "keepalive_time_s"), why
@@ -314,6 +361,24 @@ def _contradictions(told: Settings) -> Contradictions:
     if told.packet_bytes_max > told.outbox_bytes:
         why = "a packet has to fit into the outbox: packet_bytes_max must be at most outbox_bytes"
         yield ("packet_bytes_max", "outbox_bytes"), why
+
+
+def _models(told: Settings) -> Contradictions:
+    if told.model and ":" not in told.model and told.model not in told.models:
+        there_are = f"there are {', '.join(told.models)}" if told.models else "there is none"
+        yield ("model",), f"there is no table [models.{told.model}] ({there_are}); or name a PROVIDER:NAME"
+    if ":" not in told.model:
+        for name in ("base_url", "api_key_env"):
+            if getattr(told, name):
+                yield (
+                    (name, "model"),
+                    f"{name} goes with a model of the form PROVIDER:NAME; a table has its own",
+                )
+    elif model_table.DEFAULT in told.models:
+        why = (
+            f"a PROVIDER:NAME is called {model_table.DEFAULT}, and so is a table: name that table another way"
+        )
+        yield ("model",), why
 
 
 def _open_doors(told: Settings) -> Contradictions:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from commander.conversation import (
     Message,
@@ -25,6 +25,9 @@ from commander.core.turn import Usage
 from commander.crossing import Crossing
 from commander.errors import TOOL_FAILURES, QuestionUnanswered, Stopped, ToolFailed, ToolTimeout
 from commander.outputs import Artifact, Content, Embedding, Output, Progress, Thought, Used
+
+if TYPE_CHECKING:
+    from commander.models.model import Model, TurnModels
 
 # The dispatcher answers a call that has timed out; this much later nobody will.
 _TIMEOUT_MARGIN_S = 2.0
@@ -136,8 +139,9 @@ class Asked:
 class Turn(Asked):
     """One turn of an async agent. Everything that waits is awaited, in the agents' loop."""
 
-    def __init__(self, crossing: Crossing) -> None:
+    def __init__(self, crossing: Crossing, models: "TurnModels") -> None:
         super().__init__(crossing)
+        self._models = models
         # Whoever waits for room has it: those after wait in their order, and not all are woken for each place.
         self._emitting = asyncio.Lock()
 
@@ -151,6 +155,10 @@ class Turn(Asked):
             while not (crossing.turn.has_room or crossing.is_over):
                 await asyncio.wrap_future(crossing.room())
             _emit(crossing, output)
+
+    def model(self, name: str = "") -> "Model":
+        """A language model of the settings; without a name the default one. ModelFailed lists those there are."""
+        return self._models.model(name, self.emit)
 
     async def call_tool(self, name: str, /, **arguments: object) -> Any:
         """What the tool returns, parsed from JSON. Raises a ToolFailed. Several may run at once (gather)."""

@@ -14,7 +14,11 @@ from typing import Final
 import commander.metrics
 import commander.settings
 import dispatcher.settings
+from commander.core.breaker import Breaker
+from commander.core.turn import Usage
 from commander.errors import TOOL_FAILURES
+from commander.models.failures import FAILURES
+from commander.models.table import ModelTable
 from dispatcher.core.endings import ENDINGS, REFUSALS
 from dispatcher.core.session import TRANSITIONS, State
 from dispatcher.metrics import Metrics
@@ -80,6 +84,12 @@ def commander_metrics() -> str:
     made.packet_ignored("")
     made.outbox_waited("", 0)
     made.stop_came_to("", 0)
+    made.model_requested("", "")
+    made.model_retried("", "")
+    made.model_fell_back("", "")
+    made.model_began("", 0)
+    made.model_used("", Usage())
+    made.watch_circuit("", Breaker(1, 1))
     rows = ["| metric | kind | labels | what it is |", "| --- | --- | --- | --- |"]
     for family in sorted(made.registry.collect(), key=lambda family: family.name):
         if not family.samples:
@@ -101,6 +111,30 @@ def tool_failures() -> str:
     return "\n".join(rows)
 
 
+def model_failures() -> str:
+    """What a language model may fail with."""
+    rows = [
+        "| `code` | what happened | tried again | fallbacks | what to do |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for code, traits in FAILURES.items():
+        cells = ["yes" if each else "" for each in (traits.is_retried, traits.falls_back)]
+        rows.append(f"| `{code}` | {traits.told} | {' | '.join(cells)} | {traits.advice} |")
+    return "\n".join(rows)
+
+
+def model_tables() -> str:
+    """The keys of `[models.NAME]`."""
+    rows = ["| key | default | what it is for |", "| --- | --- | --- |"]
+    for name, field in ModelTable.model_fields.items():
+        default = (
+            "must be told" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
+        )
+        default = "none" if default in ("`None`", "``", "`{}`", "`()`") else default
+        rows.append(f"| `{name}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "endings": endings,
     "states": states,
@@ -109,6 +143,8 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "metrics": metrics,
     "commander-metrics": commander_metrics,
     "tool-failures": tool_failures,
+    "model-failures": model_failures,
+    "model-tables": model_tables,
 }
 
 

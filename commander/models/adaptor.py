@@ -1,0 +1,203 @@
+"""Every provider that pydantic-ai knows, by `pydantic_ai.direct`: the one module, with those it imports, that knows
+pydantic-ai. It takes 1.5 s to import, so `registry.py` does that when a model is first used.
+
+The library never runs a tool here, never retries and sets no time limits: all that is done above, in one way for every
+provider.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final, cast
+
+from pydantic_ai.direct import model_request_stream
+from pydantic_ai.exceptions import UserError
+from pydantic_ai.messages import (
+    ModelResponse,
+    ModelResponseStreamEvent,
+    PartDeltaEvent,
+    PartStartEvent,
+    TextPart,
+    TextPartDelta,
+    ThinkingPart,
+    ThinkingPartDelta,
+    ToolCallPart,
+    ToolCallPartDelta,
+)
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse, infer_model
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.output import OutputObjectDefinition
+from pydantic_ai.providers import Provider as Library
+from pydantic_ai.providers import infer_provider_class
+from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+
+from commander.models import blame, history
+from commander.models.failures import Trouble
+from commander.models.words import (
+    Ask,
+    Connection,
+    Finished,
+    Reason,
+    Reasoning,
+    Said,
+    Sign,
+    Text,
+    Tokens,
+    ToolCall,
+)
+
+# A server without keys gets this one; the libraries insist on some.
+NO_KEY: Final = "none"
+_REASONS: Final[Mapping[str, Reason]] = {"length": "length", "tool_call": "tool_calls"}
+# Chat completions whose end nobody has announced are broken off, however well the connection was closed.
+_CHAT: Final = {"openai_chat_streaming_requires_finish_reason": True}
+# Of the two names of the limit of tokens, the one that every compatible server knows.
+_COMPATIBLE: Final = {**_CHAT, "openai_chat_supports_max_completion_tokens": False}
+
+
+class Adaptor:
+    """A connection to one model. Made in any thread; `stream` belongs to the agents' loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._model = _model(connection)
+
+    def __repr__(self) -> str:
+        return f"<Adaptor {self._connection.provider}:{self._connection.model} {self._connection.base_url}>"
+
+    async def stream(self, ask: Ask) -> AsyncIterator[Said]:
+        """What the model says. Trouble for what providers and their libraries are known to raise."""
+        try:
+            async with model_request_stream(
+                self._model,
+                history.messages(ask),
+                model_settings=self._settings(ask),
+                model_request_parameters=self._parameters(ask),
+            ) as response:
+                async for event in response:
+                    said = _said(event)
+                    if said is not None:
+                        yield said
+                for each in _ended(response):
+                    yield each
+        except Exception as error:
+            trouble = blame.trouble(error)
+            if trouble is None:
+                raise
+            raise trouble from None
+
+    def _settings(self, ask: Ask) -> ModelSettings:
+        settings: dict[str, Any] = {**self._connection.parameters}
+        settings |= {"max_retries": 0, "timeout": self._connection.silence_s}
+        if ask.output_tokens_max is not None:
+            settings["max_tokens"] = min(
+                ask.output_tokens_max, settings.get("max_tokens", ask.output_tokens_max)
+            )
+        return cast("ModelSettings", settings)
+
+    def _parameters(self, ask: Ask) -> ModelRequestParameters:
+        tools = [
+            ToolDefinition(
+                name=tool.name,
+                parameters_json_schema={"type": "object", "properties": {}, **tool.parameters},
+                description=tool.description,
+            )
+            for tool in ask.tools
+        ]
+        if tools and not self._model.profile.get("supports_tools", True):
+            raise Trouble("model_request_refused", "the model can't call tools; ask it without")
+        if ask.schema is None:
+            return ModelRequestParameters(function_tools=tools)
+        is_native = self._model.profile.get("supports_json_schema_output", False)
+        schema = OutputObjectDefinition(json_schema=dict(ask.schema), name="answer")
+        return ModelRequestParameters(
+            function_tools=tools, output_mode="native" if is_native else "prompted", output_object=schema
+        )
+
+
+def _said(event: ModelResponseStreamEvent) -> Said | None:
+    match event:
+        case (
+            PartStartEvent(part=TextPart(content=text))
+            | PartDeltaEvent(delta=TextPartDelta(content_delta=text))
+        ):
+            return Text(text) if text else None
+        case (
+            PartStartEvent(part=ThinkingPart(content=thought))
+            | PartDeltaEvent(delta=ThinkingPartDelta(content_delta=thought))
+        ):
+            return Reasoning(thought) if thought else None
+        case PartStartEvent(part=ToolCallPart()) | PartDeltaEvent(delta=ToolCallPartDelta()):
+            return Sign()
+        case _:
+            return None
+
+
+def _ended(response: StreamedResponse) -> list[Said]:
+    """What is known when the stream is over: calls, tokens, how it came to its end."""
+    whole: ModelResponse = response.get()
+    tokens = whole.usage
+    said: list[Said] = [
+        Tokens(tokens.input_tokens, tokens.output_tokens, tokens.details.get("reasoning_tokens", 0))
+    ]
+    if whole.finish_reason == "content_filter":
+        details = whole.provider_details or {}
+        refusal = details.get("refusal")
+        why = (
+            f"the model refuses: {refusal}" if refusal else "the answer was stopped by the provider's filter"
+        )
+        raise Trouble("model_content_filtered", why[: blame.SAID_CHARS_MAX])
+    if whole.finish_reason == "error":
+        raise Trouble("model_error", "the provider reports that the answer ended in an error")
+    for part in whole.parts:
+        if isinstance(part, ToolCallPart):
+            arguments = part.args if isinstance(part.args, str) else part.args_as_json_str()
+            said.append(ToolCall(part.tool_call_id, part.tool_name, arguments or "{}"))
+    return [*said, Finished(_REASONS.get(whole.finish_reason or "", "stop"), whole)]
+
+
+def _model(connection: Connection) -> Model[Any]:
+    """Trouble says what of the table can't be."""
+    name = f"{connection.provider}:{connection.model}"
+    try:
+        provider = _provider(connection)
+        model = infer_model(name, lambda _: provider)
+        if type(model) is OpenAIChatModel:
+            profile = _COMPATIBLE if isinstance(provider, OpenAICompatibleProvider) else _CHAT
+            return OpenAIChatModel(connection.model, provider=provider, profile=cast("Any", profile))
+    except (UserError, ImportError, ValueError) as error:
+        raise Trouble("model_not_configured", _one_line(str(error))) from None
+    return model
+
+
+def _provider(connection: Connection) -> Library[Any]:
+    told: dict[str, Any] = {}
+    if connection.base_url:
+        told["base_url"] = connection.base_url
+        # Without a key named here, none of another server that the environment may have.
+        told["api_key"] = NO_KEY
+    if connection.key is not None:
+        told["api_key"] = connection.key.reveal()
+    if connection.provider == "openai-chat" and connection.base_url:
+        return OpenAICompatibleProvider("openai-compatible", **told)
+    try:
+        kind = infer_provider_class(connection.provider)
+    except ValueError:
+        raise UserError(
+            f"there is no provider {connection.provider!r}: openai-chat is right for every compatible server; others"
+            " are openai, anthropic, google, mistral, groq, ollama, openrouter, deepseek, bedrock …, and what installed"
+            " packages offer as chatstream.models"
+        ) from None
+    takes = inspect.signature(kind.__init__).parameters
+    for key in told.keys() - takes.keys():
+        field = "base_url" if key == "base_url" else "api_key_env or api_key_file"
+        if key == "base_url" or connection.key is not None:
+            raise UserError(f"provider {connection.provider!r} takes no {field}: leave it out")
+        del told[key]
+    return kind(**told)
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= blame.SAID_CHARS_MAX else text[: blame.SAID_CHARS_MAX - 1] + "…"

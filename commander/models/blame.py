@@ -1,0 +1,96 @@
+"""What pydantic-ai and the libraries below it raise, as Trouble with a code: whose fault it is, in one place.
+
+Imported with the adaptor, when a model is first used.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+import httpx2
+from pydantic_ai import exceptions
+
+from commander.models.failures import Trouble
+
+# What is told of what a provider says.
+SAID_CHARS_MAX: Final = 240
+# The most specific first.
+_CODES: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (exceptions.ModelRateLimitError, "model_rate_limited"),
+    (exceptions.ModelQuotaExceededError, "model_quota_exhausted"),
+    (exceptions.ModelUnavailableError, "model_unavailable"),
+    (exceptions.ModelServerError, "model_unavailable"),
+    (exceptions.ModelTimeoutError, "model_timeout"),
+    (exceptions.ModelRequestTimeout, "model_timeout"),
+    (exceptions.ModelConnectionError, "model_unreachable"),
+    (exceptions.ModelAuthenticationError, "model_key_refused"),
+    (exceptions.ModelContextWindowExceededError, "model_context_too_long"),
+    (exceptions.ModelNotFoundError, "model_unknown"),
+    (exceptions.ContentFilterError, "model_content_filtered"),
+    (exceptions.ModelRequestRejectedError, "model_request_refused"),
+    (exceptions.UnexpectedModelBehavior, "model_malformed"),
+    (httpx2.TimeoutException, "model_timeout"),
+    (httpx2.TransportError, "model_unreachable"),
+    (httpx2.StreamError, "model_unreachable"),
+    (json.JSONDecodeError, "model_malformed"),
+    (UnicodeDecodeError, "model_malformed"),
+    (exceptions.UserError, "model_request_refused"),
+    (NotImplementedError, "model_input_refused"),
+)
+_KNOWN: Final[tuple[type[Exception], ...]] = (exceptions.ModelAPIError, *(kind for kind, _ in _CODES))
+# By words that servers use in place of a status that says it.
+_FILTER_WORDS: Final = ("content_filter", "content_policy", "content management policy")
+_LENGTH_WORDS: Final = (
+    "context length",
+    "context_length",
+    "maximum context",
+    "context window",
+    "context size",
+)
+
+
+def trouble(error: Exception) -> Trouble | None:
+    """The same, as Trouble; None for what no provider is to blame for. Texts are cut; keys are not looked for here."""
+    if isinstance(error, Trouble):
+        return error
+    if not isinstance(error, _KNOWN):
+        return None
+    status = error.status_code if isinstance(error, exceptions.ModelHTTPError) else None
+    said = _said(error)
+    retry_after_s = error.retry_after if isinstance(error, exceptions.ModelAPIError) else None
+    return Trouble(
+        _code(error, status, said.lower()), said, upstream_status=status, retry_after_s=retry_after_s
+    )
+
+
+def _code(error: Exception, status: int | None, said: str) -> str:
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
+    if code == "model_request_refused" and isinstance(error, exceptions.ModelAPIError):
+        names = f"{error.provider_error_code} {error.provider_error_type} {said}".lower()
+        if any(word in names for word in _FILTER_WORDS):
+            return "model_content_filtered"
+        if any(word in names for word in _LENGTH_WORDS):
+            return "model_context_too_long"
+    if code is not None:
+        return code
+    if status is not None:
+        return "model_unavailable" if status >= 500 or status in (408, 409, 425) else "model_request_refused"
+    if isinstance(error, exceptions.ModelAPIError):
+        # One that the provider sent in the stream has words of its own; else the stream was none.
+        return "model_error" if error.in_stream else "model_malformed"
+    return "model_error"
+
+
+def _said(error: Exception) -> str:
+    """What the provider says, without what the libraries say around it."""
+    body = getattr(error, "body", None)
+    if isinstance(body, Mapping):
+        inner = body.get("error", body)
+        text = inner.get("message") if isinstance(inner, Mapping) else inner
+    else:
+        text = body if isinstance(body, str) and not body.lstrip().startswith("<") else None
+    if not isinstance(text, str) or not text.strip():
+        status = getattr(error, "status_code", None)
+        text = f"status {status}" if status else (str(error) or type(error).__name__)
+    text = " ".join(text.split())
+    return text if len(text) <= SAID_CHARS_MAX else text[: SAID_CHARS_MAX - 1] + "…"

@@ -1,0 +1,184 @@
+"""What an agent holds of a language model: `turn.model("fast")`."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from commander.conversation import Blob, Message, ToolOffer, UserMessage
+from commander.core.turn import Usage
+from commander.errors import ModelFailed, Stopped
+from commander.models.answer import Answer, Line
+from commander.models.failures import FAILURES
+from commander.models.registry import Entry, Models
+from commander.models.speaking import Speaking
+from commander.models.words import Ask, Reply, ToolReturn, Turned
+from commander.outputs import Output, Used
+
+if TYPE_CHECKING:
+    from commander.models.fit import Fit
+
+# What may be asked: a text, a message, or several, with what earlier rounds came to.
+Item = str | Message | UserMessage | Reply | ToolReturn
+Prompt = Item | Iterable[Item]
+Emit = Callable[[Output], Awaitable[None]]
+
+
+class TurnModels:
+    """The models of one turn: what it has spent, and what it listens to. All belongs to the agents' loop."""
+
+    def __init__(self, models: Models, left_s: Callable[[], float | None]) -> None:
+        self.models = models
+        self.left_s = left_s
+        self._spent: dict[str, int] = {}
+        self._lines: set[Line] = set()
+        self._is_over = False
+
+    def model(self, name: str, emit: Emit) -> "Model":
+        """ModelFailed for a name that there isn't."""
+        return Model(self, self.models.entry(name), emit)
+
+    def hang_up(self) -> None:
+        """The turn is over: every connection is closed. Idempotent."""
+        self._is_over = True
+        for line in list(self._lines):
+            line.hang_up()
+
+    def begin(self, line: Line) -> None:
+        """Stopped once the turn is over."""
+        if self._is_over:
+            raise Stopped
+        line.start()
+        assert line.task is not None
+        self._lines.add(line)
+        line.task.add_done_callback(lambda _: self._lines.discard(line))
+
+    def spend(self, entry: Entry, usage: Usage) -> None:
+        self._spent[entry.name] = self._spent.get(entry.name, 0) + usage.output_tokens
+        self.models.metrics.model_used(entry.name, usage)
+
+    def left(self, entry: Entry) -> int | None:
+        """Output tokens that this turn may still have of the model. None: no bound. ModelFailed: none."""
+        budget = entry.table.output_tokens_max
+        if budget is None:
+            return None
+        left = budget - self._spent.get(entry.name, 0)
+        if left <= 0:
+            raise _failed(entry, "model_budget_spent", f"this turn has used its {budget} output tokens")
+        return left
+
+
+class Model:
+    """A language model, for one turn. Any number of answers may be under way at once."""
+
+    def __init__(self, turn: TurnModels, entry: Entry, emit: Emit) -> None:
+        self._turn = turn
+        self._entry = entry
+        self._emit = emit
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name} {self._entry.table.model}>"
+
+    @property
+    def name(self) -> str:
+        """Its name in the settings."""
+        return self._entry.name
+
+    @property
+    def rounds(self) -> int:
+        """How often a loop of tools should ask it in one turn."""
+        return self._entry.table.rounds
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        schema: Mapping[str, object] | None = None,
+        tools: Sequence[ToolOffer] = (),
+    ) -> Answer:
+        """The answer as it comes: `async for output in turn.model().stream(turn.conversation): yield output`.
+
+        `system` takes the place of the system prompt of the settings. With a `schema`, a JSON Schema, the text is JSON
+        that fits it, or ModelFailed at its end. With `tools` the answer may end in `calls`: call them, and ask once
+        more, with the answer's `reply` and a ToolReturn for each call after the messages. ModelFailed for what the
+        model does not take.
+        """
+        messages = tuple(_turned(prompt))
+        self._check_parts(messages)
+        fit = None if schema is None else _fit(schema)
+        ask = Ask(
+            messages,
+            self._entry.table.system if system is None else system,
+            tuple(tools),
+            schema,
+            self._turn.left(self._entry),
+        )
+        models = self._turn.models
+        speaking = Speaking(models.route(self._entry), ask, self._turn.left_s, models.metrics)
+        line = Line(speaking, lambda usage: self._turn.spend(self._entry, usage))
+        if fit is not None:
+            line.check = lambda: self._check_fit(fit, line.text)
+        return Answer(line, self._turn.begin)
+
+    async def answer(
+        self, prompt: Prompt, *, system: str | None = None, schema: Mapping[str, object] | None = None
+    ) -> Any:
+        """The whole answer: its text, or, with a `schema`, the value that fits it. Nothing of it is shown to anybody;
+        usage is told."""
+        async with self.stream(prompt, system=system, schema=schema) as answer:
+            async for output in answer:
+                if isinstance(output, Used):
+                    await self._emit(output)
+        return answer.text if schema is None else _fit(schema).value(answer.text)
+
+    def _check_fit(self, fit: "Fit", text: str) -> None:
+        try:
+            fit.value(text)
+        except ValueError as error:
+            raise _failed(self._entry, "model_schema_mismatch", str(error), has_begun=True) from None
+
+    def _check_parts(self, messages: Iterable[Turned]) -> None:
+        accepts = self._entry.table.accepts
+        if accepts is None:
+            return
+        for message in messages:
+            for part in message.parts if isinstance(message, Message) else ():
+                if isinstance(part, Blob) and not any(_is_of(part.mime_type, each) for each in accepts):
+                    told = (
+                        f"it takes text and {', '.join(accepts)}, not {part.mime_type!r}"
+                        if accepts
+                        else (f"it takes text alone, not {part.mime_type!r}")
+                    )
+                    raise _failed(self._entry, "model_input_refused", told)
+
+
+def _fit(schema: Mapping[str, object]) -> "Fit":
+    from commander.models.fit import Fit  # noqa: PLC0415 - a tenth of a second that most turns need not wait for
+
+    return Fit(schema)
+
+
+def _turned(prompt: Prompt) -> Iterable[Turned]:
+    match prompt:
+        case str():
+            yield Message("user", (prompt,))
+        case UserMessage(text):
+            yield Message("user", (text,))
+        case Message() | Reply() | ToolReturn():
+            yield prompt
+        case Iterable():
+            for each in prompt:
+                yield from _turned(each)
+        case _:
+            raise TypeError(
+                f"a model is asked by a str or by messages, e.g. turn.conversation, not {type(prompt).__name__}"
+            )
+
+
+def _is_of(mime_type: str, kind: str) -> bool:
+    return mime_type == kind or (kind.endswith("/*") and mime_type.startswith(kind[:-1]))
+
+
+def _failed(entry: Entry, code: str, told: str, *, has_begun: bool = False) -> ModelFailed:
+    advice = FAILURES[code].advice
+    message = f"model {entry.name!r} ({entry.table.model}) failed: {told}; {advice}"
+    return ModelFailed(message, code=code, model=entry.name, has_begun=has_begun)

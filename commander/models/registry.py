@@ -1,0 +1,195 @@
+"""The language models there are, by the names that the settings give them: the only place that connects.
+
+Made when the commander starts: names, keys and fallbacks are judged then. A connection is made when a model is first
+used, in a thread, because the libraries below take a second or two to import. From then on all belongs to the agents'
+loop.
+"""
+
+import asyncio
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final, cast
+
+from commander.core.breaker import Breaker
+from commander.core.retry import Schedule
+from commander.errors import ModelFailed
+from commander.metrics import Metrics
+from commander.models import table as tables
+from commander.models.failures import Trouble
+from commander.models.table import DEFAULT, ModelTable
+from commander.models.words import Connection, Provider, Secret
+from commander.settings import Settings, SettingsError
+
+# Providers of installed packages; by a name that one of them takes, pydantic-ai is not asked.
+GROUP: Final = "chatstream.models"
+KEY_BYTES_MAX: Final = 16_384
+MISSING: Final = "language models need the extra llm: pip install 'chatstream[llm]'"
+
+
+class Entry:
+    """One model: its table, its connection, and what is shared by all that use it."""
+
+    def __init__(self, name: str, table: ModelTable, key: Secret | None, breaker: Breaker) -> None:
+        self.name = name
+        self.table = table
+        self.breaker = breaker
+        self.schedule = Schedule(
+            table.attempts, table.retry_first_s, table.retry_factor, table.retry_after_max_s
+        )
+        self.places = asyncio.Semaphore(table.concurrency)
+        self._key = key
+        self._provider: Provider | None = None
+        self._connecting = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.name} {self.table.model} {self.breaker!r}>"
+
+    async def provider(self) -> Provider:
+        """The connection, made once. Trouble for a table that can't be connected."""
+        async with self._connecting:
+            if self._provider is None:
+                self._provider = await asyncio.to_thread(_connect, self._connection())
+            return self._provider
+
+    def hide(self, text: str) -> str:
+        """The text without this model's key."""
+        return text if self._key is None else self._key.hidden_in(text)
+
+    def _connection(self) -> Connection:
+        table = self.table
+        provider, _, model = table.model.partition(":")
+        silence_s = max(table.first_token_s, table.silence_s) + 1
+        return Connection(provider, model, table.base_url or "", self._key, table.parameters, silence_s)
+
+
+class Models:
+    """All of them. `metrics` is told what happens."""
+
+    def __init__(self, entries: Mapping[str, Entry], default: str, metrics: Metrics) -> None:
+        self._entries = dict(entries)
+        self._default = default
+        self.metrics = metrics
+
+    def __repr__(self) -> str:
+        return f"<Models {', '.join(self._entries) or 'none'}>"
+
+    def entry(self, name: str) -> Entry:
+        """Of this name, or the default one for the empty name. ModelFailed lists those there are."""
+        wanted = name or self._default
+        if name == DEFAULT and name not in self._entries:
+            wanted = self._default
+        if wanted in self._entries:
+            return self._entries[wanted]
+        if not self._entries:
+            told = (
+                "this commander has no language models: name one by --model PROVIDER:NAME, or by a table [models.NAME]"
+                " of its settings file"
+            )
+        else:
+            near = difflib.get_close_matches(name, self._entries, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            told = f"there is no language model {name[:80]!r}; {meant}there are {', '.join(self._entries)}"
+        raise ModelFailed(told, code="model_not_configured", model=name)
+
+    def route(self, entry: Entry) -> list[Entry]:
+        """The model and its fallbacks, and theirs, each once, in the order to ask them."""
+        found = {entry.name: entry}
+        self._follow(entry, found)
+        return list(found.values())
+
+    def _follow(self, entry: Entry, found: dict[str, Entry]) -> None:
+        for name in entry.table.fallbacks:
+            if name not in found:
+                found[name] = self._entries[name]
+                self._follow(self._entries[name], found)
+
+    def breakers(self) -> Iterator[tuple[str, Breaker]]:
+        """By circuit, each once."""
+        yield from {entry.table.circuit: entry.breaker for entry in self._entries.values()}.items()
+
+
+def open_models(settings: Settings, environ: Mapping[str, str], metrics: Metrics) -> Models:
+    """The registry of these settings. SettingsError for a key that isn't there, and for a default that is no model."""
+    told, default = _tables(settings)
+    problems: list[str] = []
+    breakers: dict[str, Breaker] = {}
+    entries: dict[str, Entry] = {}
+    for name, table in told.items():
+        breaker = breakers.setdefault(
+            table.circuit, Breaker(settings.breaker_failures, settings.breaker_open_s)
+        )
+        entries[name] = Entry(name, table, _key(name, table, environ, problems), breaker)
+    if problems:
+        raise SettingsError("\n".join(problems))
+    models = Models(entries, default, metrics)
+    for circuit, breaker in breakers.items():
+        metrics.watch_circuit(circuit, breaker)
+    return models
+
+
+def named_models(settings: Settings) -> dict[str, str]:
+    """The models by name, each as PROVIDER:NAME: what may be told of them to anybody."""
+    return {name: table.model for name, table in _tables(settings)[0].items()}
+
+
+def _tables(settings: Settings) -> tuple[dict[str, ModelTable], str]:
+    """All tables, and which is the default."""
+    told = tables.read(settings.models)
+    if not settings.model:
+        return told, next(iter(told), "")
+    if settings.model in told:
+        return told, settings.model
+    given = {
+        "model": settings.model,
+        "base_url": settings.base_url or None,
+        "api_key_env": settings.api_key_env or None,
+    }
+    return {DEFAULT: ModelTable.model_validate(given), **told}, DEFAULT
+
+
+def _key(name: str, table: ModelTable, environ: Mapping[str, str], problems: list[str]) -> Secret | None:
+    if table.api_key_env:
+        key = environ.get(table.api_key_env, "").strip()
+        where = f"[models.{name}] api_key_env: the variable {table.api_key_env}"
+        if not key:
+            problems.append(f"{where} is not set: set it, or name another")
+    elif table.api_key_file:
+        where = f"[models.{name}] api_key_file: {table.api_key_file!r}"
+        try:
+            with Path(table.api_key_file).open("rb") as file:
+                key = file.read(KEY_BYTES_MAX + 1).decode().strip()
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            problems.append(f"{where} can't be read: {why}")
+            return None
+        if not key:
+            problems.append(f"{where} is empty: it should hold the key alone")
+    else:
+        return None
+    if len(key) > KEY_BYTES_MAX or not (key.isascii() and key.isprintable() and " " not in key):
+        problems.append(f"{where} holds no key: one line of printable characters is right")
+        return None
+    return Secret(key) if key else None
+
+
+def _connect(connection: Connection) -> Provider:
+    """In a thread: this imports, for a second or two."""
+    found = entry_points(group=GROUP, name=connection.provider)
+    try:
+        if found:
+            make = cast("Callable[[Connection], Provider]", next(iter(found)).load())
+            return make(connection)
+        adaptor = importlib.import_module("commander.models.adaptor")
+    except Trouble:
+        raise
+    except ModuleNotFoundError as error:
+        if not found and (error.name or "").partition(".")[0] in ("pydantic_ai", "httpx2"):
+            raise Trouble("model_not_configured", MISSING) from None
+        raise Trouble("model_not_configured", f"{connection.provider}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - a package of somebody else's; told as one sentence
+        told = f"provider {connection.provider!r} can't be loaded: {type(error).__name__}: {error}"
+        raise Trouble("model_not_configured", told) from None
+    return cast("Provider", adaptor.Adaptor(connection))
