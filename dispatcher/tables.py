@@ -1,4 +1,5 @@
-"""What the tables of the settings file may say: `[mcp.NAME]`, one for each server that tools come from.
+"""What the tables of the settings file may say: `[mcp.NAME]`, `[http.NAME]`, `[grpc.NAME]`, one for each
+server that tools come from.
 
 Knows what a table looks like and what contradicts itself within one; reads secrets when asked to, each time anew, so
 that a file that was rotated is taken up. Starts nothing. `settings.py` loads the tables, `serve.py` builds from them.
@@ -117,6 +118,19 @@ def _url(text: str) -> str:
     return text
 
 
+def _grpc_address(text: str) -> str:
+    if (
+        not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}|unix:/.+", text)
+        or not text.isprintable()
+    ):
+        raise ValueError("should be HOST:PORT, [IPV6]:PORT or unix:/PATH, e.g. stock.internal:50051")
+    return text
+
+
+def _is_here(address: str) -> bool:
+    return address.startswith(("unix:", "127.", "localhost:", "[::1]:"))
+
+
 def _allowed_host(text: str) -> str:
     if not re.fullmatch(r"([A-Za-z0-9._-]+|[0-9A-Fa-f:]+)(:[0-9]{1,5})?", text):
         raise ValueError(
@@ -137,6 +151,7 @@ VariableName = Annotated[str, AfterValidator(_variable)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 Url = Annotated[str, AfterValidator(_url)]
 AllowedHost = Annotated[str, AfterValidator(_allowed_host)]
+GrpcAddress = Annotated[str, AfterValidator(_grpc_address)]
 Word = Annotated[str, AfterValidator(_word)]
 
 
@@ -232,11 +247,46 @@ class HttpTable(Source):
         return self
 
 
+class GrpcTable(Source):
+    """`[grpc.NAME]`: a gRPC service of somebody else's, whose server describes it by reflection."""
+
+    address: GrpcAddress
+    # Its full name: package and all.
+    service: Word
+    # Empty: all that are no streams.
+    methods: list[Word] = Field(default_factory=list, max_length=1000)
+    tools_max: int = Field(default=100, ge=1, le=1000)
+    tls: bool = True
+    # None: the system's.
+    tls_ca: Path | None = None
+    headers: dict[HeaderName, SecretText] = Field(default_factory=dict, max_length=100)
+    start_wait_s: float = Field(default=5.0, ge=0, le=600)
+    connect_s: float = Field(default=10.0, ge=0.1, le=600)
+    restart_backoff_s: float = Field(default=1.0, ge=0.01, le=3600)
+    restart_backoff_max_s: float = Field(default=60.0, ge=0.01, le=86_400)
+    refresh_s: float = Field(default=60.0, ge=0.1, le=86_400)
+    message_bytes_max: int = Field(default=4_194_304, ge=4096, le=1_073_741_824)
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.tls_ca is not None and not self.tls:
+            raise ValueError("tls_ca is for tls = true")
+        if self.tls_ca is not None and not os.access(self.tls_ca, os.R_OK):
+            raise ValueError("tls_ca should be a file that this user can read")
+        if self.headers and not self.tls and not _is_here(self.address):
+            raise ValueError(
+                "headers would be sent in the clear: tls = true is right, or a server of this machine"
+            )
+        if self.restart_backoff_max_s < self.restart_backoff_s:
+            raise ValueError("restart_backoff_max_s should be at least restart_backoff_s")
+        return self
+
+
 # By the word in front of the name.
-TABLES: Final[Mapping[str, type[Table]]] = {"mcp": McpTable, "http": HttpTable}
+TABLES: Final[Mapping[str, type[Table]]] = {"mcp": McpTable, "http": HttpTable, "grpc": GrpcTable}
 
 
-def secrets_of(values: Mapping[str, Secret], where: str) -> dict[str, str]:
+def secrets_of(values: Mapping[str, Secret], where: str, *, is_header: bool = True) -> dict[str, str]:
     """What the secrets are now. Raises SecretError that names the key."""
     found = {}
     for name, secret in values.items():
@@ -244,6 +294,8 @@ def secrets_of(values: Mapping[str, Secret], where: str) -> dict[str, str]:
             found[name] = secret.read()
         except SecretError as error:
             raise SecretError(f"{where}.{name}: {error}") from None
+        if is_header and not found[name].isascii():
+            raise SecretError(f"{where}.{name}: it goes into a header; ASCII alone is right")
     return found
 
 

@@ -37,6 +37,7 @@ GRPC_ROOMS = (
     "dispatcher.auth",
     "dispatcher.listening",
     "dispatcher.serve",
+    "dispatcher.tools.remote",
     "commander.ask",
     "commander.dialing",
     "commander.link",

@@ -70,6 +70,13 @@ def test_tables_are_printed_so_that_they_load_and_without_secrets() -> None:
             "http.a.allow_hosts[0]: should be the name or address",
         ),
         ('[http.a]\nopenapi="x"\ntls_ca="/no/ca"', "http.a: tls_ca should be a file that this user can read"),
+        ('[grpc.a]\nservice="x.Y"', "grpc.a.address: is missing"),
+        ('[grpc.a]\nservice="x.Y"\naddress="b"', "grpc.a.address: should be HOST:PORT, [IPV6]:PORT"),
+        (
+            '[grpc.a]\nservice="x.Y"\naddress="b:1"\ntls=false\nheaders={A="x"}',
+            "grpc.a: headers would be sent in the clear",
+        ),
+        ('[grpc.a]\nservice="x.Y"\naddress="b:1"\ntls=false\ntls_ca="x"', "grpc.a: tls_ca is for tls = true"),
         ("[mpc.a]", "settings.toml: mpc: there is no such setting; did you mean mcp?"),
     ],
 )
@@ -115,6 +122,13 @@ def test_a_secret_that_is_no_secret_is_said_to_be_so(
     with pytest.raises(SecretError, match=problem) as caught:
         secrets_of({"Authorization": Secret(file=path)}, "mcp.crm.headers")
     assert str(caught.value).startswith("mcp.crm.headers.Authorization: ")
+
+
+def test_a_header_is_ascii_and_a_variable_need_not_be() -> None:
+    secrets = {"A": Secret(text="é")}
+    assert secrets_of(secrets, "mcp.a.env", is_header=False) == {"A": "é"}
+    with pytest.raises(SecretError, match=r"mcp\.a\.headers\.A: it goes into a header; ASCII alone"):
+        secrets_of(secrets, "mcp.a.headers")
 
 
 def test_a_variable_that_is_not_set_is_named() -> None:

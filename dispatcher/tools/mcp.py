@@ -274,7 +274,7 @@ class McpServer:
     def _secrets(self) -> dict[str, str]:
         """Read anew for each connection. Raises SecretError."""
         if self._table.url is None:
-            return secrets_of(self._table.env, f"{self.source}.env")
+            return secrets_of(self._table.env, f"{self.source}.env", is_header=False)
         return secrets_of(self._table.headers, f"{self.source}.headers")
 
 

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
-from dispatcher.tables import HttpTable, McpTable, SecretError, of_kind
+from dispatcher.tables import GrpcTable, HttpTable, McpTable, SecretError, of_kind
 from dispatcher.tools.contract import SourceState, ToolLoadError
 from dispatcher.tools.runner import ToolRunner
 
@@ -64,7 +64,13 @@ class Sources:
 
 def sources_of(tables: Mapping[str, Mapping[str, Any]], runner: ToolRunner) -> Sources:
     """What the settings' tables name. Raises ToolLoadError where an extra is not installed."""
-    return Sources([*_mcp(of_kind(tables, "mcp"), runner), *_http(of_kind(tables, "http"), runner)])
+    return Sources(
+        [
+            *_mcp(of_kind(tables, "mcp"), runner),
+            *_http(of_kind(tables, "http"), runner),
+            *_grpc(of_kind(tables, "grpc"), runner),
+        ]
+    )
 
 
 def _mcp(tables: Mapping[str, McpTable], runner: ToolRunner) -> Iterable[Source]:
@@ -87,6 +93,14 @@ def _http(tables: Mapping[str, HttpTable], runner: ToolRunner) -> Iterable[Sourc
     except ModuleNotFoundError as error:
         raise _missing(f"http.{next(iter(tables))}: tools over HTTP need", "http", error) from None
     return [HttpApi(name, table, runner.replace) for name, table in tables.items()]
+
+
+def _grpc(tables: Mapping[str, GrpcTable], runner: ToolRunner) -> Iterable[Source]:
+    if not tables:
+        return []
+    from dispatcher.tools.remote import RemoteService  # noqa: PLC0415 - only where there are such
+
+    return [RemoteService(name, table, runner.replace) for name, table in tables.items()]
 
 
 def _missing(who: str, extra: str, error: ModuleNotFoundError) -> ToolLoadError:

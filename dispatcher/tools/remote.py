@@ -1,0 +1,323 @@
+"""The tools of one gRPC service of somebody else's: its methods, as its server describes them by reflection.
+
+One task owns the description: it asks for it, again now and then, which also shows whether the server is there. Calls
+use the one channel. A method is a tool when it takes one message and answers with one.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+import grpc
+from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message import DecodeError, Message
+from grpc import StatusCode, aio
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from dispatcher.tables import GrpcTable, SecretError, secrets_of
+from dispatcher.tools.contract import (
+    SourceState,
+    Tool,
+    ToolArgumentsError,
+    ToolAway,
+    ToolContext,
+    ToolDenied,
+    ToolError,
+    ToolLimits,
+    ToolLoadError,
+    said,
+)
+from dispatcher.tools.remote_schema import pool_of, schema_of
+
+log = logging.getLogger(__name__)
+
+Offer = Callable[[str, Iterable[Tool]], list[str]]
+
+# Of what a server tells; no honest service needs more.
+FILES_MAX: Final = 1_000
+_DENIED: Final = frozenset({StatusCode.PERMISSION_DENIED, StatusCode.UNAUTHENTICATED})
+_LATER: Final = frozenset({StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED})
+
+
+class RemoteService:
+    """A service of the settings' table `[grpc.NAME]`."""
+
+    def __init__(self, name: str, table: GrpcTable, offer: Offer) -> None:
+        self.source: Final = f"grpc.{name}"
+        self._table = table
+        self._prefix = table.prefix_of(name)
+        self._offer = offer
+        self._is_up = False
+        self._losses = 0
+        self._why_away = "it was not reached yet"
+        self._known = asyncio.Event()
+        self._problems: list[str] = []
+        self._channel: aio.Channel | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<RemoteService {self.source} {'up' if self._is_up else f'away: {self._why_away}'}>"
+
+    @property
+    def state(self) -> SourceState:
+        return SourceState(self.source, self._is_up, self._losses)
+
+    @property
+    def is_away(self) -> bool:
+        return not self._is_up
+
+    def check(self) -> None:
+        """Raises SecretError."""
+        self._metadata()
+        self._credentials()
+
+    async def begin(self) -> None:
+        self._channel = self._opened()
+        self._task = asyncio.create_task(self._follow(self._channel), name=self.source)
+        try:
+            await asyncio.wait_for(self._known.wait(), self._table.start_wait_s)
+        except TimeoutError:
+            log.warning("%s is not there yet (%s); its tools come when it is", self.source, self._why_away)
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def call(self, method: MethodDescriptor, request: Message, context: ToolContext) -> Message:
+        """Raises ToolError. Cancelling it cancels the call on the server."""
+        if self._channel is None or not self._is_up:
+            retry_s = self._table.restart_backoff_s
+            raise ToolAway(f"{self.source} is away: {self._why_away}; nothing ran", retry_after_s=retry_s)
+        try:
+            metadata = (*self._metadata(), ("idempotency-key", _ascii(context.idempotency_key)))
+        except SecretError as error:
+            log.error("%s", error)  # noqa: TRY400 - a mistake of the settings, not ours
+            raise ToolError("a secret that it needs is not there; whoever runs this can see which") from None
+        answers = message_factory.GetMessageClass(method.output_type)
+        ask = self._channel.unary_unary(
+            f"/{method.containing_service.full_name}/{method.name}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answers.FromString,
+        )
+        try:
+            answer = await ask(request, timeout=context.time_left_s(), metadata=metadata)
+        except aio.AioRpcError as error:
+            raise _failure(error) from None
+        assert isinstance(answer, Message)
+        return answer
+
+    # --- its description ---------------------------------------------------------------------------------
+
+    async def _follow(self, channel: aio.Channel) -> None:
+        """Asks for it until it is left: often while it is away, now and then while it is there."""
+        t = self._table
+        delay_s = t.restart_backoff_s
+        while True:
+            try:
+                async with asyncio.timeout(t.connect_s):
+                    files = await _described(channel, t.service, self._metadata())
+                self._take(files)
+            except (
+                aio.AioRpcError,
+                SecretError,
+                ToolLoadError,
+                TimeoutError,
+                TypeError,
+                KeyError,
+                DecodeError,
+            ) as error:
+                self._lose(_reason(error, t.connect_s), delay_s)
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, t.restart_backoff_max_s)
+            else:
+                delay_s = t.restart_backoff_s
+                await asyncio.sleep(t.refresh_s)
+
+    def _lose(self, why: str, delay_s: float) -> None:
+        self._losses += self._is_up
+        self._is_up, self._why_away = False, why
+        log.warning("%s is away: %s; next try in %.1f s", self.source, why, delay_s)
+
+    def _take(self, files: list[bytes]) -> None:
+        """Raises TypeError, KeyError, DecodeError, ToolLoadError for what is no description of the service."""
+        service = pool_of(files, _standard).FindServiceByName(self._table.service)
+        tools, problems = self._chosen(service)
+        problems += self._offer(self.source, tools)
+        if problems != self._problems:
+            for problem in problems:
+                log.warning("%s: %s", self.source, problem[:300])
+        self._problems = problems
+        if not self._is_up:
+            log.info("%s is up", self.source)
+        self._is_up = True
+        self._known.set()
+
+    def _chosen(self, service: ServiceDescriptor) -> tuple[list[Tool], list[str]]:
+        wanted, names = self._table.methods, [each.name for each in service.methods]
+        problems = [
+            f"it has no method {each}; it has {', '.join(names)}" for each in wanted if each not in names
+        ]
+        tools: list[Tool] = []
+        for method in service.methods:
+            if wanted and method.name not in wanted:
+                continue
+            if method.client_streaming or method.server_streaming:
+                if wanted:
+                    problems.append(
+                        f"method {method.name} is a stream, and a tool is asked once and answers once"
+                    )
+                continue
+            tools.append(RemoteTool(self, method, self._prefix, self._table))
+        if len(tools) > self._table.tools_max:
+            problems.append(
+                f"it has {len(tools)} methods; the first {self._table.tools_max}, tools_max, are taken: choose by "
+                "methods"
+            )
+        return tools[: self._table.tools_max], problems
+
+    # --- the way there -----------------------------------------------------------------------------------
+
+    def _opened(self) -> aio.Channel:
+        options = [
+            ("grpc.max_receive_message_length", self._table.message_bytes_max),
+            ("grpc.enable_retries", 0),
+        ]
+        credentials = self._credentials()
+        if credentials is None:
+            return aio.insecure_channel(self._table.address, options)
+        return aio.secure_channel(self._table.address, credentials, options)
+
+    def _credentials(self) -> grpc.ChannelCredentials | None:
+        if not self._table.tls:
+            return None
+        ca = self._table.tls_ca
+        return grpc.ssl_channel_credentials(None if ca is None else ca.read_bytes())
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """Read anew for each call. Raises SecretError."""
+        secrets = secrets_of(self._table.headers, f"{self.source}.headers")
+        return tuple((name.lower(), value) for name, value in secrets.items())
+
+
+class RemoteTool:
+    """One method, as the runner knows tools."""
+
+    def __init__(
+        self, service: RemoteService, method: MethodDescriptor, prefix: str, table: GrpcTable
+    ) -> None:
+        self.name: Final = prefix + method.name
+        self.description: Final = f"The method {method.name} of {method.containing_service.full_name}"
+        self.parameters_schema: Final = schema_of(method.input_type)
+        self.limits: Final = ToolLimits(table.timeout_s, table.output_bytes, table.concurrency)
+        self.is_idempotent: Final = method.name in table.idempotent
+        self.source: Final = service.source
+        self._service = service
+        self._method = method
+
+    def __repr__(self) -> str:
+        return f"<RemoteTool {self.name} of {self.source}>"
+
+    @property
+    def is_away(self) -> bool:
+        return self._service.is_away
+
+    async def call(self, arguments: dict[str, object], context: ToolContext) -> object:
+        request = message_factory.GetMessageClass(self._method.input_type)()
+        pool = self._method.containing_service.file.pool
+        try:
+            json_format.ParseDict(arguments, request, descriptor_pool=pool)
+        except json_format.ParseError as error:
+            raise ToolArgumentsError(" ".join(str(error).split())[:300]) from None
+        answer = await self._service.call(self._method, request, context)
+        try:
+            return json_format.MessageToDict(answer, preserving_proto_field_name=True, descriptor_pool=pool)
+        except (TypeError, ValueError) as error:
+            raise ToolError(f"the server's answer has no JSON form: {said(error)[:200]}") from None
+
+
+@asynccontextmanager
+async def _asking(
+    channel: aio.Channel, metadata: tuple[tuple[str, str], ...]
+) -> AsyncIterator[Callable[..., Any]]:
+    """A conversation with the server's reflection."""
+    # The stubs' types know the other kind of channel alone.
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast("grpc.Channel", channel))
+    call = stub.ServerReflectionInfo(metadata=metadata)
+
+    async def ask(**what: str) -> list[bytes]:
+        await call.write(reflection_pb2.ServerReflectionRequest(**what))  # type: ignore[arg-type]  # one of its texts
+        answer = await call.read()
+        if not isinstance(answer, reflection_pb2.ServerReflectionResponse):
+            # The call has ended; its status says why.
+            raise ToolLoadError(f"its reflection ended: {await call.details() or await call.code()}")
+        if answer.HasField("error_response"):
+            raise ToolLoadError(f"its reflection says: {answer.error_response.error_message[:200]}")
+        return list(answer.file_descriptor_response.file_descriptor_proto)
+
+    try:
+        yield ask
+    finally:
+        call.cancel()
+
+
+async def _described(
+    channel: aio.Channel, service: str, metadata: tuple[tuple[str, str], ...]
+) -> list[bytes]:
+    """The files of the service, as far as its server tells them."""
+    found: dict[str, bytes] = {}
+    async with _asking(channel, metadata) as ask:
+        waiting = await ask(file_containing_symbol=service)
+        while waiting:
+            data = waiting.pop()
+            file = FileDescriptorProto.FromString(data)
+            if file.name in found:
+                continue
+            found[file.name] = data
+            if len(found) > FILES_MAX:
+                raise ToolLoadError(f"its description has over {FILES_MAX:,} files")
+            told = {FileDescriptorProto.FromString(each).name for each in waiting}
+            for name in file.dependency:
+                if name not in found and name not in told and _standard(name) is None:
+                    waiting += await ask(file_by_filename=name)
+    return list(found.values())
+
+
+def _standard(name: str) -> bytes | None:
+    """A file that comes with protobuf."""
+    if not name.startswith("google/protobuf/"):
+        return None
+    try:
+        return descriptor_pool.Default().FindFileByName(name).serialized_pb
+    except KeyError:
+        return None
+
+
+def _failure(error: aio.AioRpcError) -> ToolError:
+    code = error.code()
+    text = f"the server answered {code.name}: {' '.join((error.details() or '').split())[:500]}"
+    if code is StatusCode.INVALID_ARGUMENT:
+        return ToolArgumentsError(text)
+    if code in _DENIED:
+        return ToolDenied(text)
+    return ToolError(text, retryable=code in _LATER)
+
+
+def _reason(error: Exception, connect_s: float) -> str:
+    if isinstance(error, aio.AioRpcError):
+        return f"{error.code().name}: {' '.join((error.details() or '').split())[:200]}"
+    if isinstance(error, TimeoutError):
+        return f"it did not answer within {connect_s:g} s"
+    if isinstance(error, KeyError):
+        return "its reflection does not tell of the service"
+    return str(error)[:200] if isinstance(error, ToolLoadError | SecretError) else said(error)[:200]
+
+
+def _ascii(text: str) -> str:
+    return "".join(each if each.isascii() and each.isprintable() else "?" for each in text)
