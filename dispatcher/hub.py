@@ -237,6 +237,7 @@ class Hub:
             timeout_s=None if call.timeout_ms is None else call.timeout_ms / 1000,
             user_id=effect.user_id,
             agent=effect.agent,
+            session_agent=effect.session_agent,
         )
         outcome = await self._tools.run(request)
         failure = None

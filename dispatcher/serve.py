@@ -71,8 +71,10 @@ from dispatcher.rpc.interceptors import MetricsInterceptor
 from dispatcher.settings import Loaded, Settings, parse_address
 from dispatcher.signed_tokens import SignedTokens
 from dispatcher.signing_keys import KeyLimits, KeysError, SigningKeys
+from dispatcher.tables import of_kind
 from dispatcher.tools.contract import Tool, ToolLoadError
 from dispatcher.tools.loading import load_tools
+from dispatcher.tools.rules import Rules
 from dispatcher.tools.runner import ToolRunner
 from dispatcher.tools.sources import Sources, sources_of
 from dispatcher.tools.station import RunnerLimits
@@ -214,7 +216,8 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     # A series more for each that there is, of when it began: nobody asks for those.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no type for it
     metrics = Metrics()
-    runner = ToolRunner(tools, _runner_limits(settings), observe=metrics.tool_called)
+    rules = Rules(of_kind(loaded.tables, "tool"))
+    runner = ToolRunner(tools, _runner_limits(settings), observe=metrics.tool_called, rules=rules)
     sources = sources_of(loaded.tables, runner)
     leaving = Leaving(settings.drain_deadline_s)
     try:
@@ -247,6 +250,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
                     gc.freeze()
                     gc.set_threshold(*GC_THRESHOLDS)
                     _announce(serving.bound, web.url, metrics_url, runner)
+                    _miss_tools(rules, runner)
                     await leaving.wanted.wait()
                     await _drain(hub, (serving, web), leaving)
             hub.close()
@@ -581,6 +585,14 @@ def _metrics_server(settings: Settings, hub: Hub, metrics: Metrics, sources: Sou
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _miss_tools(rules: Rules, runner: ToolRunner) -> None:
+    """A rule with a slip in its name would leave a tool open to everybody, in silence."""
+    for name in sorted(rules.names - {offer.name for offer in runner.offers()}):
+        log.warning(
+            "tool.%s: there is no such tool, or not yet; dispatcher tools shows those that there are", name
+        )
 
 
 def _announce(bound: str, url: str, metrics_url: str, runner: ToolRunner) -> None:

@@ -1,5 +1,5 @@
 """What the tables of the settings file may say: `[mcp.NAME]`, `[http.NAME]`, `[grpc.NAME]`, one for each
-server that tools come from.
+server that tools come from, and `[tool.NAME]`, the rules for one tool.
 
 Knows what a table looks like and what contradicts itself within one; reads secrets when asked to, each time anew, so
 that a file that was rotated is taken up. Starts nothing. `settings.py` loads the tables, `serve.py` builds from them.
@@ -282,8 +282,23 @@ class GrpcTable(Source):
         return self
 
 
+class ToolTable(Table):
+    """`[tool.NAME]`: rules for one tool, wherever it comes from."""
+
+    # By the agent that the session is with, and by the session's user. None: everybody; empty: nobody.
+    agents: list[Word] | None = Field(default=None, max_length=1000)
+    users: list[Word] | None = Field(default=None, max_length=10_000)
+    calls_per_minute_max: int | None = Field(default=None, ge=1, le=1_000_000)
+    dry_run: bool = False
+
+
 # By the word in front of the name.
-TABLES: Final[Mapping[str, type[Table]]] = {"mcp": McpTable, "http": HttpTable, "grpc": GrpcTable}
+TABLES: Final[Mapping[str, type[Table]]] = {
+    "mcp": McpTable,
+    "http": HttpTable,
+    "grpc": GrpcTable,
+    "tool": ToolTable,
+}
 
 
 def secrets_of(values: Mapping[str, Secret], where: str, *, is_header: bool = True) -> dict[str, str]:

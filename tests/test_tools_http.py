@@ -329,6 +329,20 @@ async def test_what_may_change_something_is_not_sent_elsewhere() -> None:
         assert service.received[-1].method == "GET"
 
 
+@asynchronous
+async def test_a_redirect_that_leaves_https_is_refused_before_its_name_is_looked_up() -> None:
+    async with http_service() as service:
+        resolve = Changing(["127.0.0.1"], ["127.0.0.1"])
+        async with using(service, lambda listed: Guard(listed, resolve)) as runner:
+            service.moves_to = "http://shop.example/v1/answers/text"
+            outcome = await answer(runner, "302")
+            assert (
+                message_of(outcome)
+                == "http://shop.example is not https; only hosts in allow_hosts may be without"
+            )
+            assert {host for host, _ in resolve.asked} == {"127.0.0.1"}
+
+
 @needs_openssl
 @asynchronous
 async def test_a_certificate_is_for_the_name_although_an_address_is_connected_to(tmp_path: Path) -> None:

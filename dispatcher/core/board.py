@@ -341,7 +341,11 @@ class Board:
             self.timers.cancel(("unwatched", session.session_id))
 
     def run_tool(self, session: Session, call: Call) -> None:
-        self.out.append(RunTool(session.session_id, call.attempt, call.agent, session.user_id, call.request))
+        self.out.append(
+            RunTool(
+                session.session_id, call.attempt, call.agent, session.user_id, call.request, session.agent
+            )
+        )
 
     # --- slots and the queue -----------------------------------------------------------------------------
 

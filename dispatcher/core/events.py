@@ -287,9 +287,12 @@ class Send(NamedTuple):
 class RunTool(NamedTuple):
     session_id: str
     attempt: int
+    # Path of the sub-agent that asks; empty for the root agent.
     agent: str
     user_id: str
     call: ToolCall
+    # The name of the agent that the session is with.
+    session_agent: str = ""
 
 
 class CancelTools(NamedTuple):

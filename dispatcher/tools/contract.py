@@ -104,6 +104,8 @@ class ToolRequest:
     user_id: str
     # Path of the sub-agent that asks; empty for the root agent.
     agent: str
+    # The name of the agent that the session is with.
+    session_agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

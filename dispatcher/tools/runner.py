@@ -1,8 +1,8 @@
 """Runs tools: one request in, exactly one outcome out, within every limit.
 
-The order of a call: is there such a tool; are the arguments JSON and do they fit; is there a place; then it
-runs, bounded in time and output. Nothing has run when one of the first three says no. That a call is run at
-most once is the ledger's promise: the runner runs what it is asked.
+The order of a call: is there such a tool; may this agent and user call it; are the arguments JSON and do they fit; is
+it not too often; is there a place; then it runs, bounded in time and output. Nothing has run when one of these says no.
+That a call is run at most once is the ledger's promise: the runner runs what it is asked.
 
 Called by the hub, from one event loop. Not from several threads.
 """
@@ -29,6 +29,7 @@ from dispatcher.tools.contract import (
 )
 from dispatcher.tools.places import PlacesClosedError, PlacesFullError
 from dispatcher.tools.result import encode, encode_if_short
+from dispatcher.tools.rules import Rules
 from dispatcher.tools.station import RunnerLimits, Station, ToolStats
 from dispatcher.tools.stations import Stations
 from dispatcher.tools.threads import Threads
@@ -52,11 +53,17 @@ class ToolRunner:
     """All tools on offer. Made before the loop runs or in it; used in one loop."""
 
     def __init__(
-        self, tools: Iterable[Tool], limits: RunnerLimits | None = None, *, observe: Observe | None = None
+        self,
+        tools: Iterable[Tool],
+        limits: RunnerLimits | None = None,
+        *,
+        observe: Observe | None = None,
+        rules: Rules | None = None,
     ) -> None:
         """Raises ToolLoadError: a name twice or unfit, a schema that is invalid or refers to elsewhere."""
         self._limits = limits or RunnerLimits()
         self._observe = observe
+        self._rules = rules or Rules()
         self._threads = Threads(self._limits.threads, self._limits.waiting)
         # For checking long arguments and writing long results: a thread that no tool can hold up.
         self._paperwork = Threads(1, self._limits.waiting, "tool-json")
@@ -162,7 +169,11 @@ class ToolRunner:
         allowed_s = _shorter(station.timeout_s, request.timeout_s)
         deadline = asked_at + allowed_s
         try:
+            self._rules.require_may(request)
             arguments = await self._checked(station, request, deadline)
+            if self._rules.is_dry(request.tool_name):
+                return ToolOutcome(await self._written(_dry(request, arguments), station.output_bytes))
+            self._rules.spend(request.tool_name, time.monotonic())
             await self._place(station, deadline)
             self._ask_breaker(station)
         except ToolError as refusal:
@@ -349,6 +360,10 @@ class ToolRunner:
             self._observe(UNKNOWN_TOOL if station is None else station.tool.name, code, seconds)
         except Exception:  # a metric that fails must not take the outcome with it
             log.exception("telling the outcome of a tool failed")
+
+
+def _dry(request: ToolRequest, arguments: dict[str, object]) -> dict[str, object]:
+    return {"dry_run": True, "tool": request.tool_name, "arguments": arguments}
 
 
 _GOING_AWAY = "the dispatcher is going away"

@@ -1,0 +1,62 @@
+"""Who may call a tool, how often, and whether it really runs: the rules of the settings' tables `[tool.NAME]`.
+
+Reads no clock; `runner.py` asks before a call runs. What a rule refuses has not run.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from dispatcher.tables import ToolTable
+from dispatcher.tools.contract import ToolDenied, ToolError, ToolRequest
+
+MINUTE_S: Final = 60.0
+
+
+class Rules:
+    """All of them, by the tool's name. A tool without one may be called by everybody, as often as there are places."""
+
+    def __init__(self, tables: Mapping[str, ToolTable] | None = None) -> None:
+        self._tables = dict(tables or {})
+        # Calls that each may still make now, and when that was so.
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Rules for {', '.join(self._tables) or 'no tool'}>"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The tools that there are rules for."""
+        return frozenset(self._tables)
+
+    def require_may(self, request: ToolRequest) -> None:
+        """Raises ToolDenied where this agent or this user may not. Says no more than that: it is read by a model."""
+        table = self._tables.get(request.tool_name)
+        if table is None:
+            return
+        if table.agents is not None and request.session_agent not in table.agents:
+            raise ToolDenied("this agent may not call it")
+        if table.users is not None and request.user_id not in table.users:
+            raise ToolDenied("this user may not have it called")
+
+    def is_dry(self, tool_name: str) -> bool:
+        """Calls are answered without being run."""
+        table = self._tables.get(tool_name)
+        return table is not None and table.dry_run
+
+    def spend(self, tool_name: str, now: float) -> None:
+        """Counts a call. Raises ToolError where there were too many in the last minute; that one does not count."""
+        table = self._tables.get(tool_name)
+        if table is None or table.calls_per_minute_max is None:
+            return
+        most = float(table.calls_per_minute_max)
+        left, then = self._left.get(tool_name, (most, now))
+        left = min(most, left + (now - then) * most / MINUTE_S)
+        if left < 1:
+            retry_s = (1 - left) * MINUTE_S / most
+            raise ToolError(
+                f"it may be called {table.calls_per_minute_max} times a minute; nothing ran: "
+                f"try again in {retry_s:.1f} s",
+                retryable=True,
+                retry_after_s=retry_s,
+            )
+        self._left[tool_name] = (left - 1, now)
