@@ -442,10 +442,11 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str]) -> None
         how: dict[str, Any] = {"metavar": metavar(name)}
         if field.annotation is bool:
             how = {"action": argparse.BooleanOptionalAction}
-        elif get_origin(field.annotation) in (list, dict):
+        elif _is_plural(name):
             how["action"] = "append"
         default = "none" if field.default in (None, "", [], {}) else _toml(field.default).strip('"')
-        text = f"{field.description} Default: {default}.".replace("%", "%%")
+        often = " May be given more than once." if _is_plural(name) else ""
+        text = f"{field.description}{often} Default: {default}.".replace("%", "%%")
         groups[title].add_argument(_flag(name), dest=name, default=None, help=text, **how)
 
 
@@ -502,6 +503,10 @@ def render(loaded: Loaded) -> str:
 
 def _extra(name: str) -> dict[str, Any]:
     return cast("dict[str, Any]", Settings.model_fields[name].json_schema_extra)
+
+
+def _is_plural(name: str) -> bool:
+    return get_origin(Settings.model_fields[name].annotation) in (list, dict)
 
 
 def _flag(name: str) -> str:
@@ -599,7 +604,7 @@ def _from_flags(arguments: argparse.Namespace) -> Told:
 
 def _from_text(name: str, text: str) -> object:
     """The value of a variable: lists are parted, all else is left to the field."""
-    if get_origin(Settings.model_fields[name].annotation) not in (list, dict):
+    if not _is_plural(name):
         return text
     separator = _extra(name)["separator"]
     items = map(str.strip, text.split(",")) if separator == "," else text.split(separator)
@@ -658,6 +663,10 @@ def _wrong_by_itself(error: ErrorDetails, origins: Mapping[str, str]) -> str:
         right = str(error["ctx"]["error"])
     else:
         right = error["msg"].removeprefix("Input ")
+    # A variable takes several with commas between them; a flag takes one.
+    is_one = _is_plural(name) and origins[name].startswith("--")
+    if is_one and _extra(name)["separator"] == "," and "," in told:
+        right += f"; for several, give {origins[name]} several times"
     return f"{origins[name]}: {told if len(told) <= 200 else told[:200] + '…'} {right}"
 
 
