@@ -48,12 +48,10 @@ class Lines:
         return [self._line()] if self._open else []
 
     def _keep(self, part: bytes) -> None:
+        self._is_long = self._is_long or len(self._open) + len(part) > self._bytes_max
         if self._is_long:
-            return
-        if len(self._open) + len(part) > self._bytes_max:
             self._open += part[: max(0, HEAD_BYTES - len(self._open))]
             del self._open[HEAD_BYTES:]
-            self._is_long = True
         else:
             self._open += part
 
