@@ -172,6 +172,19 @@ class Source(Table):
     output_bytes: int | None = Field(default=None, ge=256, le=67_108_864)
     # Those that do no more when run twice with the same key: they are run again after a crash.
     idempotent: list[Word] = Field(default_factory=list, max_length=1000)
+    tools_max: int = Field(default=100, ge=1, le=1000)
+    headers: dict[HeaderName, SecretText] = Field(default_factory=dict, max_length=100)
+    # How long the dispatcher's start waits for it.
+    start_wait_s: float = Field(default=5.0, ge=0, le=600)
+    # Between two tries to reach it, doubled each time.
+    restart_backoff_s: float = Field(default=1.0, ge=0.01, le=3600)
+    restart_backoff_max_s: float = Field(default=60.0, ge=0.01, le=86_400)
+
+    @model_validator(mode="after")
+    def _backs_off(self) -> Self:
+        if self.restart_backoff_max_s < self.restart_backoff_s:
+            raise ValueError("restart_backoff_max_s should be at least restart_backoff_s")
+        return self
 
     def prefix_of(self, name: str) -> str:
         """In front of its tools' names when the table is called `name`."""
@@ -185,16 +198,10 @@ class McpTable(Source):
     cwd: Path | None = None
     env: dict[VariableName, SecretText] = Field(default_factory=dict, max_length=1000)
     url: Url | None = None
-    headers: dict[HeaderName, SecretText] = Field(default_factory=dict, max_length=100)
     # By the server's own names; empty: all.
     tools: list[Word] = Field(default_factory=list, max_length=1000)
-    tools_max: int = Field(default=100, ge=1, le=1000)
-    # How long the dispatcher's start waits for it, then how long any try to reach it may take.
-    start_wait_s: float = Field(default=5.0, ge=0, le=600)
+    # How long any try to reach it may take.
     connect_s: float = Field(default=30.0, ge=0.1, le=600)
-    # Between two tries, doubled each time.
-    restart_backoff_s: float = Field(default=1.0, ge=0.01, le=3600)
-    restart_backoff_max_s: float = Field(default=60.0, ge=0.01, le=86_400)
     # It is asked for its tools so often, which also shows whether it is there.
     refresh_s: float = Field(default=30.0, ge=0.1, le=86_400)
     # The longest message taken from it.
@@ -208,8 +215,6 @@ class McpTable(Source):
             raise ValueError("env and cwd are for a command's process; for a url, headers carry secrets")
         if self.command and self.headers:
             raise ValueError("headers go to a url; a command gets secrets by env")
-        if self.restart_backoff_max_s < self.restart_backoff_s:
-            raise ValueError("restart_backoff_max_s should be at least restart_backoff_s")
         return self
 
 
@@ -222,26 +227,18 @@ class HttpTable(Source):
     server: Url | None = None
     # By operationId, or "GET /path"; empty: all.
     operations: list[Word] = Field(default_factory=list, max_length=1000)
-    tools_max: int = Field(default=100, ge=1, le=1000)
-    headers: dict[HeaderName, SecretText] = Field(default_factory=dict, max_length=100)
     # These may be no public addresses, and without https: a name, or a name and a port.
     allow_hosts: list[AllowedHost] = Field(default_factory=list, max_length=1000)
     tls_ca: Path | None = None
     connect_s: float = Field(default=10.0, ge=0.1, le=600)
     answer_bytes_max: int = Field(default=4_194_304, ge=256, le=1_073_741_824)
     redirects_max: int = Field(default=5, ge=0, le=20)
-    # Of a document at an address: how long the start waits for it, and how long between two tries.
-    start_wait_s: float = Field(default=5.0, ge=0, le=600)
-    restart_backoff_s: float = Field(default=1.0, ge=0.01, le=3600)
-    restart_backoff_max_s: float = Field(default=60.0, ge=0.01, le=86_400)
     document_bytes_max: int = Field(default=8_388_608, ge=256, le=1_073_741_824)
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         if "://" in self.openapi:
             _url(self.openapi)
-        if self.restart_backoff_max_s < self.restart_backoff_s:
-            raise ValueError("restart_backoff_max_s should be at least restart_backoff_s")
         if self.tls_ca is not None and not os.access(self.tls_ca, os.R_OK):
             raise ValueError("tls_ca should be a file that this user can read")
         return self
@@ -255,15 +252,10 @@ class GrpcTable(Source):
     service: Word
     # Empty: all that are no streams.
     methods: list[Word] = Field(default_factory=list, max_length=1000)
-    tools_max: int = Field(default=100, ge=1, le=1000)
     tls: bool = True
     # None: the system's.
     tls_ca: Path | None = None
-    headers: dict[HeaderName, SecretText] = Field(default_factory=dict, max_length=100)
-    start_wait_s: float = Field(default=5.0, ge=0, le=600)
     connect_s: float = Field(default=10.0, ge=0.1, le=600)
-    restart_backoff_s: float = Field(default=1.0, ge=0.01, le=3600)
-    restart_backoff_max_s: float = Field(default=60.0, ge=0.01, le=86_400)
     refresh_s: float = Field(default=60.0, ge=0.1, le=86_400)
     message_bytes_max: int = Field(default=4_194_304, ge=4096, le=1_073_741_824)
 
@@ -277,8 +269,6 @@ class GrpcTable(Source):
             raise ValueError(
                 "headers would be sent in the clear: tls = true is right, or a server of this machine"
             )
-        if self.restart_backoff_max_s < self.restart_backoff_s:
-            raise ValueError("restart_backoff_max_s should be at least restart_backoff_s")
         return self
 
 

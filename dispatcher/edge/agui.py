@@ -23,7 +23,7 @@ from dispatcher.edge.agui_stream import RunStream
 from dispatcher.edge.bodies import AnswerBody, parsed
 from dispatcher.edge.foreign import ASKING, KEY, ForeignLimits
 from dispatcher.edge.kept import kept
-from dispatcher.edge.operations import TEXT, Answer, Parameter, operation
+from dispatcher.edge.operations import DATA, Answer, Parameter, operation
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import json_body
 from dispatcher.edge.viewers import Presence, ShowResponse, Viewers
@@ -41,7 +41,7 @@ _ANSWERED: Final = frozenset({"no_such_question", "session_ended"})
 
 _RUN: Final = Answer(
     "The run's events.",
-    {"text/event-stream": {"type": "object", "required": ["data"], "properties": {"data": TEXT}}},
+    {"text/event-stream": DATA},
 )
 _RUNNING: Final = (*ASKING, "no_such_question", "session_ended")
 

@@ -108,31 +108,28 @@ class Foreign:
         WrongError when the dispatcher goes."""
         journal = self.hub.journal
         news = asyncio.Event()
-        self._waiting.add(news)
         after = 0
-        try:
-            with (
-                leaving(request, news.set) as left,
-                self.viewers.polling(session_id, news.set),
-                self.declining(session_id, really=declines),
-            ):
-                while not left.done():
-                    news.clear()
-                    page = journal.read(session_id, after, _PAGE_EVENTS)
-                    if page.head == 0:
-                        raise ProblemError("unknown_session", "the session is no longer kept")
-                    if page.entries:
-                        gathering.take(page.entries)
-                        after = page.entries[-1].event.offset
-                        await asyncio.sleep(0)
-                    if gathering.is_over:
-                        return True
-                    if self._leaving:
-                        raise _left_behind(self._leaving)
-                    if after >= page.head:
-                        await news.wait()
-        finally:
-            self._waiting.discard(news)
+        async with contextlib.AsyncExitStack() as stack:
+            left = await stack.enter_async_context(leaving(request, news.set))
+            stack.enter_context(self.viewers.polling(session_id, news.set))
+            stack.enter_context(self.declining(session_id, really=declines))
+            self._waiting.add(news)
+            stack.callback(self._waiting.discard, news)
+            while not left.done():
+                news.clear()
+                page = journal.read(session_id, after, _PAGE_EVENTS)
+                if page.head == 0:
+                    raise ProblemError("unknown_session", "the session is no longer kept")
+                if page.entries:
+                    gathering.take(page.entries)
+                    after = page.entries[-1].event.offset
+                    await asyncio.sleep(0)
+                if gathering.is_over:
+                    return True
+                if self._leaving:
+                    raise _left_behind(self._leaving)
+                if after >= page.head:
+                    await news.wait()
         return False
 
     @contextlib.contextmanager

@@ -13,7 +13,7 @@ from dispatcher.edge.native import json_bytes
 from dispatcher.edge.openai_bodies import ChatBody
 from dispatcher.edge.openai_chunks import ChatStream, Completion, Wishes, finish_reason
 from dispatcher.edge.openai_errors import Trouble, of_ending
-from dispatcher.edge.operations import TEXT, Answer, Parameter, json_answer, object_of, operation
+from dispatcher.edge.operations import DATA, TEXT, Answer, Parameter, json_answer, object_of, operation
 from dispatcher.edge.reading import json_body
 from dispatcher.hub import Hub
 
@@ -34,7 +34,6 @@ _COMPLETION = object_of(
     model=TEXT,
     choices={"type": "array", "items": {"type": "object"}},
 )
-STREAM = {"type": "object", "required": ["data"], "properties": {"data": TEXT}}
 
 
 def versions(hub: Hub) -> dict[str, dict[str, str]]:
@@ -88,7 +87,7 @@ class OpenAi:
         answers={
             200: Answer(
                 "A `chat.completion`; with `stream`, `chat.completion.chunk`s and `[DONE]`.",
-                {"application/json": _COMPLETION, "text/event-stream": STREAM},
+                {"application/json": _COMPLETION, "text/event-stream": DATA},
             )
         },
         problems=ASKING,

@@ -20,6 +20,9 @@ Schema = Mapping[str, Any]
 _ATTRIBUTE: Final = "__operation__"
 _OWN: Final = frozenset({"sessions", "agents"})
 TEXT: Final[Schema] = {"type": "string"}
+TRUTH: Final[Schema] = {"type": "string", "enum": ["true", "false"]}
+# Of each event of a stream in another client's dialect, which only that client reads.
+DATA: Final[Schema] = {"type": "object", "required": ["data"], "properties": {"data": TEXT}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,12 +37,8 @@ async def poll(
     told = [notice_json(session_id, notice) for notice in notices]
     news = asyncio.Event()
     ended = False
-    with (
-        viewers.polling(session_id, news.set),
-        leaving(request, news.set) as left,
-        contextlib.suppress(TimeoutError),
-    ):
-        async with asyncio.timeout(wait_s):
+    with viewers.polling(session_id, news.set), contextlib.suppress(TimeoutError):
+        async with leaving(request, news.set) as left, asyncio.timeout(wait_s):
             while not left.done():
                 page = journal.read(session_id, after, EVENTS_MAX)
                 shown, after, ended = _taken(session_id, journal.epoch, page, after, thoughts=thoughts)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
@@ -101,8 +101,8 @@ def count(request: Request, name: str, default: int, most: int, least: int = 1) 
     return value
 
 
-@contextlib.contextmanager
-def leaving(request: Request, tell: Callable[[], None]) -> Iterator["asyncio.Future[None]"]:
+@contextlib.asynccontextmanager
+async def leaving(request: Request, tell: Callable[[], None]) -> AsyncIterator["asyncio.Future[None]"]:
     """Notices that the client of a request that has said all has gone: it is done then, and `tell` is called."""
     left = asyncio.ensure_future(_left(request))
     left.add_done_callback(lambda _: tell())
@@ -110,6 +110,7 @@ def leaving(request: Request, tell: Callable[[], None]) -> Iterator["asyncio.Fut
         yield left
     finally:
         left.cancel()
+        await asyncio.wait([left])
 
 
 async def _left(request: Request) -> None:

@@ -12,10 +12,10 @@ from dispatcher.edge.bodies import parsed
 from dispatcher.edge.foreign import ASKING, KEY, Foreign, ForeignStream, may_think
 from dispatcher.edge.kept import kept
 from dispatcher.edge.native import json_bytes
-from dispatcher.edge.openai import STREAM, address, stamped, told
+from dispatcher.edge.openai import address, stamped, told
 from dispatcher.edge.openai_errors import of_ending
 from dispatcher.edge.openai_parts import wrong
-from dispatcher.edge.operations import TEXT, Answer, Parameter, json_answer, object_of, operation
+from dispatcher.edge.operations import DATA, TEXT, TRUTH, Answer, Parameter, json_answer, object_of, operation
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import count, flag, json_body
 from dispatcher.edge.responses_bodies import DECLINES, REASONING, ResponseBody
@@ -35,7 +35,7 @@ _RESPONSE: Final = object_of(
     model=TEXT,
     output={"type": "array", "items": {"type": "object"}},
 )
-_RESPONSE_OR_STREAM: Final = {"application/json": _RESPONSE, "text/event-stream": STREAM}
+_RESPONSE_OR_STREAM: Final = {"application/json": _RESPONSE, "text/event-stream": DATA}
 _ID: Final = Parameter("response_id", "path", "The response's id.")
 
 
@@ -97,9 +97,7 @@ class Responses:
     @operation(
         parameters=(
             _ID,
-            Parameter(
-                "stream", "query", "Its events instead.", {"type": "string", "enum": ["true", "false"]}
-            ),
+            Parameter("stream", "query", "Its events instead.", TRUTH),
             Parameter(
                 "starting_after",
                 "query",

@@ -13,7 +13,7 @@ from dispatcher.core.endings import Refusal
 from dispatcher.core.session import Session
 from dispatcher.edge.bodies import AddMessageBody, AnswerBody, AskBody, StopBody, parsed
 from dispatcher.edge.kept import kept
-from dispatcher.edge.operations import TEXT, Answer, Parameter, json_answer, object_of, operation
+from dispatcher.edge.operations import TEXT, TRUTH, Answer, Parameter, json_answer, object_of, operation
 from dispatcher.edge.poll import poll
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import BodyLimits, count, flag, json_body, number
@@ -47,7 +47,6 @@ _SESSION: Final = Parameter("session_id", "path", "The session's id.")
 _CURSOR: Final = "The last event already seen, `epoch:offset`. Without one: from the first."
 _CURSOR_FORM: Final = {"type": "string", "pattern": "^[A-Za-z0-9-]{0,64}:[0-9]{1,19}$"}
 _KEY_FORM: Final = {"type": "string", "maxLength": 256}
-_TRUTH: Final = {"type": "string", "enum": ["true", "false"]}
 _GONE: Final = ("unknown_session",)
 _STREAM: Final = Answer(
     "Server-sent events: `id` is the cursor, `event` the kind, `data` an Event. Ends behind `ended`, or behind "
@@ -122,7 +121,7 @@ class Sessions:
             _SESSION,
             Parameter("last-event-id", "header", _CURSOR, _CURSOR_FORM),
             Parameter("cursor", "query", _CURSOR, _CURSOR_FORM),
-            Parameter("include_thoughts", "query", "Thoughts, too, where the caller may have them.", _TRUTH),
+            Parameter("include_thoughts", "query", "Thoughts, too, where the caller may have them.", TRUTH),
             Parameter(
                 "wait",
                 "query",
@@ -187,7 +186,7 @@ class Sessions:
 
     @operation(
         parameters=(
-            Parameter("live", "query", "Only those that have not ended.", _TRUTH),
+            Parameter("live", "query", "Only those that have not ended.", TRUTH),
             Parameter(
                 "limit", "query", "At most so many.", {"type": "integer", "minimum": 1, "maximum": PAGE_MAX}
             ),

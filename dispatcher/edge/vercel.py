@@ -17,7 +17,7 @@ from dispatcher.core.session import Session
 from dispatcher.edge.bodies import parsed
 from dispatcher.edge.foreign import ASKING, KEY, ForeignLimits
 from dispatcher.edge.kept import kept
-from dispatcher.edge.operations import TEXT, Answer, Parameter, json_answer, object_of, operation
+from dispatcher.edge.operations import DATA, TRUTH, Answer, Parameter, json_answer, object_of, operation
 from dispatcher.edge.problems import ProblemError
 from dispatcher.edge.reading import flag, json_body
 from dispatcher.edge.sessions import answered
@@ -37,7 +37,7 @@ SEARCHED_MAX: Final = 20_000
 _CHAT: Final = Parameter("chat_id", "path", "The chat's id, as its client made it.")
 _STREAM: Final = Answer(
     "The UI message stream.",
-    {"text/event-stream": {"type": "object", "required": ["data"], "properties": {"data": TEXT}}},
+    {"text/event-stream": DATA},
 )
 
 
@@ -100,7 +100,7 @@ class VercelChats:
                 "ended",
                 "query",
                 "That of a session that has ended, too.",
-                {"type": "string", "enum": ["true", "false"]},
+                TRUTH,
             ),
         ),
         answers={200: _STREAM, 204: Answer("There is nothing to resume.")},
