@@ -176,6 +176,16 @@ async def test_thoughts_need_the_permission_and_the_wish(dispatcher: DispatcherP
 
 
 @asynchronous
+async def test_what_a_user_asks_on_a_websocket_counts_as_well(tmp_path: Path) -> None:
+    with knowing(tmp_path, *HTTP, "--user-requests-per-minute-max", "5") as dispatcher:
+        async with talking(dispatcher.url, additional_headers=_as("bob")) as client:
+            codes = [(await client.refused("stop", session_id="s"))["code"] for _ in range(8)]
+    # The handshake was one; a busy machine may take long enough for another to be due.
+    assert codes[:4] == ["unknown_session"] * 4
+    assert "too_many_requests" in codes[4:]
+
+
+@asynchronous
 async def test_a_user_has_so_many_open_and_asks_so_often(tmp_path: Path) -> None:
     flags = (*HTTP, "--user-connections-max", "2", "--user-requests-per-minute-max", "60")
     with knowing(tmp_path, *flags) as dispatcher:
