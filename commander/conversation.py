@@ -123,6 +123,8 @@ class Request:
     published: Published | None = None
     traceparent: str = ""
     tracestate: str = ""
+    # What ids have to begin with that viewers see.
+    id_prefix: str = ""
 
     @property
     def text(self) -> str:

@@ -117,11 +117,14 @@ class Crossing:
         arguments: Mapping[str, object],
         timeout_s: float | None,
         idempotency_key: str,
+        *,
+        to_agent: bool = False,
     ) -> tuple[str, Future[ToolAnswer]]:
-        """Asks for a tool: the call's id, and what its answer settles. InvalidArguments before anything goes."""
+        """Asks for a tool, or for an agent: the call's id, and what its answer settles. InvalidArguments before
+        anything goes."""
         self._check_open()
         call_id = self._mint("call")
-        request = sealing.tool_call(call_id, tool, arguments, timeout_s, idempotency_key)
+        request = sealing.tool_call(call_id, tool, arguments, timeout_s, idempotency_key, to_agent=to_agent)
         if request.size_bytes > self._bounds.payload_bytes_max:
             raise ToolTooLarge(
                 tool,
@@ -255,7 +258,7 @@ class Crossing:
 
     def _mint(self, kind: str) -> str:
         self._ids[kind] += 1
-        return f"{kind}-{self._ids_of[kind]}{self._ids[kind]}"
+        return f"{kind}-{self.request.id_prefix}{self._ids_of[kind]}{self._ids[kind]}"
 
     def _marked(self, room: bool, *, urgent: bool = False) -> bool:
         if not self.turn.queued:

@@ -52,7 +52,13 @@ def item(output: Output, packet_bytes_max: int, payload_bytes_max: int) -> Text 
 
 
 def tool_call(
-    call_id: str, tool: str, arguments: Mapping[str, object], timeout_s: float | None, idempotency_key: str
+    call_id: str,
+    tool: str,
+    arguments: Mapping[str, object],
+    timeout_s: float | None,
+    idempotency_key: str,
+    *,
+    to_agent: bool = False,
 ) -> Sealed:
     """A call. ToolNotFound for a name that no tool has; InvalidArguments names the argument that is no JSON."""
     _check_call(tool, idempotency_key)
@@ -62,7 +68,11 @@ def tool_call(
     except (TypeError, ValueError, RecursionError):
         raise InvalidArguments(tool, _why_no_json(arguments)) from None
     request = pb.ToolCallRequest(
-        tool_name=tool, arguments_json=arguments_json, call_id=call_id, idempotency_key=idempotency_key
+        tool_name=tool,
+        arguments_json=arguments_json,
+        call_id=call_id,
+        idempotency_key=idempotency_key,
+        to_agent=to_agent,
     )
     if timeout_s is not None:
         request.timeout_ms = max(1, min(round(timeout_s * 1000), 2**32 - 1))

@@ -160,6 +160,26 @@ class Turn(Asked):
         """A language model of the settings; without a name the default one. ModelFailed lists those there are."""
         return self._models.model(name, self.emit)
 
+    async def delegate(
+        self,
+        agent: str,
+        text: str = "",
+        *,
+        messages: Sequence[Message] = (),
+        agent_version: str = "",
+        metadata: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> str:
+        """What another agent answers, on whatever commander: its text. It is asked `text`, or the `messages` of a
+        conversation, with this request's metadata and `metadata`; its events are seen under this turn's. It is stopped
+        with this turn and may use what this one has left. Raises a ToolFailed, whose `tool` is the agent's name."""
+        task = delegated_task(text, messages, agent_version, metadata)
+        call_id, answer = self._crossing.call(agent, task, timeout_s, "", to_agent=True)
+        try:
+            return _answered_text(agent, await asyncio.wrap_future(answer))
+        finally:
+            self._crossing.turn.abandon(call_id)
+
     async def call_tool(self, name: str, /, **arguments: object) -> Any:
         """What the tool returns, parsed from JSON. Raises a ToolFailed. Several may run at once (gather)."""
         return await self.call_tool_with(name, arguments)
@@ -228,6 +248,24 @@ class BlockingTurn(Asked):
                 crossing.room().result()
             _emit(crossing, output)
 
+    def delegate(
+        self,
+        agent: str,
+        text: str = "",
+        *,
+        messages: Sequence[Message] = (),
+        agent_version: str = "",
+        metadata: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> str:
+        """As `Turn.delegate`; blocks until the other agent has answered."""
+        task = delegated_task(text, messages, agent_version, metadata)
+        call_id, answer = self._crossing.call(agent, task, timeout_s, "", to_agent=True)
+        try:
+            return _answered_text(agent, answer.result())
+        finally:
+            self._crossing.turn.abandon(call_id)
+
     def call_tool(self, name: str, /, **arguments: object) -> Any:
         """What the tool returns, parsed from JSON. Raises a ToolFailed."""
         return self.call_tool_with(name, arguments)
@@ -290,6 +328,34 @@ def not_sayable(how: str, output: object) -> TypeError:
         f"an agent {how} {type(output).__name__} {str(output)[:80]!r}; it may be a str, or what"
         " turn.content, .thought, .progress, .artifact, .embedding or .usage makes"
     )
+
+
+def delegated_task(
+    text: str, messages: Sequence[Message], agent_version: str, metadata: Mapping[str, str] | None
+) -> dict[str, object]:
+    """What another agent is asked, as a call's arguments. Raises ValueError."""
+    if bool(text) == bool(messages):
+        raise ValueError("an agent is asked with either a text, or messages")
+    task: dict[str, object] = {"text": text} if text else {"messages": [_said(each) for each in messages]}
+    if agent_version:
+        task["agent_version"] = agent_version
+    if metadata:
+        task["metadata"] = dict(metadata)
+    return task
+
+
+def _said(message: Message) -> dict[str, str]:
+    if message.role == "tool" or not all(isinstance(part, str) for part in message.parts):
+        raise ValueError("another agent can be told messages of text alone, and none of tools")
+    return {"role": message.role, "text": message.text}
+
+
+def _answered_text(agent: str, answer: ToolAnswer) -> str:
+    match _tool_result(agent, answer):
+        case {"text": str(text)}:
+            return text
+        case other:  # of a dispatcher that has a tool of that name, and knows of no agents
+            return other if isinstance(other, str) else json.dumps(other, ensure_ascii=False)
 
 
 def _tool_result(tool: str, answer: ToolAnswer) -> object:

@@ -37,6 +37,8 @@ TOOL_ERROR_CODES: Final[Mapping[int, str]] = {
     pb.TOOL_ERROR_CODE_TOO_LARGE: "too_large",
     pb.TOOL_ERROR_CODE_UNKNOWN_OUTCOME: "unknown_outcome",
 }
+# Ids have up to 128 characters, of which ours take the rest.
+_PREFIX_CHARS_MAX: Final = 64
 ROLES: Final[Mapping[int, Role]] = {
     pb.ROLE_SYSTEM: "system",
     pb.ROLE_USER: "user",
@@ -59,6 +61,7 @@ def request(packet: pb.DownstreamPacket, now: float) -> Request:
         published=_published(wire.published) if wire.HasField("published") else None,
         traceparent=wire.trace_context.traceparent,
         tracestate=wire.trace_context.tracestate,
+        id_prefix=wire.id_prefix[:_PREFIX_CHARS_MAX],
     )
 
 

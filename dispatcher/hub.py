@@ -15,19 +15,14 @@ from typing import Any, Protocol
 from dispatcher.core import events
 from dispatcher.core.events import Effect, Event, Reply
 from dispatcher.core.mark import Mark
-from dispatcher.core.packets import PART, Signal, ToolFailure, ToolOutcome
+from dispatcher.core.packets import Signal
 from dispatcher.core.router import Router
 from dispatcher.journal import Journal
 from dispatcher.metrics import Metrics
-from dispatcher.readable import readable
-from dispatcher.tools.contract import ToolRequest
-from dispatcher.tools.runner import ToolRunner
 
 log = logging.getLogger(__name__)
 
 _TIMER_STEP_S = 0.001
-# A tool may say anything; on the wire it is a number of milliseconds.
-_RETRY_AFTER_S_MAX = 604_800.0
 # What tells somebody outside, or begins what can't be undone.
 _WHEN_KEPT = frozenset({events.Send, events.RunTool, events.CancelTools, events.CloseLink, events.Leave})
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -42,6 +37,13 @@ class LinkStream(Protocol):
         """Ends the stream with this status after what waits was written."""
 
 
+class RunsCalls(Protocol):
+    """What runs calls of tools."""
+
+    async def run(self, effect: events.RunTool) -> Event:
+        """What it has come to. Ends soon when it is cancelled."""
+
+
 class Hub:
     """Between the shells and the core. `idle` is called when the last session of a draining dispatcher ends."""
 
@@ -49,20 +51,20 @@ class Hub:
         self,
         router: Router,
         journal: Journal,
-        tools: ToolRunner,
+        calls: RunsCalls,
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
         idle: Callable[[], None],
     ) -> None:
         self.router = router
         self.journal = journal
-        self._tools = tools
+        self._calls = calls
         self._metrics = metrics
         self._tasks = tasks
         self._idle = idle
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, LinkStream] = {}
-        self._calls: dict[tuple[str, int], set[asyncio.Task[None]]] = {}
+        self._running: dict[tuple[str, int], set[asyncio.Task[None]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         # The deadline that the timer is for, and when it is to fire: not in the past, as a deadline may be.
         self._armed_for = 0.0
@@ -91,7 +93,7 @@ class Hub:
         }
 
     def __repr__(self) -> str:
-        calls = sum(len(tasks) for tasks in self._calls.values())
+        calls = sum(len(tasks) for tasks in self._running.values())
         return f"<Hub {self.router!r}, {len(self._links)} streams, {calls} tool calls>"
 
     def submit(self, event: Event) -> Reply | None:
@@ -134,7 +136,7 @@ class Hub:
         """No more deadlines; tool calls that still run are cancelled."""
         if self._timer is not None:
             self._timer.cancel()
-        for tasks in self._calls.values():
+        for tasks in self._running.values():
             for task in tasks:
                 task.cancel()
 
@@ -214,47 +216,22 @@ class Hub:
     def _run_tool(self, effect: events.RunTool) -> None:
         key = (effect.session_id, effect.attempt)
         task = self._tasks.create_task(self._call(effect), name=f"tool {effect.call.tool_name}")
-        running = self._calls.setdefault(key, set())
+        running = self._running.setdefault(key, set())
         running.add(task)
         task.add_done_callback(lambda done: self._call_over(key, done))
 
     def _call_over(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
-        running = self._calls.get(key)
+        running = self._running.get(key)
         if running is not None:
             running.discard(task)
             if not running:
-                del self._calls[key]
+                del self._running[key]
 
     async def _call(self, effect: events.RunTool) -> None:
-        call = effect.call
-        request = ToolRequest(
-            session_id=effect.session_id,
-            attempt=effect.attempt,
-            call_id=call.call_id,
-            tool_name=call.tool_name,
-            arguments_json=call.arguments_json,
-            idempotency_key=call.idempotency_key,
-            timeout_s=None if call.timeout_ms is None else call.timeout_ms / 1000,
-            user_id=effect.user_id,
-            agent=effect.agent,
-            session_agent=effect.session_agent,
-        )
-        outcome = await self._tools.run(request)
-        failure = None
-        if outcome.error is not None:
-            error = outcome.error
-            retry_after_s = (
-                None if error.retry_after_s is None else min(error.retry_after_s, _RETRY_AFTER_S_MAX)
-            )
-            retry_after_ms = None if retry_after_s is None else int(retry_after_s * 1000)
-            failure = ToolFailure(error.code, error.message, error.retryable, retry_after_ms)
-        answer = ToolOutcome(outcome.result_json, failure)
-        said = (readable(outcome.result_json), failure.message if failure is not None else "")
-        text = PART.join(filter(None, said))
-        self.submit(events.ToolFinished(effect.session_id, effect.attempt, call.call_id, answer, text))
+        self.submit(await self._calls.run(effect))
 
     def _cancel_tools(self, effect: events.CancelTools) -> None:
-        for task in self._calls.get((effect.session_id, effect.attempt), ()):
+        for task in self._running.get((effect.session_id, effect.attempt), ()):
             task.cancel()
 
     def _forget(self, effect: events.Forget) -> None:

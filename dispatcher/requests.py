@@ -147,7 +147,7 @@ class Requests:
 
     def _require_fitting(self, session_id: str, question_id: str, value_json: str) -> None:
         """Raises WrongError for an answer that its question does not allow; the question stays open."""
-        session = self._hub.router.sessions.get(session_id)
+        session = self._hub.router.asking(session_id, question_id)
         question = session.questions.get(question_id) if session else None
         if question is not None:
             misfit = answers.misfit(codec.question(question.body), value_json)

@@ -29,6 +29,7 @@ from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 from starlette.routing import Route, WebSocketRoute
 
 from dispatcher import auth, logs
+from dispatcher.calls import Calls
 from dispatcher.core import events
 from dispatcher.core.events import DrainRequested, JournalChanged, LimitsChanged, ShutdownRequested
 from dispatcher.core.router import Router
@@ -72,6 +73,7 @@ from dispatcher.settings import Loaded, Settings, parse_address
 from dispatcher.signed_tokens import SignedTokens
 from dispatcher.signing_keys import KeyLimits, KeysError, SigningKeys
 from dispatcher.tables import of_kind
+from dispatcher.tools.agent import agent_tools
 from dispatcher.tools.contract import Tool, ToolLoadError
 from dispatcher.tools.loading import load_tools
 from dispatcher.tools.rules import Rules
@@ -107,7 +109,7 @@ def run(loaded: Loaded) -> int:
     settings = loaded.settings
     logs.configure(settings.log_format, settings.log_level)
     try:
-        tools = load_tools(settings.tools)
+        tools = [*load_tools(settings.tools), *agent_tools(of_kind(loaded.tables, "agent"))]
         with asyncio.Runner(loop_factory=_loop_factory(settings.event_loop)) as runner:
             return _enduring(runner.get_loop(), _serve_and_leave(loaded, tools))
     except (StartError, ToolLoadError, auth.TokensError) as error:
@@ -222,10 +224,11 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     leaving = Leaving(settings.drain_deadline_s)
     try:
         async with sources, _access(settings) as access, asyncio.TaskGroup() as tasks:
+            router = Router(core_limits(settings, deny, _told_bytes(runner)))
             hub = Hub(
-                Router(core_limits(settings, deny, _told_bytes(runner))),
+                router,
                 keeping.journal,
-                runner,
+                Calls(runner, lambda: router.sessions, settings.request_bytes_max),
                 metrics,
                 tasks,
                 leaving.idle,

@@ -554,6 +554,12 @@ class Settings(BaseModel):
     )
     tool_open_s: float = limit(TOOLS, 30.0, "So long; then one call may try.", 0.05, 3600)
     session_tools_running_max: int = limit(TOOLS, 16, "Calls of one session at once; more wait.", 1, 10_000)
+    delegation_levels_max: int = limit(
+        TOOLS, 4, "How many agents may have asked each other, one below the other. 0: none may ask.", 0, 16
+    )
+    delegated_answer_bytes_max: int = limit(
+        TOOLS, 262_144, "The longest answer of an agent to another.", 256, 67_108_864
+    )
 
     log_format: Literal["text", "json"] = setting(LOGS, "text", "text for people, json for collectors.")
     log_level: Literal["debug", "info", "warning", "error"] = setting(

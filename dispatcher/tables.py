@@ -272,6 +272,16 @@ class GrpcTable(Source):
         return self
 
 
+class AgentTable(Table):
+    """`[agent.NAME]`: an agent that is offered to others as the tool NAME."""
+
+    agent: Word
+    agent_version: str = ""
+    # What it can be asked for, as models read it.
+    description: Word
+    timeout_s: float = Field(default=600.0, ge=0.05, le=86_400)
+
+
 class ToolTable(Table):
     """`[tool.NAME]`: rules for one tool, wherever it comes from."""
 
@@ -287,6 +297,7 @@ TABLES: Final[Mapping[str, type[Table]]] = {
     "mcp": McpTable,
     "http": HttpTable,
     "grpc": GrpcTable,
+    "agent": AgentTable,
     "tool": ToolTable,
 }
 

@@ -36,6 +36,7 @@ NUMBERS = [name for name, field in FIELDS.items() if field.annotation in (int, f
 UNITS = {
     "ATTEMPTS",
     "FAILURES",
+    "LEVELS",
     "SPEAKERS",
     "TOKENS",
     "SECONDS",

@@ -26,6 +26,7 @@ PURE = {
     "functools",
     "heapq",
     "itertools",
+    "json",
     "math",
     "typing",
     "zlib",

@@ -90,6 +90,7 @@ def bare(event_type: type[Any]) -> Event:
         "labels": {},
         "commander_labels": {},
         "budgets": None,
+        "delegated": None,
     }
     simple: dict[Any, object] = {
         str: "x",

@@ -7,7 +7,7 @@ one step the events of one session share one Append, placed where the first of t
 or told to a commander before it is kept.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 from math import inf
 from typing import Final
@@ -36,6 +36,7 @@ from dispatcher.core.packets import (
     Answer,
     Ended,
     ErrorReport,
+    OnRestart,
     Opened,
     Question,
     Reset,
@@ -44,13 +45,14 @@ from dispatcher.core.packets import (
     Start,
     Started,
     Stop,
+    ToolCall,
     ToolFailure,
     ToolOutcome,
     ToolResult,
 )
 from dispatcher.core.policy import PASS, Guard, Verdict
 from dispatcher.core.quota import Quotas
-from dispatcher.core.session import Session, Step, asked_bytes
+from dispatcher.core.session import AskedBelow, Session, Step, asked_bytes
 from dispatcher.core.timers import Timers
 from dispatcher.core.windows import Release
 
@@ -64,6 +66,30 @@ def unanswered(code: str, message: str) -> ToolOutcome:
 # What becomes of the calls of an attempt that is lost.
 _BEGUN: Final = unanswered("unknown_outcome", "its caller was lost while it ran; nobody knows what it did")
 _NOT_BEGUN: Final = unanswered("cancelled", "its caller was lost before it ran")
+_STOPPED: Final = unanswered(
+    "cancelled", "its caller was lost, and the session that it had asked for was stopped"
+)
+_TOLD_ALREADY: Final = "and what it has told in another session can't be taken back"
+# How those end that a session has asked for, where it ends so itself; else they are stopped.
+_INHERITED: Final = frozenset(
+    {Ending.POLICY_BLOCKED, Ending.LIMIT_EXCEEDED, Ending.DEADLINE_EXCEEDED, Ending.DETACHED, Ending.SHUTDOWN}
+)
+# Of a delegated session, what is told by the one that asked for it as well.
+_TOLD_ABOVE: Final = frozenset(
+    {
+        "content",
+        "thought",
+        "tool_call",
+        "tool_result",
+        "progress",
+        "question",
+        "answer",
+        "agent_event",
+        "artifact",
+        "embedding",
+        "usage",
+    }
+)
 
 
 class Board:
@@ -94,6 +120,11 @@ class Board:
         # Those that were kept long enough, and have viewers that may not have read the ending yet.
         self._overdue: OrderedDict[str, Session] = OrderedDict()
         self._starved: dict[str, Session] = {}
+        # What a step has yet to settle between sessions of which one has asked for the other: verdicts on what is told
+        # above, delegated sessions that have ended, and those that nobody waits for any more, with how they end.
+        self.verdicts_above: deque[tuple[Session, Verdict]] = deque()
+        self.delegated_over: deque[Session] = deque()
+        self.orphans: deque[tuple[str, Ending, str, Stop | None]] = deque()
         # The step under way: its time, its effects, and each session's events in it.
         self.now = 0.0
         self.out: list[Effect] = []
@@ -119,6 +150,8 @@ class Board:
             self.out.append(Append(session.session_id, events))
         events.append(event)
         session.marked = session.received
+        if session.delegated is not None:
+            self._tell_above(session, kind, agent, text, body, size)
 
     def keep_mark(self, session: Session) -> None:
         """Keeps where it stands, though there may be nothing to tell."""
@@ -126,6 +159,79 @@ class Board:
         if session.session_id not in self._open:
             self._open[session.session_id] = []
             self.out.append(Append(session.session_id, self._open[session.session_id]))
+
+    # --- delegated sessions ------------------------------------------------------------------------------
+
+    def above(self, session: Session) -> Session | None:
+        """The session that asked for this one, as long as it waits for it."""
+        asked = session.delegated
+        above = self.sessions.get(asked.session_id) if asked is not None else None
+        if asked is None or above is None or above.attempt != asked.attempt or not above.live:
+            return None
+        return above if above.children.get(asked.call_id) == session.session_id else None
+
+    def _tell_above(
+        self, session: Session, kind: str, agent: str, text: str, body: object, size: int
+    ) -> None:
+        """What a delegated session tells is told by the one that asked for it as well, under the agent's path. How it
+        begins and ends is told otherwise; see `delegation.py`."""
+        if kind == "content" and not agent:
+            session.answers(text)
+        above, asked = self.above(session), session.delegated
+        if above is None or asked is None or above.guard is None or kind not in _TOLD_ABOVE:
+            return
+        path = f"{asked.path}/{agent}" if agent else asked.path
+        verdict = PASS
+        if kind in ("content", "thought"):
+            verdict = above.guard.told_below("content" if kind == "content" else "thought", len(text))
+        elif isinstance(body, ToolCall):
+            verdict = above.guard.tool_call()
+            body = body._replace(session_id=body.session_id or session.session_id)
+        elif isinstance(body, ToolResult):
+            body = body._replace(session_id=body.session_id or session.session_id)
+        elif isinstance(body, Answer):
+            was_held = above.is_held
+            above.asked_below.pop(body.question_id, None)
+            above.heard_answer(body)
+            if was_held:
+                self.await_viewers(above)
+        if verdict is not PASS:
+            self.verdicts_above.append((above, verdict))
+            if verdict.stop is not None:
+                return
+        if kind == "content":
+            above.publish(text)
+        elif kind == "thought":
+            above.thought_chars += len(text)
+        self.emit(above, kind, path, text, body, size)
+
+    def tell_usage(self, session: Session) -> None:
+        """What a delegated session has used, the one that asked for it has used as well."""
+        above = self.above(session)
+        used, session.usage_told = session.usage.beyond(session.usage_told), session.usage
+        if above is None or above.guard is None:
+            return
+        above.usage, above.usage_below = above.usage.plus(used), above.usage_below.plus(used)
+        verdict = above.guard.used(above.usage.output_tokens)
+        if verdict is not PASS:
+            self.verdicts_above.append((above, verdict))
+        self.tell_usage(above)
+
+    def _orphan(self, session: Session, ending: Ending, message: str, stop: Stop | None = None) -> None:
+        """Nobody waits any more for what the session has asked others for."""
+        self.orphans.extend((child_id, ending, message, stop) for child_id in session.children.values())
+        session.children.clear()
+        session.asked_below.clear()
+
+    def ask_above(self, session: Session, question: Question, *, is_told_now: bool) -> None:
+        """A question of a delegated session is asked by all above it: whoever watches one of them may answer. By the
+        last event of each, or, after a restart, by one that is not known any more."""
+        while (above := self.above(session)) is not None:
+            told = question._replace(told_at=above.offset if is_told_now else 0)
+            above.asked_below[question.question_id] = AskedBelow(session.session_id, told)
+            if above.is_held:
+                self.timers.cancel(("unwatched", above.session_id))
+            session = above
 
     def send(self, link: Link, signal: Signal, *, urgent: bool = False) -> None:
         self.out.append(Send(link.link_id, signal, urgent))
@@ -152,10 +258,12 @@ class Board:
             self.now,
             running_tools_max=self.limits.session_tools_running_max,
             published_bytes_max=self.limits.published_bytes_max,
+            answer_bytes_max=self.limits.delegated_answer_bytes_max,
         )
         self.enter(session)
         self.out.append(Open(requested))
-        opened = Opened(session.agent, session.user_id, session.labels)
+        asked = session.delegated
+        opened = Opened(session.agent, session.user_id, session.labels, asked.session_id if asked else "")
         self.emit(session, "opened", "", "", opened, asked_bytes(requested))
         self.arm_policy(session)
         self.await_viewers(session)
@@ -199,6 +307,8 @@ class Board:
     ) -> None:
         """Ends a session: the fence falls, viewers get the ending, and where the agent still runs
         (`turn_over` False) its commander is told to stop it."""
+        if session.delegated is not None:
+            self.tell_usage(session)
         link, was_queued = session.link, self.queue.pop(session.session_id, None) is not None
         self.resting.pop(session.session_id, None)
         for timer in ("queue", "rest", "policy", "full", "unwatched"):
@@ -220,6 +330,11 @@ class Board:
             link.broken_off = ending not in FINISHED
         if session.ledger.running:
             self.out.append(CancelTools(session.session_id, session.attempt))
+        if session.delegated is not None:
+            self.delegated_over.append(session)
+        if session.children:
+            own = ending if ending in _INHERITED else Ending.STOPPED
+            self._orphan(session, own, f"the session that asked for it is over: {ending.value}", stop)
         session.close(ending, ended, self.now)
         session.stop_id = stop.stop_id if stop is not None else ""
         self.live -= 1
@@ -296,6 +411,8 @@ class Board:
 
     def release(self, session: Session, release: Release) -> None:
         """Text goes on that policies have let through."""
+        if not session.live:
+            return
         if release.kind == "content":
             session.publish(release.text)
             self.emit(session, "content", release.agent, release.text, None)
@@ -339,6 +456,7 @@ class Board:
         self.timers.set(("question", session.session_id, question.question_id), asked_at + wait_s)
         if session.is_held:
             self.timers.cancel(("unwatched", session.session_id))
+        self.ask_above(session, question, is_told_now=True)
 
     def run_tool(self, session: Session, call: Call) -> None:
         self.out.append(
@@ -422,6 +540,9 @@ class Board:
                 session, Ending.COMMANDER_LOST, f"{why}, and its agent is not to be run twice", turn_over=True
             )
             return
+        if self._must_not_begin_anew(session, session.on_restart):
+            self.end(session, Ending.COMMANDER_LOST, f"{why}, {_TOLD_ALREADY}", turn_over=True)
+            return
         self.out.append(Count("attempts_lost"))
         told = f"attempt {session.attempt} of at most {limits.attempts_max} is lost: {why}"
         self.out.append(Log("warning", told, session.session_id, session.attempt))
@@ -431,6 +552,11 @@ class Board:
         # It has lost its slot through no fault of its own, and may wait for one anew.
         session.queue_due = None
         self.queue_again(session, first=True)
+
+    def _must_not_begin_anew(self, session: Session, on_restart: OnRestart) -> bool:
+        """What it has said stands among what others say above it, and can't be taken back there."""
+        goes_on = on_restart == "continue" and session.may_continue()
+        return session.delegated is not None and session.touched and not goes_on
 
     def queue_again(self, session: Session, *, first: bool = False, since: float | None = None) -> None:
         """Lets a session wait for a slot, after a rest where it has lost several attempts: from now on, or `since`."""
@@ -459,8 +585,13 @@ class Board:
             self.emit(session, "answer", "", "", Answer(question_id, None, "commander_lost"))
         if session.ledger.running:
             self.out.append(CancelTools(session.session_id, session.attempt))
+        children = set(session.children)
+        if children:
+            self._orphan(session, Ending.STOPPED, "the attempt that asked for it is lost")
         for call, begun in session.ledger.lose():
             call.outcome = _BEGUN if begun else _NOT_BEGUN
+            if call.request.call_id in children:
+                call.outcome = _STOPPED
             result = ToolResult(call.request.call_id, call.request.tool_name, call.outcome)
             self.emit(session, "tool_result", call.agent, "", result)
 
@@ -480,8 +611,13 @@ class Board:
         assert requested is not None, session
         if self.queue.pop(session.session_id, None) is not None:
             self.timers.cancel(("queue", session.session_id))
-        session.advance(Step.TAKE)
         on_restart = commander.on_restart(session.agent, requested.agent_version)
+        if self._must_not_begin_anew(session, on_restart):
+            self.end(
+                session, Ending.COMMANDER_LOST, f"its commander was lost, {_TOLD_ALREADY}", turn_over=True
+            )
+            return
+        session.advance(Step.TAKE)
         goes_on = on_restart == "continue" and session.may_continue()
         is_reset = session.touched and not goes_on
         session.begin_attempt(commander.commander_id, commander.link, self.now, goes_on=goes_on)
@@ -523,6 +659,7 @@ class Board:
             self.limits.credit_bytes,
             requested.request,
             session.published,
+            session.id_prefix,
         )
         self.send(link, Signal(start, session.session_id, session.attempt))
         for signal in session.owed:
@@ -587,9 +724,11 @@ class Board:
         return not self._full(session)
 
     def _full(self, session: Session) -> bool:
+        above = self.above(session)
         return (
             session.kept_bytes >= self.limits.journal_session_bytes
             or self.kept_bytes >= self.limits.journal_bytes
+            or (above is not None and self._full(above))
         )
 
     def check_room(self, session: Session) -> None:

@@ -61,10 +61,21 @@ class SignalDropped:
     limit_bytes: int
 
 
+class Delegated(NamedTuple):
+    """A call by which a session asks for another one. `path` is that of the new one's agent in the events of the one
+    that asks; the core gives it."""
+
+    session_id: str
+    attempt: int
+    call_id: str
+    path: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionRequested:
     """Somebody asks. `request` is what goes to the agent, unopened; None: nothing does. Answered by Accepted or
-    Declined."""
+    Declined. A session that is `delegated` gets its id, and all that it inherits, from the one that asks for it, and
+    that one's call is answered instead."""
 
     session_id: str
     agent: str
@@ -83,6 +94,7 @@ class SessionRequested:
     application: str = ""
     # Of what is asked, to know another request under the same key.
     request_crc32: int = 0
+    delegated: Delegated | None = None
 
 
 @dataclass(frozen=True, slots=True)

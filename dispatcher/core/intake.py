@@ -8,7 +8,7 @@ from typing import Final
 
 from dispatcher.core.board import Board
 from dispatcher.core.endings import Ending, of_error
-from dispatcher.core.events import Count, Log, Measure, PacketsReceived, SessionRequested
+from dispatcher.core.events import Count, Log, Measure, PacketsReceived, SessionRequested, ToolFinished
 from dispatcher.core.fleet import Link, SlotState
 from dispatcher.core.ledger import Asked
 from dispatcher.core.links import Links
@@ -445,6 +445,28 @@ class Intake:
         if asked is Asked.RUN:
             board.run_tool(session, known)
 
+    def answer_call(self, event: ToolFinished) -> None:
+        """A call has come to something: viewers and its agent are told, and what waited for its place runs."""
+        board = self._board
+        session = board.sessions.get(event.session_id)
+        call = None
+        if session is not None and session.live:
+            call = session.ledger.finish(event.attempt, event.call_id, event.outcome)
+        if session is None or call is None or event.attempt != session.attempt:
+            board.out.append(Count("tool_outcomes_dropped"))
+            return
+        outcome = event.outcome
+        if not board.may_pass(session, event.text, call.agent):
+            return
+        result = ToolResult(event.call_id, call.request.tool_name, outcome)
+        board.emit(session, "tool_result", call.agent, "", result)
+        call.told_at = session.offset
+        session.owe(result, session.offset, board.out)
+        while (owed := session.ledger.next_owed()) is not None:
+            board.run_tool(session, owed)
+        if session.finishing and session.link is not None:
+            self.finish_minimal(session, session.link)
+
     def _question(self, session: Session, packet: Packet, link: Link) -> None:
         board = self._board
         question = packet.detail
@@ -481,6 +503,8 @@ class Intake:
         self._pass_on(session, packet, link)
         if session.live and session.guard is not None:
             session.usage = session.usage.plus(usage)
+            if session.delegated is not None:
+                self._board.tell_usage(session)
             self._judged(session, session.guard.used(session.usage.output_tokens))
 
     def _progress(self, session: Session, packet: Packet, link: Link) -> None:
@@ -503,7 +527,7 @@ class Intake:
         assert isinstance(done, Done)
         may_pass = self._board.may_pass(session, packet.text, packet.agent)
         if may_pass and done.usage is not None:
-            session.usage = session.usage_before.plus(done.usage)
+            session.usage = session.usage_before.plus(session.usage_below).plus(done.usage)
         if not may_pass:
             pass
         elif not done.completed:

@@ -5,7 +5,7 @@ the stored outcome, a repeat with other words is a breach of contract. It doesn'
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from zlib import crc32
@@ -146,15 +146,25 @@ class Ledger:
             call.state = CallState.OWED
             self._owed.append(call)
 
-    def died(self, idempotent_tools: frozenset[str]) -> tuple[list[Call], list[Call]]:
+    def died(
+        self, idempotent_tools: frozenset[str], alive: Collection[str] = ()
+    ) -> tuple[list[Call], list[Call]]:
         """What ran died with the process that ran it: those that are answered now, by the outcome that the caller gives
-        them, and those that run once more."""
-        began = [call for call in self._calls.values() if call.state is CallState.RUNNING]
-        again = [call for call in began if call.request.tool_name in idempotent_tools]
-        dead = [call for call in began if call.request.tool_name not in idempotent_tools]
-        for call in dead:
-            call.state = CallState.ANSWERED
-        self.running = len(again)
+        them, and those that run once more. `alive` did not die: their agents run in commanders. An agent that was not
+        asked yet is asked now."""
+        dead, again = [], []
+        self.running = 0
+        for call in self._calls.values():
+            if call.state is not CallState.RUNNING:
+                continue
+            if call.request.call_id in alive:
+                self.running += 1
+            elif call.request.to_agent or call.request.tool_name in idempotent_tools:
+                again.append(call)
+                self.running += 1
+            else:
+                call.state = CallState.ANSWERED
+                dead.append(call)
         return dead, again
 
     def abandon(self) -> None:

@@ -33,6 +33,8 @@ class Limits:
     questions_open_max: int = 16
     question_wait_s: float = 3_600.0
     session_tools_running_max: int = 16
+    delegation_levels_max: int = 4
+    delegated_answer_bytes_max: int = 262_144
     journal_session_bytes: int = 67_108_864
     journal_bytes: int = 536_870_912
     user_journal_bytes: int = 268_435_456

@@ -69,3 +69,6 @@ class Mark(NamedTuple):
     asked: tuple[tuple[str, int], ...] = ()
     # Attempts that count among `deaths`, each with the instance that had vanished.
     vanished: tuple[tuple[int, str], ...] = ()
+    # Tokens used by delegated sessions of this attempt; and what of its own the session that asked for it knows of.
+    usage_below: Usage = Usage()
+    usage_told: Usage = Usage()

@@ -60,6 +60,10 @@ class ToolCall(NamedTuple):
     arguments_json: str
     idempotency_key: str = ""
     timeout_ms: int | None = None
+    # It is for an agent, not for a tool.
+    to_agent: bool = False
+    # Of the delegated session that has asked; empty: the session itself.
+    session_id: str = ""
 
 
 class ToolFailure(NamedTuple):
@@ -124,6 +128,14 @@ class Usage(NamedTuple):
             self.output_tokens + other.output_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
             other.model or self.model,
+        )
+
+    def beyond(self, other: "Usage") -> "Usage":
+        """What was used since then, by whatever model."""
+        return Usage(
+            max(0, self.input_tokens - other.input_tokens),
+            max(0, self.output_tokens - other.output_tokens),
+            max(0, self.reasoning_tokens - other.reasoning_tokens),
         )
 
 
@@ -254,9 +266,12 @@ class Stop(NamedTuple):
 
 
 class ToolResult(NamedTuple):
+    """`session_id` is that of the delegated session that had asked; empty: the session itself."""
+
     call_id: str
     tool_name: str
     outcome: ToolOutcome
+    session_id: str = ""
 
 
 # Of an answer without a value: the user would not give one.
@@ -326,6 +341,8 @@ class Start(NamedTuple):
     credit_bytes: int
     request: bytes | None
     published: Published | None = None
+    # What ids of calls, questions and artifacts begin with.
+    id_prefix: str = ""
 
 
 class LinkHeartbeat(NamedTuple):
@@ -350,9 +367,21 @@ class Signal(NamedTuple):
 
 
 class Opened(NamedTuple):
+    """`parent_session_id` is that of the session that asked for this one; empty: an application did."""
+
     agent: str
     user_id: str
     labels: Mapping[str, str]
+    parent_session_id: str = ""
+
+
+class AgentTold(NamedTuple):
+    """What became of a delegated session, as the session sees it that asked for it. `text` is the begin of its answer
+    once it has completed."""
+
+    kind: Literal["started", "completed", "failed"]
+    text: str = ""
+    error: ErrorReport | None = None
 
 
 class Started(NamedTuple):

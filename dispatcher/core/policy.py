@@ -93,6 +93,16 @@ class Budgets:
     total_time_s: float | None = None
     first_token_s: float | None = None
 
+    def within(self, others: "Budgets") -> "Budgets":
+        """The tighter one of each."""
+        tighter = {}
+        for one in fields(self):
+            said = [
+                value for value in (getattr(self, one.name), getattr(others, one.name)) if value is not None
+            ]
+            tighter[one.name] = min(said) if said else None
+        return Budgets(**tighter)
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyLimits:
@@ -210,6 +220,10 @@ class _Bound:
         return told
 
 
+def _left(bound: _Bound, used: int) -> int | None:
+    return None if bound.enforced == inf else max(0, int(bound.enforced) - used)
+
+
 class Guard:
     """Counts and judges one session. After a verdict with a `stop` every later one repeats it and releases
     nothing."""
@@ -316,6 +330,30 @@ class Guard:
     def used(self, output_tokens: int) -> Verdict:
         """Judges what the session has used so far, all in all."""
         return self._told(self._output_tokens.exceeded(output_tokens))
+
+    def told_below(self, kind: Kind, chars: int) -> Verdict:
+        """Counts text of a delegated session, which that one's guard has judged. With a `stop` it is not to be told."""
+        if kind == "content":
+            bound, free = self._content, self._content_free
+            self.content_chars = count = self.content_chars + chars
+        else:
+            bound, free = self._thoughts, self._thought_free
+            self.thought_chars = count = self.thought_chars + chars
+        if count <= free:
+            return PASS
+        told = bound.exceeded(count)
+        self._free()
+        return self._told(told)
+
+    def left(self, spent_s: float, output_tokens: int) -> Budgets:
+        """What may still be used, as far as that is enforced, after so many seconds and tokens."""
+        return Budgets(
+            content_chars=_left(self._content, self.content_chars),
+            thought_chars=_left(self._thoughts, self.thought_chars),
+            tool_calls=_left(self._tool_calls, self.tool_calls),
+            output_tokens=_left(self._output_tokens, output_tokens),
+            total_time_s=None if self.total_time_s == inf else max(0.0, self.total_time_s - spent_s),
+        )
 
     def next_deadline(self, opened_at: float, silent_since: float | None) -> float | None:
         """When `time_passed` next has something to tell; None: never. `silent_since`: when the commander took the

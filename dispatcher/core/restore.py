@@ -12,6 +12,7 @@ from dispatcher.core.board import Board, unanswered
 from dispatcher.core.endings import Ending
 from dispatcher.core.events import Kept, Log, Restored
 from dispatcher.core.fleet import Commander, CommanderState, Slot
+from dispatcher.core.ledger import CallState
 from dispatcher.core.packets import Drain, Question, ToolResult
 from dispatcher.core.policy import Guard
 from dispatcher.core.session import Session, State, asked_bytes
@@ -38,8 +39,13 @@ class Restoring:
         ended = [session for session in sessions if not session.live]
         for session in sorted(ended, key=lambda session: session.ended_at):
             board.keep(session)
+        for session in sessions:
+            self._join_above(session)
         for kept, session in zip(event.sessions, sessions, strict=True):
-            if session.live:
+            if session.live and session.delegated is not None and board.above(session) is None:
+                told = "the session that asked for it was gone before the dispatcher was back"
+                board.end(session, Ending.STOPPED, told, turn_over=True)
+            elif session.live:
                 self._take_up(session, kept, event)
         if sessions:
             told = f"restored {len(sessions)} sessions, {len(live)} of them live"
@@ -57,6 +63,7 @@ class Restoring:
             at[0],
             running_tools_max=board.limits.session_tools_running_max,
             published_bytes_max=board.limits.published_bytes_max,
+            answer_bytes_max=board.limits.delegated_answer_bytes_max,
         )
         session.kept_bytes += asked_bytes(requested)
         for event, when in zip(events, at, strict=True):
@@ -76,6 +83,19 @@ class Restoring:
                 board.affinity[requested.affinity_key] = session.commander_id
         return session
 
+    def _join_above(self, session: Session) -> None:
+        """Where a session waits for this one, it goes on to, or hears of how it has ended."""
+        board, asked = self._board, session.delegated
+        above = board.sessions.get(asked.session_id) if asked is not None else None
+        if above is not None and asked is not None and above.live and above.attempt == asked.attempt:
+            call = above.ledger.find(asked.attempt, asked.call_id)
+            if call is not None and call.state is CallState.RUNNING:
+                above.children[asked.call_id] = session.session_id
+        for question in session.questions.values():
+            board.ask_above(session, question, is_told_now=False)
+        if asked is not None and not session.live:
+            board.delegated_over.append(session)
+
     def _take_up(self, session: Session, kept: Kept, event: Restored) -> None:
         """Sees to a live session: who runs it, what it waits for, what it is owed."""
         board = self._board
@@ -85,7 +105,7 @@ class Restoring:
         # Its viewers get as long to come back as its commander.
         board.await_viewers(session, board.limits.detach_grace_s)
         board.arm_policy(session)
-        dead, again = session.ledger.died(event.idempotent_tools)
+        dead, again = session.ledger.died(event.idempotent_tools, session.children.keys())
         for call in again:
             board.run_tool(session, call)
         for call in dead:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from dispatcher.core.board import Board
+from dispatcher.core.delegation import Delegation
 from dispatcher.core.endings import ENDING_OF_STOP, Ending, Refusal
 from dispatcher.core.events import (
     Accepted,
@@ -49,7 +50,7 @@ from dispatcher.core.fleet import Fleet
 from dispatcher.core.intake import Intake
 from dispatcher.core.limits import Limits
 from dispatcher.core.links import Links
-from dispatcher.core.packets import DECLINED, Answer, Goodbye, Signal, Stop, ToolResult, UserMessage
+from dispatcher.core.packets import DECLINED, Answer, Goodbye, Signal, Stop, UserMessage
 from dispatcher.core.quota import Excess
 from dispatcher.core.restore import Restoring
 from dispatcher.core.session import Session
@@ -65,6 +66,7 @@ class Router:
         self._board = Board(limits)
         self._links = Links(self._board)
         self._intake = Intake(self._board, self._links)
+        self._delegation = Delegation(self._board, self._intake)
         self._steps: dict[type[Any], Callable[[Any], None]] = {
             PacketsReceived: self._intake.received,
             LinkOpened: self._links.opened,
@@ -75,7 +77,7 @@ class Router:
             StopsRequested: self._stops_requested,
             AnswerGiven: self._answer_given,
             MessageGiven: self._message_given,
-            ToolFinished: self._tool_finished,
+            ToolFinished: self._intake.answer_call,
             SignalDropped: self._signal_dropped,
             ViewerCame: self._viewer_came,
             ViewerLeft: self._viewer_left,
@@ -152,6 +154,14 @@ class Router:
     def kept_bytes(self) -> int:
         return self._board.kept_bytes
 
+    def asking(self, session_id: str, question_id: str) -> Session | None:
+        """The session that asks this: itself, or one that was asked for by it. None: there is no such question."""
+        session = self._board.sessions.get(session_id)
+        while session is not None and question_id not in session.questions:
+            below = session.asked_below.get(question_id)
+            session = self._board.sessions.get(below.session_id) if below is not None else None
+        return session
+
     def selected(self, selector: Selector, *, ended: bool = False) -> list[Session]:
         """The sessions that match, oldest first; those that have ended too where `ended`."""
         return [s for s in self._board.sessions.values() if (ended or s.live) and _matches(s, selector)]
@@ -162,6 +172,7 @@ class Router:
         """Decides what is to be done about one event. The effects are to be performed in their order."""
         out = self._board.begin(now)
         self._steps[type(event)](event)
+        self._delegation.settle()
         return out
 
     def next_deadline(self) -> float | None:
@@ -179,6 +190,9 @@ class Router:
 
     def _session_requested(self, event: SessionRequested) -> None:
         board = self._board
+        if event.delegated is not None:
+            self._delegation.requested(event, event.delegated)
+            return
         first = board.asked_before(event)
         if first is not None:
             self._join(event, first)
@@ -316,9 +330,14 @@ class Router:
         if session is None or session.ending is not None:
             self._declined_for(session, event.session_id)
             return
+        if event.question_id in session.asked_below and event.question_id not in session.questions:
+            # Its events are told as those of the session above, with the attempt of that one.
+            below = session.asked_below[event.question_id].session_id
+            self._answer_given(replace(event, session_id=below, attempt=None))
+            return
         message = ""
         if event.question_id not in session.questions:
-            open_ids = ", ".join(session.questions) or "none"
+            open_ids = ", ".join((*session.questions, *session.asked_below)) or "none"
             message = f"question_id: {event.question_id!r} is not an open question; open: {open_ids}"
         elif event.attempt not in (None, session.attempt):
             message = f"attempt: {event.attempt} is lost, and its question with it; attempt {session.attempt} asks now"
@@ -396,27 +415,6 @@ class Router:
                 f"max_message_bytes is {event.limit_bytes}"
             )
             self._board.end(session, Ending.LIMIT_EXCEEDED, told, turn_over=session.untouched)
-
-    def _tool_finished(self, event: ToolFinished) -> None:
-        board = self._board
-        session = board.sessions.get(event.session_id)
-        call = None
-        if session is not None and session.live:
-            call = session.ledger.finish(event.attempt, event.call_id, event.outcome)
-        if session is None or call is None or event.attempt != session.attempt:
-            board.out.append(Count("tool_outcomes_dropped"))
-            return
-        outcome = event.outcome
-        if not board.may_pass(session, event.text, call.agent):
-            return
-        result = ToolResult(event.call_id, call.request.tool_name, outcome)
-        board.emit(session, "tool_result", call.agent, "", result)
-        call.told_at = session.offset
-        session.owe(result, session.offset, board.out)
-        while (owed := session.ledger.next_owed()) is not None:
-            board.run_tool(session, owed)
-        if session.finishing and session.link is not None:
-            self._intake.finish_minimal(session, session.link)
 
     # --- viewers -----------------------------------------------------------------------------------------
 

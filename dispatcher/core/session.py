@@ -16,7 +16,7 @@ Effects are appended to the list that the caller hands in.
 from collections import deque
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from dispatcher.core.endings import Ending
@@ -99,6 +99,13 @@ TRANSITIONS: Final[Mapping[State, Mapping[Step, State]]] = {
 }
 
 
+class AskedBelow(NamedTuple):
+    """A question that one of the sessions asks that this one has asked for, or one below that."""
+
+    session_id: str
+    question: Question
+
+
 class Session:
     """The state of one session. Attributes are read by views; only the core calls what changes them."""
 
@@ -106,13 +113,19 @@ class Session:
         "_owed_told_at",
         "agent",
         "allowed",
+        "answer",
+        "answer_bytes",
+        "answer_bytes_max",
         "answered",
         "application",
         "asked",
+        "asked_below",
         "attempt",
+        "children",
         "commander_id",
         "content_chars",
         "content_crc32",
+        "delegated",
         "ended",
         "ended_at",
         "ending",
@@ -168,6 +181,8 @@ class Session:
         "unsafe",
         "usage",
         "usage_before",
+        "usage_below",
+        "usage_told",
         "user_id",
         "vanished",
         "viewers",
@@ -181,6 +196,7 @@ class Session:
         *,
         running_tools_max: int,
         published_bytes_max: int,
+        answer_bytes_max: int = 0,
     ) -> None:
         self.session_id = requested.session_id
         self.agent = requested.agent
@@ -190,6 +206,15 @@ class Session:
         self.idempotency_key = requested.idempotency_key
         self.request_crc32 = requested.request_crc32
         self.requested: SessionRequested | None = requested
+        # The call that it answers, where a session asked for it; its answer so far, None once that is too long. And the
+        # sessions that it has asked for itself: by call, those that have not ended, and by question, which of them asks
+        # the user, or has asked in the name of one below.
+        self.delegated = requested.delegated
+        self.answer: list[str] | None = []
+        self.answer_bytes = 0
+        self.answer_bytes_max = answer_bytes_max
+        self.children: dict[str, str] = {}
+        self.asked_below: dict[str, AskedBelow] = {}
         self.state = State.QUEUED
         self.opened_at = now
         self.ended_at = 0.0
@@ -244,6 +269,9 @@ class Session:
         # Of all attempts, and of those before the one under way.
         self.usage = Usage()
         self.usage_before = Usage()
+        # Of it, what delegated sessions of the attempt under way have used; and what of it the session above knows.
+        self.usage_below = Usage()
+        self.usage_told = Usage()
         self.progress: object = None
         self.error: ErrorReport | None = None
         self.offset = 0
@@ -303,7 +331,23 @@ class Session:
     @property
     def is_held(self) -> bool:
         """It waits for somebody who need not watch it meanwhile."""
-        return self.requested is not None and self.requested.held_by_questions and bool(self.questions)
+        held = self.requested is not None and self.requested.held_by_questions
+        return held and bool(self.questions or self.asked_below)
+
+    @property
+    def open_questions(self) -> dict[str, Question]:
+        """All that its viewers may answer: its own, and those of sessions that it has asked for."""
+        if not self.asked_below:
+            return self.questions
+        return self.questions | {each: below.question for each, below in self.asked_below.items()}
+
+    @property
+    def id_prefix(self) -> str:
+        """What ids have to begin with that viewers see beside those of sessions above."""
+        if self.delegated is None:
+            return ""
+        # The ids of delegated sessions are those of the first one, a dot, and a number for each further one.
+        return self.session_id.partition(".")[2] + "."
 
     @property
     def can_resume(self) -> bool:
@@ -385,6 +429,14 @@ class Session:
         else:
             self.said.append(text)
 
+    def answers(self, text: str) -> None:
+        """A piece of what a delegated session answers: the content of its own agent."""
+        self.answer_bytes += utf8_bytes(text)
+        if self.answer_bytes > self.answer_bytes_max:
+            self.answer = None
+        elif self.answer is not None:
+            self.answer.append(text)
+
     def may_continue(self) -> bool:
         """Whether all that was published can be told to an agent that goes on from there."""
         if self.said is None:
@@ -414,6 +466,7 @@ class Session:
         self.step = ""
         self.first_token_at = self.first_content_at = None
         self.usage_before = self.usage
+        self.usage_below = Usage()
         if self.guard is not None:
             self.guard.begin_anew(self.content_chars, self.thought_chars)
         messages = [(message, at) for _, message, at in self.unread]
@@ -430,6 +483,7 @@ class Session:
         self.since_attempt = self.attempt
         self.content_chars = self.content_crc32 = self.thought_chars = 0
         self.said, self.said_bytes = [], 0
+        self.answer, self.answer_bytes = [], 0
         self.progress = self.error = None
         self.unread.extendleft((0, message, at) for message, at in reversed(self.taken))
         self.taken.clear()
@@ -509,13 +563,18 @@ class Session:
                 self.first_token_at = self.first_content_at = None
             case "reset", _:
                 self.said, self.said_bytes = [], 0
+                self.answer, self.answer_bytes = [], 0
             case "content", _:
+                if self.delegated is not None and not event.agent:
+                    self.answers(event.text)
                 self.first_token_at = self.first_token_at or at
                 self.first_content_at = self.first_content_at or at
                 if self.said is not None:
                     self._say(event.text, utf8_bytes(event.text))
             case "thought", _:
                 self.first_token_at = self.first_token_at or at
+            case (_, ToolCall(session_id=below)) | (_, ToolResult(session_id=below)) if below:
+                pass
             case _, ToolCall() as call:
                 self.tool_calls += 1
                 self.ledger.put_back(event.attempt, event.agent, call)
@@ -544,6 +603,7 @@ class Session:
         self.content_chars, self.content_crc32 = mark.content_chars, mark.content_crc32
         self.thought_chars = mark.thought_chars
         self.usage, self.usage_before = mark.usage, mark.usage_before
+        self.usage_below, self.usage_told = mark.usage_below, mark.usage_told
         if self.ended is not None:
             return []
         self.state = State.DETACHED if mark.commander_id else State.QUEUED
@@ -609,6 +669,8 @@ class Session:
             offset=self.offset,
             asked=tuple(self.asked.items()) if self.asked else (),
             vanished=tuple(self.vanished) if self.vanished else (),
+            usage_below=self.usage_below,
+            usage_told=self.usage_told,
         )
 
     def close(self, ending: Ending, ended: Ended, now: float) -> None:
@@ -628,5 +690,6 @@ class Session:
         self.unread.clear()
         self.said = self.published = None
         self.questions.clear()
+        self.asked_below.clear()
         self.refused_by.clear()
         self.ledger.abandon()

@@ -141,7 +141,7 @@ class AguiRuns:
 
     def _is_open(self, interrupt: Interrupt) -> bool:
         session = self._hub.router.sessions.get(interrupt.session_id)
-        question = session.questions.get(interrupt.question_id) if session is not None else None
+        question = session.open_questions.get(interrupt.question_id) if session is not None else None
         return question is not None and question.told_at == interrupt.offset
 
     def _require_asked(self, field: str, body: RunBody, interrupt: Interrupt) -> None:

@@ -143,7 +143,7 @@ class Foreign:
 
         def decline() -> None:
             session = self.hub.router.sessions.get(session_id)
-            for question_id in list(session.questions) if session is not None else ():
+            for question_id in list(session.open_questions) if session is not None else ():
                 assert session is not None
                 answer = chat_pb2.AnswerQuestion(
                     question_id=question_id, decline=True, attempt=session.attempt
@@ -153,7 +153,7 @@ class Foreign:
 
         def look() -> None:
             session = self.hub.router.sessions.get(session_id)
-            if session is not None and session.questions:
+            if session is not None and session.open_questions:
                 loop.call_soon(decline, context=context)
 
         unsubscribe = self.hub.journal.subscribe(session_id, look)

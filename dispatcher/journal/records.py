@@ -21,6 +21,7 @@ from pydantic_core import PydanticSerializationError, from_json
 from dispatcher.core.events import SessionRequested
 from dispatcher.core.mark import Mark
 from dispatcher.core.packets import (
+    AgentTold,
     Answer,
     Ended,
     Hello,
@@ -164,9 +165,16 @@ def _unopened(told: Any) -> bytes:
     return b64decode(told, validate=True)
 
 
+def _told(told: Any) -> object:
+    """A commander's own word of its sub-agents, or ours of a delegated session."""
+    return _unopened(told) if type(told) is str else _AGENT_TOLD.validate_python(told)
+
+
 def _nothing(told: Any) -> None:
     _must(told is None, "there is a body where none is due")
 
+
+_AGENT_TOLD: Final = TypeAdapter(AgentTold)
 
 # What the body of each kind is made of.
 BODIES: Final[Mapping[str, Callable[[Any], object]]] = {
@@ -183,7 +191,7 @@ BODIES: Final[Mapping[str, Callable[[Any], object]]] = {
     "error": _unopened,
     "progress": _unopened,
     "question": _unopened,
-    "agent_event": _unopened,
+    "agent_event": _told,
     "artifact": _unopened,
     "embedding": _unopened,
     "usage": _unopened,

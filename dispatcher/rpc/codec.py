@@ -151,6 +151,9 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
         payload: Message = getattr(wire, kind)
         # What this version can't read it can't judge, and so doesn't pass on.
         payload.DiscardUnknownFields()
+        if kind == "question":
+            # The dispatcher alone asks whether a call may run.
+            payload.ClearField("approves_call_id")
         flaw = flaw or _flawed_id(kind, payload)
         body = payload.SerializeToString()
         size = len(body)
@@ -265,6 +268,7 @@ def _tool_call(wire: agent_pb2.ToolCallRequest) -> core.ToolCall:
         wire.arguments_json,
         wire.idempotency_key,
         wire.timeout_ms if wire.HasField("timeout_ms") else None,
+        wire.to_agent,
     )
 
 
@@ -457,6 +461,7 @@ class Downstream:
                 start.trace_context.CopyFrom(ask.trace_context)
         start.agent, start.agent_version, start.user_id = body.agent, body.agent_version, body.user_id
         start.credit, start.credit_bytes = body.credit, body.credit_bytes
+        start.id_prefix = body.id_prefix
         start.tools.extend(self._tools)
         if body.published is not None:
             start.published.CopyFrom(_published(body.published))
@@ -502,6 +507,7 @@ def _tool_call_request(call: core.ToolCall) -> agent_pb2.ToolCallRequest:
         arguments_json=call.arguments_json,
         call_id=call.call_id,
         idempotency_key=call.idempotency_key,
+        to_agent=call.to_agent,
     )
     if call.timeout_ms is not None:
         wire.timeout_ms = call.timeout_ms
@@ -626,6 +632,7 @@ def _opened(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
     assert isinstance(body, core.Opened)
     wire.opened.agent, wire.opened.user_id = body.agent, body.user_id
     wire.opened.labels.update(body.labels)
+    wire.opened.parent_session_id = body.parent_session_id
 
 
 def _started(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
@@ -671,6 +678,25 @@ def _ended(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
     wire.ended.CopyFrom(session_ended(event.body))
 
 
+def _agent_told(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
+    """Of a sub-agent as its commander told it, or of a delegated session."""
+    body = event.body
+    if not isinstance(body, core.AgentTold):
+        _unopened(wire, event)
+        return
+    told = wire.agent_event
+    match body.kind:
+        case "started":
+            told.started.SetInParent()
+        case "completed":
+            told.completed.summary = body.text
+            told.completed.SetInParent()
+        case "failed":
+            told.failed.SetInParent()
+            if body.error is not None:
+                told.failed.error.CopyFrom(error_signal(body.error))
+
+
 def _unopened(wire: chat_pb2.SessionEvent, event: core.SessionEvent) -> None:
     """A payload as its commander sent it."""
     assert isinstance(event.body, bytes)
@@ -691,7 +717,7 @@ _EVENTS: Final[dict[str, Callable[[chat_pb2.SessionEvent, core.SessionEvent], No
     "ended": _ended,
     "progress": _unopened,
     "question": _unopened,
-    "agent_event": _unopened,
+    "agent_event": _agent_told,
     "artifact": _unopened,
     "embedding": _unopened,
     "usage": _unopened,

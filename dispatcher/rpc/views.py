@@ -36,8 +36,9 @@ def session_view(session: Session, epoch: str) -> admin_pb2.SessionView:
         tool_calls_running=session.ledger.running,
         usage=codec.usage(session.usage),
         viewers=session.viewers,
+        parent_session_id=session.delegated.session_id if session.delegated is not None else "",
     )
-    for question in session.questions.values():
+    for question in session.open_questions.values():
         assert isinstance(question.body, bytes)
         shown = view.open_questions.add()
         shown.MergeFromString(question.body)

@@ -109,12 +109,23 @@ class ToolRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Delegation:
+    """An agent is to answer the call, with these arguments, in so many seconds."""
+
+    agent: str
+    arguments_json: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ToolOutcome:
     """The one answer to a call. Always valid UTF-8, always JSON, never longer than the limits say."""
 
     # For a failure {"error": {"code", "message"}}, so that a peer which reads nothing else understands.
     result_json: str
     error: ToolFailure | None = None
+    # This comes first, and the answer of it.
+    instead: Delegation | None = None
 
     @property
     def code(self) -> str:

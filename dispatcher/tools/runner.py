@@ -8,6 +8,7 @@ Called by the hub, from one event loop. Not from several threads.
 """
 
 import asyncio
+import json
 import logging
 import math
 import time
@@ -15,8 +16,10 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar, get_args
 
 from dispatcher.tools import arguments as arguments_of
+from dispatcher.tools.agent import AgentTool
 from dispatcher.tools.call import Call, NoThreadError
 from dispatcher.tools.contract import (
+    Delegation,
     FailureCode,
     Tool,
     ToolAway,
@@ -115,7 +118,8 @@ class ToolRunner:
             station.limit(limits)
 
     async def run(self, request: ToolRequest) -> ToolOutcome:
-        """Runs one call. Raises CancelledError alone, which cancels the tool; never outlasts the timeout."""
+        """Runs one call. Raises CancelledError alone, which cancels the tool; never outlasts the timeout. A call of an
+        agent that is offered as a tool is not run here: the outcome says whom to ask `instead`."""
         asked_at = time.monotonic()
         station = self._stations.by_name.get(request.tool_name)
         code = "cancelled"
@@ -174,6 +178,10 @@ class ToolRunner:
             if self._rules.is_dry(request.tool_name):
                 return ToolOutcome(await self._written(_dry(request, arguments), station.output_bytes))
             self._rules.spend(request.tool_name, time.monotonic())
+            if isinstance(station.tool, AgentTool):
+                task = await station.tool.call(arguments, ToolContext())
+                asked = json.dumps(task, ensure_ascii=False)
+                return ToolOutcome("", instead=Delegation(station.tool.agent, asked, allowed_s))
             await self._place(station, deadline)
             self._ask_breaker(station)
         except ToolError as refusal:

@@ -360,6 +360,7 @@ class SessionView(_message.Message):
     VIEWERS_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     ENDED_AGO_FIELD_NUMBER: _builtins.int
+    PARENT_SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     state: _builtins.str
     """"queued", "starting", "running", "detached", "ended"."""
@@ -374,6 +375,8 @@ class SessionView(_message.Message):
     tool_calls: _builtins.int
     tool_calls_running: _builtins.int
     viewers: _builtins.int
+    parent_session_id: _builtins.str
+    """The session that asked for this one. Empty: an application did."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -421,10 +424,11 @@ class SessionView(_message.Message):
         viewers: _builtins.int = ...,
         progress: _agent_pb2.Progress | None = ...,
         ended_ago: _duration_pb2.Duration | None = ...,
+        parent_session_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "cursor", b"cursor", "ended", b"ended", "ended_ago", b"ended_ago", "progress", b"progress", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "agent", b"agent", "attempt", b"attempt", "commander_id", b"commander_id", "content_chars", b"content_chars", "cursor", b"cursor", "ended", b"ended", "ended_ago", b"ended_ago", "labels", b"labels", "open_questions", b"open_questions", "phase", b"phase", "progress", b"progress", "session_id", b"session_id", "state", b"state", "thought_chars", b"thought_chars", "tool_calls", b"tool_calls", "tool_calls_running", b"tool_calls_running", "usage", b"usage", "user_id", b"user_id", "viewers", b"viewers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "agent", b"agent", "attempt", b"attempt", "commander_id", b"commander_id", "content_chars", b"content_chars", "cursor", b"cursor", "ended", b"ended", "ended_ago", b"ended_ago", "labels", b"labels", "open_questions", b"open_questions", "parent_session_id", b"parent_session_id", "phase", b"phase", "progress", b"progress", "session_id", b"session_id", "state", b"state", "thought_chars", b"thought_chars", "tool_calls", b"tool_calls", "tool_calls_running", b"tool_calls_running", "usage", b"usage", "user_id", b"user_id", "viewers", b"viewers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -550,6 +550,7 @@ class ToolCallRequest(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    TO_AGENT_FIELD_NUMBER: _builtins.int
     tool_name: _builtins.str
     """The tool, by the name under which it was offered."""
     arguments_json: _builtins.str
@@ -564,6 +565,11 @@ class ToolCallRequest(_message.Message):
     """
     timeout_ms: _builtins.int
     """How long the caller is willing to wait, milliseconds. Cuts the tool's own timeout, never extends it."""
+    to_agent: _builtins.bool
+    """tool_name is the name of an agent, not of a tool: it is asked in a session of its own, whose events are seen in this
+    one under the agent's path, and which is stopped with this one. arguments_json is {"text"} or {"messages": [{"role",
+    "text"}]}, and may have "agent_version" and "metadata"; the result is {"text", "session_id"}.
+    """
     def __init__(
         self,
         *,
@@ -572,10 +578,11 @@ class ToolCallRequest(_message.Message):
         call_id: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         timeout_ms: _builtins.int | None = ...,
+        to_agent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "arguments_json", b"arguments_json", "call_id", b"call_id", "idempotency_key", b"idempotency_key", "timeout_ms", b"timeout_ms", "tool_name", b"tool_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "arguments_json", b"arguments_json", "call_id", b"call_id", "idempotency_key", b"idempotency_key", "timeout_ms", b"timeout_ms", "to_agent", b"to_agent", "tool_name", b"tool_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout_ms: _TypeAlias = _typing.Literal["timeout_ms"]  # noqa: Y015
     _WhichOneofArgType__timeout_ms: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms"]  # noqa: Y015
@@ -931,12 +938,17 @@ class Question(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     RESPONSE_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    APPROVES_CALL_ID_FIELD_NUMBER: _builtins.int
     question_id: _builtins.str
     """Unique within the session and attempt."""
     text: _builtins.str
     response_schema_json: _builtins.str
     """What an answer must fit, a JSON Schema. Empty: any JSON value; so it is for one that is no schema, has more than
     4,096 characters, or takes long to check.
+    """
+    approves_call_id: _builtins.str
+    """The dispatcher asks, before it runs this call: "approve" runs it, {"approve": {…}} runs it with other arguments,
+    "deny" or {"deny": "why"} does not run it. From a commander it is passed over.
     """
     @_builtins.property
     def options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -954,10 +966,11 @@ class Question(_message.Message):
         options: _abc.Iterable[_builtins.str] | None = ...,
         response_schema_json: _builtins.str = ...,
         expires_in: _duration_pb2.Duration | None = ...,
+        approves_call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_in", b"expires_in"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_in", b"expires_in", "options", b"options", "question_id", b"question_id", "response_schema_json", b"response_schema_json", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approves_call_id", b"approves_call_id", "expires_in", b"expires_in", "options", b"options", "question_id", b"question_id", "response_schema_json", b"response_schema_json", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1812,6 +1825,7 @@ class Start(_message.Message):
     PUBLISHED_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
     CREDIT_BYTES_FIELD_NUMBER: _builtins.int
+    ID_PREFIX_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """Which of the commander's agents, and which version of it where the request asked for one."""
     agent_version: _builtins.str
@@ -1820,6 +1834,10 @@ class Start(_message.Message):
     credit: _builtins.int
     """The credit it begins with; see Ack."""
     credit_bytes: _builtins.int
+    id_prefix: _builtins.str
+    """What ids of calls, questions and artifacts have to begin with: those of a delegated session are seen beside those of
+    the session that asked for it.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """The conversation, oldest first."""
@@ -1859,10 +1877,11 @@ class Start(_message.Message):
         published: Global___Published | None = ...,
         credit: _builtins.int = ...,
         credit_bytes: _builtins.int = ...,
+        id_prefix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "published", b"published", "time_left", b"time_left", "trace_context", b"trace_context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "budgets", b"budgets", "credit", b"credit", "credit_bytes", b"credit_bytes", "messages", b"messages", "metadata", b"metadata", "published", b"published", "time_left", b"time_left", "tools", b"tools", "trace_context", b"trace_context", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "budgets", b"budgets", "credit", b"credit", "credit_bytes", b"credit_bytes", "id_prefix", b"id_prefix", "messages", b"messages", "metadata", b"metadata", "published", b"published", "time_left", b"time_left", "tools", b"tools", "trace_context", b"trace_context", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,149 @@
+"""Between the core, which decides that a call is to run, and what runs it: a tool here, or an agent on some commander.
+
+What comes back to the core is always an event: the call has come to something, or a session is asked for that will
+answer it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from southwest.ai.agent.v1 import agent_pb2, chat_pb2
+
+from dispatcher.core import packets
+from dispatcher.core.events import Delegated, Event, RunTool, SessionRequested, ToolFinished
+from dispatcher.core.policy import Budgets
+from dispatcher.core.session import Session
+from dispatcher.readable import readable
+from dispatcher.rpc import codec
+from dispatcher.tools.contract import ToolOutcome, ToolRequest
+from dispatcher.tools.runner import ToolRunner
+
+# A tool may say anything; on the wire it is a number of milliseconds.
+_RETRY_AFTER_S_MAX: Final = 604_800.0
+_ROLES: Final = {
+    "system": agent_pb2.ROLE_SYSTEM,
+    "user": agent_pb2.ROLE_USER,
+    "assistant": agent_pb2.ROLE_ASSISTANT,
+}
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "user", "assistant"] = "user"
+    text: str = Field(min_length=1)
+
+
+class Task(BaseModel):
+    """What an agent asks of another: the arguments of such a call."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str = ""
+    messages: list[_Said] = Field(default_factory=list, max_length=10_000)
+    agent_version: str = Field(default="", max_length=codec.ID_CHARS_MAX)
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Task":
+        if bool(self.text) == bool(self.messages):
+            raise ValueError('should have either text, or messages, e.g. {"text": "Find three sources"}')
+        return self
+
+
+class Calls:
+    """`sessions` are the core's, to be read; `request_bytes_max`: the largest request that goes to an agent."""
+
+    def __init__(
+        self, runner: ToolRunner, sessions: Callable[[], Mapping[str, Session]], request_bytes_max: int
+    ) -> None:
+        self._runner = runner
+        self._sessions = sessions
+        self._request_bytes_max = request_bytes_max
+
+    def __repr__(self) -> str:
+        return f"<Calls of {self._runner!r}>"
+
+    async def run(self, effect: RunTool) -> Event:
+        """What a call comes to. Raises CancelledError alone."""
+        call = effect.call
+        if call.to_agent:
+            return self._delegated(effect, call.tool_name, call.arguments_json, call.timeout_ms)
+        request = ToolRequest(
+            session_id=effect.session_id,
+            attempt=effect.attempt,
+            call_id=call.call_id,
+            tool_name=call.tool_name,
+            arguments_json=call.arguments_json,
+            idempotency_key=call.idempotency_key,
+            timeout_s=None if call.timeout_ms is None else call.timeout_ms / 1000,
+            user_id=effect.user_id,
+            agent=effect.agent,
+            session_agent=effect.session_agent,
+        )
+        outcome = await self._runner.run(request)
+        if outcome.instead is not None:
+            agent, timeout_ms = outcome.instead.agent, int(outcome.instead.timeout_s * 1000)
+            return self._delegated(effect, agent, outcome.instead.arguments_json, timeout_ms)
+        return _finished(effect, outcome)
+
+    def _delegated(
+        self, effect: RunTool, agent: str, arguments_json: str, timeout_ms: int | None
+    ) -> SessionRequested | ToolFinished:
+        """The session that is to answer the call; or why none is asked for."""
+        try:
+            task = Task.model_validate_json(arguments_json or "{}")
+        except ValidationError as error:
+            return _finished(effect, ToolOutcome.failed("invalid_arguments", _why(error)))
+        above = self._sessions().get(effect.session_id)
+        ask = self._ask(task, agent, above)
+        size = ask.ByteSize()
+        if size > self._request_bytes_max:
+            most = self._request_bytes_max
+            told = f"what the agent is asked has {size} bytes; request_bytes_max is {most}"
+            return _finished(effect, ToolOutcome.failed("too_large", told))
+        return SessionRequested(
+            session_id="",
+            agent=agent,
+            request=ask.SerializeToString(),
+            agent_version=task.agent_version,
+            budgets=None if timeout_ms is None else Budgets(total_time_s=timeout_ms / 1000),
+            delegated=Delegated(effect.session_id, effect.attempt, effect.call.call_id),
+        )
+
+    def _ask(self, task: Task, agent: str, above: Session | None) -> chat_pb2.Ask:
+        """With all that the session above was asked with, but for its conversation and its key."""
+        ask = chat_pb2.Ask(agent=agent, agent_version=task.agent_version)
+        requested = above.requested if above is not None else None
+        if requested is not None and requested.request is not None:
+            asked = codec.parse(chat_pb2.Ask, requested.request)
+            ask.metadata.update(asked.metadata)
+            ask.labels.update(asked.labels)
+            ask.user_id = asked.user_id
+            if asked.HasField("trace_context"):
+                ask.trace_context.CopyFrom(asked.trace_context)
+        ask.metadata.update(task.metadata)
+        for said in task.messages or [_Said(text=task.text)]:
+            ask.messages.add(role=_ROLES[said.role]).parts.add(text=said.text)
+        return ask
+
+
+def _finished(effect: RunTool, outcome: ToolOutcome) -> ToolFinished:
+    failure = None
+    if outcome.error is not None:
+        error = outcome.error
+        retry_after_s = None if error.retry_after_s is None else min(error.retry_after_s, _RETRY_AFTER_S_MAX)
+        retry_after_ms = None if retry_after_s is None else int(retry_after_s * 1000)
+        failure = packets.ToolFailure(error.code, error.message, error.retryable, retry_after_ms)
+    answer = packets.ToolOutcome(outcome.result_json, failure)
+    said = (readable(outcome.result_json), failure.message if failure is not None else "")
+    text = packets.PART.join(filter(None, said))
+    return ToolFinished(effect.session_id, effect.attempt, effect.call.call_id, answer, text)
+
+
+def _why(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(each) for each in first["loc"])
+    told = str(first["msg"]).removeprefix("Value error, ")
+    return f"{where}: {told}" if where else told
