@@ -26,13 +26,31 @@ def misfit(question: agent_pb2.Question, value_json: str) -> str:
     if question.options:
         if value in question.options:
             return ""
+        if question.approves_call_id and isinstance(value, dict):
+            return _misfit_of_approval(question, value)
         told = ", ".join(
             json.dumps(option, ensure_ascii=False) for option in question.options[:_OPTIONS_TOLD_MAX]
         )
         more = ", …" if len(question.options) > _OPTIONS_TOLD_MAX else ""
         return f"is none of the options; one of {told}{more} is right"
-    schema_json = question.response_schema_json
-    if not 0 < len(schema_json) <= SCHEMA_CHARS_MAX or len(value_json) > VALUE_CHARS_MAX:
+    if len(value_json) > VALUE_CHARS_MAX:
+        return ""
+    return _misfit_of_schema(question.response_schema_json, value)
+
+
+def _misfit_of_approval(question: agent_pb2.Question, value: dict[str, object]) -> str:
+    """As `misfit`, of an answer that says more than yes or no to a call."""
+    match value:
+        case {"deny": str()} if len(value) == 1:
+            return ""
+        case {"approve": dict(arguments)} if len(value) == 1:
+            told = _misfit_of_schema(question.response_schema_json, arguments)
+            return f"approve: {told}" if told else ""
+    return 'has neither other arguments nor a reason; {"approve": {…}} or {"deny": "why"} is right'
+
+
+def _misfit_of_schema(schema_json: str, value: object) -> str:
+    if not 0 < len(schema_json) <= SCHEMA_CHARS_MAX:
         return ""
     try:
         return ValueSchema(json.loads(schema_json), STEPS_MAX).misfit(value)

@@ -11,16 +11,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.core import packets
-from dispatcher.core.events import Delegated, Event, RunTool, SessionRequested, ToolFinished
+from dispatcher.core.approval import APPROVE, DENY
+from dispatcher.core.events import (
+    ApprovalRequested,
+    Delegated,
+    DelegationRequested,
+    Event,
+    RunTool,
+    SessionRequested,
+    ToolFinished,
+)
 from dispatcher.core.policy import Budgets
 from dispatcher.core.session import Session
 from dispatcher.readable import readable
 from dispatcher.rpc import codec
-from dispatcher.tools.contract import ToolOutcome, ToolRequest
+from dispatcher.tools.contract import Approval, Delegation, ToolOutcome, ToolRequest
 from dispatcher.tools.runner import ToolRunner
 
 # A tool may say anything; on the wire it is a number of milliseconds.
 _RETRY_AFTER_S_MAX: Final = 604_800.0
+# Of a call's arguments, in the question whether it may run; viewers have the call itself as well.
+_ARGUMENTS_CHARS_MAX: Final = 1_000
 _ROLES: Final = {
     "system": agent_pb2.ROLE_SYSTEM,
     "user": agent_pb2.ROLE_USER,
@@ -81,16 +92,19 @@ class Calls:
             user_id=effect.user_id,
             agent=effect.agent,
             session_agent=effect.session_agent,
+            is_approved=effect.is_approved,
         )
         outcome = await self._runner.run(request)
-        if outcome.instead is not None:
-            agent, timeout_ms = outcome.instead.agent, int(outcome.instead.timeout_s * 1000)
-            return self._delegated(effect, agent, outcome.instead.arguments_json, timeout_ms)
+        match outcome.instead:
+            case Delegation(agent, arguments_json, timeout_s):
+                return self._delegated(effect, agent, arguments_json, int(timeout_s * 1000))
+            case Approval() as approval:
+                return _asked(effect, approval)
         return _finished(effect, outcome)
 
     def _delegated(
         self, effect: RunTool, agent: str, arguments_json: str, timeout_ms: int | None
-    ) -> SessionRequested | ToolFinished:
+    ) -> DelegationRequested | ToolFinished:
         """The session that is to answer the call; or why none is asked for."""
         try:
             task = Task.model_validate_json(arguments_json or "{}")
@@ -103,13 +117,15 @@ class Calls:
             most = self._request_bytes_max
             told = f"what the agent is asked has {size} bytes; request_bytes_max is {most}"
             return _finished(effect, ToolOutcome.failed("too_large", told))
-        return SessionRequested(
+        requested = SessionRequested(
             session_id="",
             agent=agent,
             request=ask.SerializeToString(),
             agent_version=task.agent_version,
             budgets=None if timeout_ms is None else Budgets(total_time_s=timeout_ms / 1000),
-            delegated=Delegated(effect.session_id, effect.attempt, effect.call.call_id),
+        )
+        return DelegationRequested(
+            Delegated(effect.session_id, effect.attempt, effect.call.call_id), requested
         )
 
     def _ask(self, task: Task, agent: str, above: Session | None) -> chat_pb2.Ask:
@@ -127,6 +143,31 @@ class Calls:
         for said in task.messages or [_Said(text=task.text)]:
             ask.messages.add(role=_ROLES[said.role]).parts.add(text=said.text)
         return ask
+
+
+def _asked(effect: RunTool, approval: Approval) -> ApprovalRequested:
+    """Who watches is asked whether it may run."""
+    call = effect.call
+    arguments = call.arguments_json or "{}"
+    if len(arguments) > _ARGUMENTS_CHARS_MAX:
+        arguments = arguments[: _ARGUMENTS_CHARS_MAX - 1] + "…"
+    # Another one than any that the agent has made up.
+    question = agent_pb2.Question(
+        question_id=f"approve-{call.call_id}"[: codec.ID_CHARS_MAX],
+        text=f"May {call.tool_name} run with {arguments}?",
+        options=[APPROVE, DENY],
+        response_schema_json=approval.schema_json,
+        approves_call_id=call.call_id,
+    )
+    if approval.wait_s is not None:
+        question.expires_in.CopyFrom(codec.duration(approval.wait_s))
+    body = question.SerializeToString()
+    return ApprovalRequested(
+        effect.session_id,
+        effect.attempt,
+        call.call_id,
+        packets.Question(question.question_id, approval.wait_s, body),
+    )
 
 
 def _finished(effect: RunTool, outcome: ToolOutcome) -> ToolFinished:

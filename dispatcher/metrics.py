@@ -30,6 +30,7 @@ _COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("links_lost", "Links that ended without a goodbye.", ()),
     ("slots_stuck", "Slots whose agent ignored its stop.", ()),
     ("stops_unreceived", "Stops that a commander did not acknowledge in time.", ()),
+    ("approvals", "Calls that somebody had to allow, by what came of it.", ("outcome",)),
     ("delegations", "Sessions that sessions asked for, by what came of it.", ("outcome",)),
     ("tool_outcomes_dropped", "Tool outcomes that nobody waited for any more.", ()),
     ("viewers_degraded", "Viewers over HTTP that lagged, by what was done.", ("stage",)),

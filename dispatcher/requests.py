@@ -109,7 +109,7 @@ class Requests:
         elif not answer.decline:
             raise WrongError("invalid_request", "answer: neither value_json nor decline is set; set one")
         attempt = answer.attempt if answer.HasField("attempt") else None
-        self._submit(AnswerGiven(session_id, answer.question_id, value_json, attempt))
+        self._submit(AnswerGiven(session_id, answer.question_id, value_json, attempt, caller.get().actor))
 
     def message(self, session_id: str, message: chat_pb2.AddMessage) -> str:
         """The message's id."""

@@ -289,7 +289,16 @@ class ToolTable(Table):
     agents: list[Word] | None = Field(default=None, max_length=1000)
     users: list[Word] | None = Field(default=None, max_length=10_000)
     calls_per_minute_max: int | None = Field(default=None, ge=1, le=1_000_000)
+    # Somebody who may answer the session's questions has to allow each call; how long that is waited for.
+    ask: bool = False
+    ask_s: float | None = Field(default=None, gt=0, le=31_536_000)
     dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        if self.ask_s is not None and not self.ask:
+            raise ValueError("ask_s is for ask = true")
+        return self
 
 
 # By the word in front of the name.

@@ -12,6 +12,7 @@ from dispatcher.core.events import Effect
 from dispatcher.core.limits import Limits
 from dispatcher.core.packets import (
     Ack,
+    AgentTold,
     Answer,
     Drain,
     Ended,
@@ -71,6 +72,8 @@ def _call(call: ToolCall) -> str:
         id=call.call_id,
         key=call.idempotency_key,
         timeout_ms=call.timeout_ms,
+        to_agent="yes" if call.to_agent else "",
+        of=call.session_id,
     )
 
 
@@ -103,11 +106,16 @@ def _ended(ended: Ended) -> str:
 
 
 _BODIES: Final[dict[type[Any], Callable[[Any], str]]] = {
-    Opened: lambda opened: _words(opened.agent, user=opened.user_id, labels=_pairs(opened.labels)),
+    AgentTold: lambda told: _words(
+        told.kind, _quoted(told.text) if told.text else "", error=told.error.code if told.error else ""
+    ),
+    Opened: lambda opened: _words(
+        opened.agent, user=opened.user_id, labels=_pairs(opened.labels), parent=opened.parent_session_id
+    ),
     Started: lambda started: started.commander_id,
     Reset: lambda reset: f"discard_after={reset.discard_after}",
     ToolCall: _call,
-    ToolResult: lambda result: _words(result.call_id, _outcome(result.outcome)),
+    ToolResult: lambda result: _words(result.call_id, _outcome(result.outcome), of=result.session_id),
     Answer: lambda answer: _words(answer.question_id, answer.value_json, why=answer.why),
     UserMessage: lambda message: _words(message.message_id, _quoted(message.text)),
     Ended: _ended,
@@ -135,6 +143,7 @@ def _signal(signal: Signal, limits: Limits) -> str:
             time_left_s=None if body.time_left_s is None else f"{body.time_left_s:g}",
             credit="" if usual else f"{body.credit}/{body.credit_bytes}",
             published="" if body.published is None else _published(body.published),
+            id_prefix=body.id_prefix,
         )
     return _words(who, _SIGNALS[type(body)](body))
 
@@ -189,7 +198,11 @@ _SIGNALS: Final[dict[type[Any], Callable[[Any], str]]] = {
 
 def _run_tool(run: events.RunTool) -> str:
     return _words(
-        f"run_tool {run.session_id}/{run.attempt}", _call(run.call), path=run.agent, user=run.user_id
+        f"run_tool {run.session_id}/{run.attempt}",
+        _call(run.call),
+        path=run.agent,
+        user=run.user_id,
+        approved="yes" if run.is_approved else "",
     )
 
 

@@ -128,10 +128,16 @@ def _error(words: Words, said: str) -> ErrorReport:
 
 
 def _call(words: Words, said: str) -> ToolCall:
+    to_agent = words.has("to_agent")
     name, arguments = words.next(), words.next("{}")
     timeout_ms = words.named.pop("timeout_ms", None)
     return ToolCall(
-        words.text("id"), name, arguments, words.text("key"), None if timeout_ms is None else int(timeout_ms)
+        words.text("id"),
+        name,
+        arguments,
+        words.text("key"),
+        None if timeout_ms is None else int(timeout_ms),
+        to_agent,
     )
 
 
@@ -189,6 +195,22 @@ def ask(words: Words) -> Event:
         stop_when_unwatched_s=words.seconds("stop_when_unwatched_s"),
         held_by_questions=words.has("held_by_questions"),
     )
+
+
+def delegate(words: Words) -> Event:
+    """What the shell makes of a call that asks an agent."""
+    session_id, _, attempt = words.next().partition("/")
+    call_id, agent = words.next(), words.next()
+    asked = events.Delegated(session_id, int(attempt), call_id)
+    return events.DelegationRequested(asked, events.SessionRequested("", agent, b"<request>"))
+
+
+def approval(words: Words) -> Event:
+    """What the shell makes of a call that somebody has to allow."""
+    session_id, _, attempt = words.next().partition("/")
+    call_id = words.next()
+    question = Question(f"approve-{call_id}", words.seconds("expires_in_s"), "<question>")
+    return events.ApprovalRequested(session_id, int(attempt), call_id, question)
 
 
 def stop(words: Words) -> Event:

@@ -18,6 +18,7 @@ from fleet_laws import idle_slots, judge_fleet
 from dispatcher.core import events
 from dispatcher.core.endings import Ending
 from dispatcher.core.events import Effect, Event
+from dispatcher.core.ledger import CallState
 from dispatcher.core.limits import Limits
 from dispatcher.core.mark import Mark
 from dispatcher.core.packets import (
@@ -84,6 +85,8 @@ class _Attempt:
     calls: set[str] = field(default_factory=set)
     running: set[str] = field(default_factory=set)
     interrupted: set[str] = field(default_factory=set)
+    # Calls that agents answer.
+    delegated: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -255,6 +258,18 @@ class Witness:
             attempt = self._attempts.get((event.session_id, event.attempt))
             if attempt is not None:
                 attempt.running.discard(event.call_id)
+        elif isinstance(event, events.DelegationRequested):
+            asked = event.asked
+            attempt = self._attempts.setdefault((asked.session_id, asked.attempt), _Attempt())
+            attempt.delegated.add(asked.call_id)
+        elif isinstance(event, events.ApprovalRequested):
+            # It has not begun after all.
+            attempt = self._attempts.setdefault((event.session_id, event.attempt), _Attempt())
+            attempt.running.discard(event.call_id)
+            if (session := self.router.sessions.get(event.session_id)) is not None and session.live:
+                call = session.ledger.find(event.attempt, event.call_id)
+                if call is not None and call.state is CallState.RUNNING:
+                    attempt.calls.discard(event.call_id)
 
     def _claims(self, session_id: str, attempt: int, signals: int) -> None:
         claiming = self._attempts.setdefault((session_id, attempt), _Attempt())
@@ -311,6 +326,10 @@ class Witness:
             story.texts_bytes += sum(
                 len(text.encode()) for text in _texts((event.agent, event.text, event.body))
             )
+            if isinstance(event.body, ToolResult) and not event.body.session_id:
+                own = self._attempts.setdefault((effect.session_id, event.attempt), _Attempt())
+                if event.body.call_id in own.delegated:
+                    own.running.discard(event.body.call_id)
             if event.kind == "reset":
                 assert event.attempt > 1, event
                 story.reset()
@@ -394,7 +413,8 @@ class Witness:
         assert effect.call.idempotency_key, effect
         call = effect.call
         # In another life an idempotent one may run once more, when nobody knows what it did.
-        may_again = call.tool_name in self._idempotent_tools and call.call_id in attempt.interrupted
+        is_harmless = call.to_agent or call.tool_name in self._idempotent_tools
+        may_again = is_harmless and call.call_id in attempt.interrupted
         assert may_again or call.call_id not in attempt.calls, f"{effect} ran before"
         attempt.interrupted.discard(call.call_id)
         attempt.calls.add(effect.call.call_id)
@@ -403,7 +423,7 @@ class Witness:
 
     def _cancel_tools(self, effect: events.CancelTools) -> None:
         attempt = self._attempts[effect.session_id, effect.attempt]
-        assert attempt.running, f"{effect}: nothing runs"
+        assert attempt.running or attempt.delegated, f"{effect}: nothing runs"
         attempt.running.clear()
 
     def _close_link(self, effect: events.CloseLink) -> None:
@@ -465,6 +485,17 @@ class Witness:
         assert set(router.fleet.links) == self._open_links
         judge_fleet(router, live, self._stops)
 
+    def _below(self, session_id: str, path: str) -> str | None:
+        """What a delegated session has told whose agent has this path, or one above it; None: there is none."""
+        for requested in self._requested.values():
+            asked = requested.delegated
+            if asked is None or asked.session_id != session_id or not f"{path}/".startswith(f"{asked.path}/"):
+                continue
+            rest = path[len(asked.path) + 1 :]
+            content = self._stories[requested.session_id].content
+            return "".join(text for (_, agent), text in content.items() if agent == rest)
+        return None
+
     def _judge_done(self, session: Session) -> None:
         """Complete is only what arrived as it was sent."""
         packets = self._attempts.get((session.session_id, session.attempt), _Attempt()).packets
@@ -483,6 +514,9 @@ class Witness:
         assert 0 <= session.safe <= session.received, session
         assert session.viewers >= 0, session
         for (attempt, agent), shown in story.content.items():
+            if (below := self._below(session.session_id, agent)) is not None:
+                assert below.startswith(shown), f"{session!r}: {shown!r} of {below!r}"
+                continue
             said = self._attempts.get((session.session_id, attempt), _Attempt()).packets.values()
             # Of what was said, in order and once; what a policy cut off or holds back may be missing at its end.
             all_of_it = "".join(p.text for p in said if p.kind == "content" and p.agent == agent)

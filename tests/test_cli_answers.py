@@ -13,6 +13,7 @@ from dispatcher.console.answers import UnfitError, value_json
 CHOICE = agent_pb2.Question(text="Which?", options=["Berlin", "Bern", "3"])
 NUMBER = agent_pb2.Question(text="How many?", response_schema_json='{"type": "integer"}')
 TEXT = agent_pb2.Question(text="Who?", response_schema_json='{"type": "string"}')
+CALL = agent_pb2.Question(text="May pay run?", options=["approve", "deny"], approves_call_id="c1")
 FREE = agent_pb2.Question(text="What?")
 
 
@@ -26,6 +27,10 @@ FREE = agent_pb2.Question(text="What?")
         (NUMBER, '{"a": [1, null]}', {"a": [1, None]}),
         (TEXT, "17", "17"),
         (TEXT, '"17"', "17"),
+        (CALL, "1", "approve"),
+        (CALL, "Deny", "deny"),
+        (CALL, "deny too dear", {"deny": "too dear"}),
+        (CALL, '{"euros": 3}', {"approve": {"euros": 3}}),
         (FREE, "17", "17"),
         (FREE, "日本", "日本"),
     ],
@@ -44,6 +49,8 @@ def test_a_line_that_fits(question: agent_pb2.Question, line: str, value: object
         (NUMBER, "many", 'fits {"type": "integer"}'),
         (NUMBER, "NaN", "no JSON value"),
         (NUMBER, "[" * 100_000, "no JSON value"),
+        (CALL, "{euros: 3}", "these arguments are no JSON"),
+        (CALL, "denying it", "none of the options"),
         (FREE, "  ", "empty"),
     ],
 )

@@ -91,6 +91,9 @@ def bare(event_type: type[Any]) -> Event:
         "commander_labels": {},
         "budgets": None,
         "delegated": None,
+        "asked": events.Delegated("x", 1, "x"),
+        "requested": events.SessionRequested("x", "x", b"x"),
+        "question": Question("x", None, b"x"),
     }
     simple: dict[Any, object] = {
         str: "x",

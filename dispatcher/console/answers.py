@@ -6,6 +6,7 @@ from typing import NoReturn
 from southwest.ai.agent.v1 import agent_pb2
 
 from dispatcher.console.escaping import safe_line
+from dispatcher.core.approval import APPROVE, DENY
 
 
 class UnfitError(Exception):
@@ -18,6 +19,8 @@ def value_json(question: agent_pb2.Question, line: str) -> str:
     Raises UnfitError.
     """
     line = line.strip()
+    if question.approves_call_id and (more := _approval(line)) is not None:
+        return json.dumps(more, ensure_ascii=False)
     if question.options:
         return json.dumps(_option(list(question.options), line), ensure_ascii=False)
     if question.response_schema_json:
@@ -25,6 +28,20 @@ def value_json(question: agent_pb2.Question, line: str) -> str:
     if not line:
         raise UnfitError("the answer is empty: type a text")
     return json.dumps(line, ensure_ascii=False)
+
+
+def _approval(line: str) -> dict[str, object] | None:
+    """What is said to a call besides yes and no: other arguments, or why not. None: it is neither."""
+    if line.startswith("{"):
+        try:
+            arguments = json.loads(line, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            raise UnfitError(
+                'these arguments are no JSON: type an object such as {"name": "value"}'
+            ) from None
+        return {APPROVE: arguments}
+    word, _, why = line.partition(" ")
+    return {DENY: why.strip()} if word.casefold() == DENY and why.strip() else None
 
 
 def _option(options: list[str], line: str) -> str:

@@ -232,7 +232,9 @@ class PageView:
         self._page.line(f"{path}? {safe_line(question.text)}", Tone.ASKING)
         for number, option in enumerate(question.options, start=1):
             self._page.line(f"  {number}. {safe_line(option)}", Tone.ASKING)
-        if question.response_schema_json and not question.options:
+        if question.approves_call_id:
+            self._page.line("  or other arguments, as JSON; or deny and a reason", Tone.ASKING)
+        elif question.response_schema_json and not question.options:
             schema = f"  as JSON that fits {safe_line(question.response_schema_json)}"
             self._page.line(self._fitting(schema), Tone.ASKING)
 

@@ -461,7 +461,13 @@ class Board:
     def run_tool(self, session: Session, call: Call) -> None:
         self.out.append(
             RunTool(
-                session.session_id, call.attempt, call.agent, session.user_id, call.request, session.agent
+                session.session_id,
+                call.attempt,
+                call.agent,
+                session.user_id,
+                call.to_run,
+                session.agent,
+                call.is_approved,
             )
         )
 
@@ -583,6 +589,7 @@ class Board:
             del session.questions[question_id]
             self.timers.cancel(("question", session.session_id, question_id))
             self.emit(session, "answer", "", "", Answer(question_id, None, "commander_lost"))
+        session.approvals.clear()
         if session.ledger.running:
             self.out.append(CancelTools(session.session_id, session.attempt))
         children = set(session.children)

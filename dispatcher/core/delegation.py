@@ -12,7 +12,7 @@ from typing import Final
 
 from dispatcher.core.board import Board
 from dispatcher.core.endings import Ending
-from dispatcher.core.events import Count, Delegated, SessionRequested, ToolFinished
+from dispatcher.core.events import Count, Delegated, DelegationRequested, SessionRequested, ToolFinished
 from dispatcher.core.intake import PATHS_MAX, Intake
 from dispatcher.core.ledger import CallState
 from dispatcher.core.packets import AgentTold, Answer, ErrorReport, ToolFailure, ToolOutcome
@@ -41,9 +41,9 @@ class Delegation:
         self._board = board
         self._intake = intake
 
-    def requested(self, event: SessionRequested, asked: Delegated) -> None:
-        """A session asks for another. Nobody waits for a reply: where there is none, the call is answered."""
-        board = self._board
+    def requested(self, event: DelegationRequested) -> None:
+        """A session asks for another."""
+        board, asked, requested = self._board, event.asked, event.requested
         above = board.sessions.get(asked.session_id)
         call = above.ledger.find(asked.attempt, asked.call_id) if above is not None and above.live else None
         if (
@@ -55,12 +55,12 @@ class Delegation:
         ):
             board.out.append(Count("tool_outcomes_dropped"))
             return
-        failure = self._refused(above, event)
+        failure = self._refused(above, requested)
         if failure is not None:
             board.out.append(Count("delegations", (failure.code,)))
             self._answer(asked, _failed(failure))
             return
-        path = _path(above, call.agent, event.agent)
+        path = _path(above, call.agent, requested.agent)
         above.paths.add(path)
         assert above.guard is not None, above
         left = above.guard.left(board.now - above.opened_at, above.usage.output_tokens)
@@ -68,12 +68,12 @@ class Delegation:
         session_id = f"{above.session_id}.{above.offset + 1}"
         session = board.open_session(
             replace(
-                event,
+                requested,
                 session_id=session_id,
                 user_id=above.user_id,
                 labels=above.labels,
                 application=above.application,
-                budgets=(event.budgets or Budgets()).within(left),
+                budgets=(requested.budgets or Budgets()).within(left),
                 delegated=asked._replace(path=path),
             )
         )
@@ -82,25 +82,27 @@ class Delegation:
         # Somebody waits for it who has a slot already.
         board.place(session, first=True)
 
-    def _refused(self, above: Session, event: SessionRequested) -> ToolFailure | None:
+    def _refused(self, above: Session, requested: SessionRequested) -> ToolFailure | None:
         board, limits = self._board, self._board.limits
         agents = [above.agent]
         upper: Session | None = above
         while upper is not None and (upper := board.above(upper)) is not None:
             agents.append(upper.agent)
-        if event.agent in agents:
+        if requested.agent in agents:
             chain = " → ".join(reversed(agents))
-            return ToolFailure("denied", f"agent {event.agent!r} is asking already: {chain}; ask another one")
+            return ToolFailure(
+                "denied", f"agent {requested.agent!r} is asking already: {chain}; ask another one"
+            )
         if len(agents) > limits.delegation_levels_max:
             told = (
                 f"delegation_levels_max is {limits.delegation_levels_max}, and so many ask each other already"
             )
             return ToolFailure("denied", told)
-        if not any(board.fleet.serving(event.agent, event.agent_version, {})):
+        if not any(board.fleet.serving(requested.agent, requested.agent_version, {})):
             known = ", ".join(board.fleet.agents()) or "none"
-            version = f" in version {event.agent_version!r}" if event.agent_version else ""
+            version = f" in version {requested.agent_version!r}" if requested.agent_version else ""
             return ToolFailure(
-                "not_found", f"no commander serves agent {event.agent!r}{version}; served: {known}"
+                "not_found", f"no commander serves agent {requested.agent!r}{version}; served: {known}"
             )
         if len(above.paths) >= PATHS_MAX:
             return ToolFailure(
@@ -114,7 +116,7 @@ class Delegation:
             told = f"sessions_max is {limits.sessions_max}, and so many run or wait"
         elif excess is not None:
             told = excess.message
-        elif board.choose(event) is None and len(board.queue) >= limits.queue_sessions_max:
+        elif board.choose(requested) is None and len(board.queue) >= limits.queue_sessions_max:
             told = f"queue_sessions_max is {limits.queue_sessions_max}, and so many wait already"
         return ToolFailure("failed", f"{told}; try again later", retryable=True) if told else None
 

@@ -12,7 +12,16 @@ from typing import Literal, NamedTuple
 from dispatcher.core.endings import Refusal
 from dispatcher.core.limits import Limits
 from dispatcher.core.mark import Mark
-from dispatcher.core.packets import Hello, Packet, SessionEvent, Signal, StopCode, ToolCall, ToolOutcome
+from dispatcher.core.packets import (
+    Hello,
+    Packet,
+    Question,
+    SessionEvent,
+    Signal,
+    StopCode,
+    ToolCall,
+    ToolOutcome,
+)
 from dispatcher.core.policy import Budgets
 
 # --- events ----------------------------------------------------------------------------------------------
@@ -74,8 +83,7 @@ class Delegated(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class SessionRequested:
     """Somebody asks. `request` is what goes to the agent, unopened; None: nothing does. Answered by Accepted or
-    Declined. A session that is `delegated` gets its id, and all that it inherits, from the one that asks for it, and
-    that one's call is answered instead."""
+    Declined."""
 
     session_id: str
     agent: str
@@ -94,7 +102,17 @@ class SessionRequested:
     application: str = ""
     # Of what is asked, to know another request under the same key.
     request_crc32: int = 0
+    # Of one that a session asks for: the call that it answers.
     delegated: Delegated | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DelegationRequested:
+    """A session asks for another one. That gets its id, and all that it inherits, from the one that asks; where none is
+    opened, the call is answered."""
+
+    asked: Delegated
+    requested: SessionRequested
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +159,8 @@ class AnswerGiven:
     question_id: str
     value_json: str | None
     attempt: int | None = None
+    # Who it was, as its token names it.
+    actor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +180,16 @@ class ToolFinished:
     outcome: ToolOutcome
     # All that people may read in it, for policies to judge.
     text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequested:
+    """A call is not to run before somebody has allowed it, who is asked this."""
+
+    session_id: str
+    attempt: int
+    call_id: str
+    question: Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,11 +278,13 @@ Event = (
     | LinkLost
     | SignalDropped
     | SessionRequested
+    | DelegationRequested
     | StopRequested
     | StopsRequested
     | AnswerGiven
     | MessageGiven
     | ToolFinished
+    | ApprovalRequested
     | ViewerCame
     | ViewerLeft
     | CommanderDrainRequested
@@ -305,6 +337,8 @@ class RunTool(NamedTuple):
     call: ToolCall
     # The name of the agent that the session is with.
     session_agent: str = ""
+    # Somebody has allowed it.
+    is_approved: bool = False
 
 
 class CancelTools(NamedTuple):

@@ -475,8 +475,9 @@ class Intake:
         if not question.question_id or question.question_id in session.questions:
             self._breach(session, link, "question: its question_id is empty or open already")
             return
-        if len(session.questions) >= board.limits.questions_open_max:
-            told = f"question: {len(session.questions)} are open, and questions_open_max allows no more"
+        asked = len(session.questions) - len(session.approvals)
+        if asked >= board.limits.questions_open_max:
+            told = f"question: {asked} are open, and questions_open_max allows no more"
             board.end(session, Ending.LIMIT_EXCEEDED, told)
             return
         if not board.may_pass(session, packet.text, packet.agent):

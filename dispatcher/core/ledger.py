@@ -16,6 +16,7 @@ from dispatcher.core.packets import PublishedCall, ToolCall, ToolOutcome
 class CallState(Enum):
     OWED = "owed"  # waits until the session runs fewer at once
     RUNNING = "running"
+    HELD = "held"  # waits until somebody allows it
     ANSWERED = "answered"
 
 
@@ -30,6 +31,16 @@ class Call:
     outcome: ToolOutcome | None = None
     # The offset of the event that told viewers of the outcome.
     told_at: int = 0
+    # Somebody has allowed it, perhaps with other arguments than those it was asked with.
+    is_approved: bool = False
+    approved_json: str | None = None
+
+    @property
+    def to_run(self) -> ToolCall:
+        """The call as it is to be run."""
+        if self.approved_json is None:
+            return self.request
+        return self.request._replace(arguments_json=self.approved_json)
 
 
 class Asked(Enum):
@@ -104,6 +115,26 @@ class Ledger:
         self.running -= 1
         return call
 
+    def hold(self, attempt: int, call_id: str) -> Call | None:
+        """A running call has not begun, and waits until somebody allows it; None when it isn't running."""
+        call = self._calls.get((attempt, call_id))
+        if call is None or call.state is not CallState.RUNNING:
+            return None
+        call.state = CallState.HELD
+        self.running -= 1
+        return call
+
+    def allow(self, call: Call, arguments_json: str | None) -> None:
+        """A held call may run, with those arguments where they are given: it is owed before others."""
+        call.is_approved, call.approved_json = True, arguments_json
+        call.state = CallState.OWED
+        self._owed.appendleft(call)
+
+    def refuse(self, call: Call) -> None:
+        """A held call is not to run, and is about to be answered."""
+        call.state = CallState.RUNNING
+        self.running += 1
+
     def next_owed(self) -> Call | None:
         """The next call that may run now, marked as running."""
         if not self._owed or self.running >= self._running_max:
@@ -145,6 +176,11 @@ class Ledger:
             call = self._calls[attempt, call_id]
             call.state = CallState.OWED
             self._owed.append(call)
+
+    def put_back_held(self, attempt: int, call_ids: Iterable[str]) -> None:
+        """These had not begun, and wait for somebody who allows them."""
+        for call_id in call_ids:
+            self._calls[attempt, call_id].state = CallState.HELD
 
     def died(
         self, idempotent_tools: frozenset[str], alive: Collection[str] = ()

@@ -72,3 +72,5 @@ class Mark(NamedTuple):
     # Tokens used by delegated sessions of this attempt; and what of its own the session that asked for it knows of.
     usage_below: Usage = Usage()
     usage_told: Usage = Usage()
+    # Questions that ask whether a call may run, each with the call.
+    approvals: tuple[tuple[str, str], ...] = ()

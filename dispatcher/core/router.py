@@ -10,15 +10,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from dispatcher.core.approval import Approvals
 from dispatcher.core.board import Board
 from dispatcher.core.delegation import Delegation
 from dispatcher.core.endings import ENDING_OF_STOP, Ending, Refusal
 from dispatcher.core.events import (
     Accepted,
     AnswerGiven,
+    ApprovalRequested,
     CommanderDrainRequested,
     Count,
     Declined,
+    DelegationRequested,
     Draining,
     DrainRequested,
     Effect,
@@ -67,17 +70,20 @@ class Router:
         self._links = Links(self._board)
         self._intake = Intake(self._board, self._links)
         self._delegation = Delegation(self._board, self._intake)
+        self._approvals = Approvals(self._board, self._intake)
         self._steps: dict[type[Any], Callable[[Any], None]] = {
             PacketsReceived: self._intake.received,
             LinkOpened: self._links.opened,
             HelloReceived: self._links.greeted,
             LinkLost: self._links.lost,
             SessionRequested: self._session_requested,
+            DelegationRequested: self._delegation.requested,
             StopRequested: self._stop_requested,
             StopsRequested: self._stops_requested,
             AnswerGiven: self._answer_given,
             MessageGiven: self._message_given,
             ToolFinished: self._intake.answer_call,
+            ApprovalRequested: self._approvals.requested,
             SignalDropped: self._signal_dropped,
             ViewerCame: self._viewer_came,
             ViewerLeft: self._viewer_left,
@@ -190,9 +196,6 @@ class Router:
 
     def _session_requested(self, event: SessionRequested) -> None:
         board = self._board
-        if event.delegated is not None:
-            self._delegation.requested(event, event.delegated)
-            return
         first = board.asked_before(event)
         if first is not None:
             self._join(event, first)
@@ -349,18 +352,21 @@ class Router:
         if message:
             board.out.append(Declined("no_such_question", message))
             return
-        self._answer(
-            session, Answer(event.question_id, event.value_json, "" if event.value_json else DECLINED)
-        )
+        answer = Answer(event.question_id, event.value_json, "" if event.value_json else DECLINED)
+        self._answer(session, answer, event.actor)
         board.out.append(Accepted(session.session_id))
 
-    def _answer(self, session: Session, answer: Answer) -> None:
+    def _answer(self, session: Session, answer: Answer, actor: str = "") -> None:
         was_held = session.is_held
         del session.questions[answer.question_id]
         session.heard_answer(answer)
         self._board.timers.cancel(("question", session.session_id, answer.question_id))
         self._board.emit(session, "answer", "", "", answer)
-        session.owe(answer, session.offset, self._board.out)
+        call_id = session.approvals.pop(answer.question_id, "")
+        if call_id:
+            self._approvals.answered(session, call_id, answer, actor)
+        else:
+            session.owe(answer, session.offset, self._board.out)
         if was_held:
             self._board.await_viewers(session)
 

@@ -118,6 +118,7 @@ class Session:
         "answer_bytes_max",
         "answered",
         "application",
+        "approvals",
         "asked",
         "asked_below",
         "attempt",
@@ -285,6 +286,8 @@ class Session:
         self._owed_told_at: deque[int] = deque()
         self.owed_sequence = 0
         self.questions: dict[str, Question] = {}
+        # Those of them that ask whether a call may run, and the call.
+        self.approvals: dict[str, str] = {}
         # Ids of all questions, and the attempt that asked first under each.
         self.asked: dict[str, int] = {}
         # What the user has answered last under each, so that a repeat of it is known for one.
@@ -617,6 +620,8 @@ class Session:
         self.unread.extend((sequence, messages.pop(at), at) for sequence, at in mark.unread)
         self.taken = [(message, at) for at, message in messages.items()]
         self.ledger.put_back_waiting(mark.attempt, mark.waiting_calls)
+        self.approvals = dict(mark.approvals)
+        self.ledger.put_back_held(mark.attempt, self.approvals.values())
         # The limit on what an agent is told may be lower now; see `restore.py`.
         if mark.goes_on and self.may_continue():
             self.published = self._published()
@@ -671,6 +676,7 @@ class Session:
             vanished=tuple(self.vanished) if self.vanished else (),
             usage_below=self.usage_below,
             usage_told=self.usage_told,
+            approvals=tuple(self.approvals.items()) if self.approvals else (),
         )
 
     def close(self, ending: Ending, ended: Ended, now: float) -> None:
@@ -690,6 +696,7 @@ class Session:
         self.unread.clear()
         self.said = self.published = None
         self.questions.clear()
+        self.approvals.clear()
         self.asked_below.clear()
         self.refused_by.clear()
         self.ledger.abandon()

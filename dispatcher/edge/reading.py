@@ -16,7 +16,7 @@ _FALSE: Final = frozenset({"", "0", "false", "no"})
 
 
 # Python itself takes more for a number than JSON does.
-_NUMBER: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?")
+_NUMBER: Final = re.compile(r"[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 _COUNT: Final = re.compile(r"[0-9]{1,19}")
 
 

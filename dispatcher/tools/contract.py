@@ -106,6 +106,8 @@ class ToolRequest:
     agent: str
     # The name of the agent that the session is with.
     session_agent: str = ""
+    # Somebody has allowed it, where somebody has to.
+    is_approved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,15 @@ class Delegation:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """Somebody is to be asked before the call runs; the schema is that of its arguments."""
+
+    schema_json: str
+    # How long it waits for an answer, seconds. None: as any question does.
+    wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ToolOutcome:
     """The one answer to a call. Always valid UTF-8, always JSON, never longer than the limits say."""
 
@@ -125,7 +136,7 @@ class ToolOutcome:
     result_json: str
     error: ToolFailure | None = None
     # This comes first, and the answer of it.
-    instead: Delegation | None = None
+    instead: Delegation | Approval | None = None
 
     @property
     def code(self) -> str:

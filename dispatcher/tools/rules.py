@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from dispatcher.tables import ToolTable
-from dispatcher.tools.contract import ToolDenied, ToolError, ToolRequest
+from dispatcher.tools.contract import Approval, ToolDenied, ToolError, ToolRequest
 
 MINUTE_S: Final = 60.0
 
@@ -42,6 +42,13 @@ class Rules:
         """Calls are answered without being run."""
         table = self._tables.get(tool_name)
         return table is not None and table.dry_run
+
+    def approval(self, request: ToolRequest, schema_json: str) -> Approval | None:
+        """What is to come before the call, where somebody has to allow it who has not been asked yet."""
+        table = self._tables.get(request.tool_name)
+        if table is None or not table.ask or request.is_approved:
+            return None
+        return Approval(schema_json, table.ask_s)
 
     def spend(self, tool_name: str, now: float) -> None:
         """Counts a call. Raises ToolError where there were too many in the last minute; that one does not count."""

@@ -177,6 +177,9 @@ class ToolRunner:
             arguments = await self._checked(station, request, deadline)
             if self._rules.is_dry(request.tool_name):
                 return ToolOutcome(await self._written(_dry(request, arguments), station.output_bytes))
+            approval = self._rules.approval(request, station.offer.parameters_schema_json)
+            if approval is not None:
+                return ToolOutcome("", instead=approval)
             self._rules.spend(request.tool_name, time.monotonic())
             if isinstance(station.tool, AgentTool):
                 task = await station.tool.call(arguments, ToolContext())

@@ -4,13 +4,15 @@ import { element, sheet } from "./elements.js";
 
 export class Call {
   #name;
+  #asked;
   #state = element("span", { class: "outcome" }, "running …");
   #body;
 
   constructor({ tool_name, arguments_json }) {
     this.#name = tool_name;
+    this.#asked = pretty(arguments_json || "{}");
     this.#body = element("div", { class: "folded" }, element("h4", {}, "Asked with"));
-    this.#body.append(sheet(pretty(arguments_json || "{}"), `What ${tool_name} was asked with`));
+    this.#body.append(sheet(this.#asked, `What ${tool_name} was asked with`));
     this.box = element(
       "details",
       { class: "step call", "data-state": "running" },
@@ -21,6 +23,10 @@ export class Call {
 
   get name() {
     return this.#name;
+  }
+
+  get asked() {
+    return this.#asked;
   }
 
   answered({ result_json, error }) {

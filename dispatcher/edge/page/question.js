@@ -8,15 +8,17 @@ let numbered = 0;
 export class Question {
   #send;
   #fields;
+  #call;
   #form;
   #controls;
   #trouble;
   #isOpen = true;
   #hadFocus = false;
 
-  // `send(body)` gives the answer, and fails with what is wrong with it.
-  constructor(fields, timestamp, attempt, send) {
+  // `send(body)` gives the answer, and fails with what is wrong with it. `call`: what is asked is whether this may run.
+  constructor(fields, timestamp, attempt, send, call = null) {
     this.#fields = fields;
+    this.#call = call;
     this.#send = (body) => send({ ...body, attempt });
     const id = `question-${(numbered += 1)}`;
     this.#trouble = element("p", { class: "trouble", role: "alert", id: `${id}-trouble` });
@@ -67,15 +69,34 @@ export class Question {
     const schema = parsed(this.#fields.response_schema_json);
     const choices = this.#fields.options.length ? this.#fields.options : offered(schema);
     if (choices.length) {
-      choices.forEach((choice) => this.#controls.append(button(said(choice), () => this.#give({ value: choice }))));
+      const text = (choice) => (this.#fields.approves_call_id ? words(choice) : said(choice));
+      choices.forEach((choice) => this.#controls.append(button(text(choice), () => this.#give({ value: choice }))));
     } else {
       this.#field(id, schema);
+    }
+    if (this.#fields.approves_call_id) {
+      if (this.#call) this.#change(id);
+      return;
     }
     this.#controls.append(button("Decline", () => this.#give({ decline: true }), { class: "quiet" }));
     if (schema !== null && !choices.length && !["string", "number", "integer"].includes(schema.type)) {
       const told = sheet(pretty(this.#fields.response_schema_json), "The answer's JSON Schema");
       this.#controls.append(element("details", { class: "step" }, element("summary", {}, "What it must fit"), told));
     }
+  }
+
+  // A call may run with other arguments than those it was asked with.
+  #change(id) {
+    const field = element("textarea", { rows: "4", spellcheck: "false", "aria-label": "Arguments, as JSON" });
+    field.setAttribute("aria-describedby", `${id}-trouble`);
+    field.value = this.#call.asked;
+    const give = () => {
+      const value = parsed(field.value.trim());
+      if (value === null) this.#trouble.textContent = "This is no JSON.";
+      else this.#give({ value: { approve: value } });
+    };
+    const told = element("div", { class: "controls" }, field, button("Approve with these", give));
+    this.#controls.append(element("details", { class: "step" }, element("summary", {}, "Change the arguments"), told));
   }
 
   #field(id, schema) {

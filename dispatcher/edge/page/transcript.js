@@ -144,7 +144,8 @@ export class Transcript {
 
   _question(fields, { agent, attempt, timestamp }) {
     const send = (body) => this.#deeds.answer(fields.question_id, body);
-    const question = new Question(fields, timestamp, attempt, send);
+    const call = this.#calls.get(`${attempt}/${fields.approves_call_id}`);
+    const question = new Question(fields, timestamp, attempt, send, call);
     this.#questions.set(`${attempt}/${fields.question_id}`, question);
     this.#speaker(agent).add(question.box);
     if (this.#isLive) announce(question.spoken);

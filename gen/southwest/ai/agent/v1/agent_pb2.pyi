@@ -947,8 +947,9 @@ class Question(_message.Message):
     4,096 characters, or takes long to check.
     """
     approves_call_id: _builtins.str
-    """The dispatcher asks, before it runs this call: "approve" runs it, {"approve": {…}} runs it with other arguments,
-    "deny" or {"deny": "why"} does not run it. From a commander it is passed over.
+    """The dispatcher asks, before it runs this call: "approve" runs it, {"approve": {…}} runs it with those arguments
+    instead, "deny" or {"deny": "why"} does not run it; response_schema_json is that of the arguments. From a commander
+    this is passed over.
     """
     @_builtins.property
     def options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
