@@ -28,6 +28,7 @@ from commander.errors import (
     ToolTooLarge,
 )
 from commander.outputs import Artifact, Content, Embedding, Output, Progress, Thought, Used
+from commander.team import Member, MemberResult, Team
 from commander.turn import BlockingTurn, Turn
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "Embedding",
     "InvalidArguments",
     "JsonPart",
+    "Member",
+    "MemberResult",
     "Message",
     "ModelFailed",
     "Output",
@@ -48,6 +51,7 @@ __all__ = [
     "PublishedCall",
     "QuestionUnanswered",
     "Stopped",
+    "Team",
     "Thought",
     "ToolCancelled",
     "ToolDenied",

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, get_args, overload
 
 P = ParamSpec("P")
@@ -114,6 +115,8 @@ def agent(
 def _kind(function: Callable[..., Any]) -> Kind:
     if not callable(function):
         raise TypeError(f"@agent decorates functions, not {type(function).__name__}")
+    while isinstance(function, partial):
+        function = function.func
     # An object with __call__ is a function too, of the kind that its __call__ is.
     code = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
     if inspect.isasyncgenfunction(code):

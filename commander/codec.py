@@ -54,6 +54,7 @@ _FIELDS: Final[Mapping[type[ProtobufMessage], str]] = {
     pb.Artifact: "artifact",
     pb.Embedding: "embedding",
     pb.Usage: "usage",
+    pb.AgentEvent: "agent_event",
 }
 
 

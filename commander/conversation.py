@@ -1,5 +1,6 @@
 """What an agent is asked and told: plain, frozen, and free of the wire."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -130,3 +131,8 @@ class Request:
     def text(self) -> str:
         """The text of the last message of the user; empty when there is none."""
         return next((message.text for message in reversed(self.messages) if message.role == "user"), "")
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the deadline, 0 when it is over. None: no bound."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())

@@ -9,10 +9,11 @@ wakes the link only when it sleeps.
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from threading import Lock
-from typing import TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
+from zlib import crc32
 
 from commander import sealing
 from commander.conversation import Request, ToolAnswer, UserAnswer, UserMessage
@@ -20,9 +21,24 @@ from commander.core.batch import Rotation
 from commander.core.turn import Bounds, Outcome, Turn
 from commander.doorbell import Doorbell
 from commander.errors import AgentFailure, Stopped, ToolTooLarge
-from commander.outputs import Output, Used
+from commander.outputs import AgentEvent, Output, Used
 
 T = TypeVar("T")
+
+# What of a path stands in ids, which have up to 128 characters.
+ID_PATH_CHARS_MAX = 33
+
+
+@dataclass(frozen=True, slots=True)
+class TeamBounds:
+    """What the teams of one turn may come to, from settings."""
+
+    # In all, members of members included.
+    members: int = 100
+    # Of one team; the rest wait for their turn.
+    members_at_once: int = 16
+    # What is kept of a member's answer for whoever started it.
+    answer_chars: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +49,45 @@ class CrossingBounds:
     # The largest payload that goes whole, bytes; text and artifacts are cut, the rest can't be.
     payload_bytes_max: int
     messages_waiting_max: int
+    team: TeamBounds = TeamBounds()
+
+
+class Passage(Protocol):
+    """What an agent says and asks through: the `Crossing` of its turn, or a member's part of it."""
+
+    @property
+    def turn(self) -> Turn: ...
+    @property
+    def request(self) -> Request: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def guard(self) -> AbstractContextManager[object]: ...
+    @property
+    def is_over(self) -> bool: ...
+    def say(self, text: str) -> bool: ...
+    def put(self, output: Output) -> bool: ...
+    def room(self) -> Future[None]: ...
+    def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, object],
+        timeout_s: float | None,
+        idempotency_key: str,
+        *,
+        to_agent: bool = False,
+    ) -> tuple[str, Future[ToolAnswer]]: ...
+    def ask(
+        self,
+        text: str,
+        options: Sequence[str],
+        schema: Mapping[str, object] | None,
+        expires_in_s: float | None,
+    ) -> tuple[str, Future[UserAnswer]]: ...
+    def mint_artifact_id(self) -> str: ...
+    def next_message(self) -> UserMessage | Future[None]: ...
+    def take_messages(self) -> list[UserMessage]: ...
+    def summarize(self, text: str) -> None: ...
 
 
 class Crossing:
@@ -48,9 +103,14 @@ class Crossing:
     ) -> None:
         self.turn = turn
         self.request = request
+        self.bounds = bounds
+        # Of the sub-agent that speaks: this is the root's.
+        self.path = ""
+        # Whoever says or asks something holds it where several threads may: a sync agent's own, and the loop with the
+        # members of its teams. All of an async agent is in the loop, which needs none and is spared it.
+        self.guard: AbstractContextManager[object] = nullcontext()
         self._rotation = rotation
         self._doorbell = doorbell
-        self._bounds = bounds
         # With the number of the signal that each came as.
         self._messages: deque[tuple[int, UserMessage]] = deque()
         # Messages are taken one by one, and none once it is over: an author's threads may take beside each other, and
@@ -59,18 +119,28 @@ class Crossing:
         # Who waits for room, and for a message. Appended by the agent's thread, taken by the link's.
         self._want_room: deque[Future[None]] = deque()
         self._want_message: deque[Future[None]] = deque()
-        self._ids = dict.fromkeys(("call", "question", "artifact"), 0)
+        # By the path of who mints and what: each agent's own are the same whatever its neighbours do.
+        self._ids: dict[tuple[str, str], int] = {}
         # Viewers and tools know ids of attempts before, and not all of those can be told: a question or a half artifact
         # is no part of what was published. One that begins anew calls under the same ids, so that the same call has the
         # same idempotency key; but what was asked before is not to be taken for what it asks.
         ids = "" if request.attempt <= 1 else f"{request.attempt}."
         self._ids_of = {"call": "" if request.published is None else ids, "question": ids, "artifact": ids}
         self._over = False
-        # The agent is a sync one, in a thread of its own.
-        self.is_blocking = False
+        self._is_blocking = False
 
     def __repr__(self) -> str:
         return f"<Crossing {self.turn!r} messages={len(self._messages)}>"
+
+    @property
+    def is_blocking(self) -> bool:
+        """The agent is a sync one, in a thread of its own."""
+        return self._is_blocking
+
+    @is_blocking.setter
+    def is_blocking(self, is_blocking: bool) -> None:
+        self._is_blocking = is_blocking
+        self.guard = Lock() if is_blocking else nullcontext()
 
     # -- the agent's thread ----------------------------------------------------------------------------------
 
@@ -92,10 +162,10 @@ class Crossing:
             self._doorbell.ring()
         return room
 
-    def put(self, output: Output) -> bool:
+    def put(self, output: Output, path: str = "") -> bool:
         """Anything else that may be yielded. True while there is room for more."""
         self._check_open()
-        item = sealing.item(output, self._bounds.turn.packet_bytes_max, self._bounds.payload_bytes_max)
+        item = sealing.item(output, self.bounds.turn.packet_bytes_max, self.bounds.payload_bytes_max, path)
         if isinstance(output, Used):
             self.turn.count_usage(output.usage)
         if item is None:
@@ -117,18 +187,21 @@ class Crossing:
         arguments: Mapping[str, object],
         timeout_s: float | None,
         idempotency_key: str,
+        path: str = "",
         *,
         to_agent: bool = False,
     ) -> tuple[str, Future[ToolAnswer]]:
         """Asks for a tool, or for an agent: the call's id, and what its answer settles. InvalidArguments before
         anything goes."""
         self._check_open()
-        call_id = self._mint("call")
-        request = sealing.tool_call(call_id, tool, arguments, timeout_s, idempotency_key, to_agent=to_agent)
-        if request.size_bytes > self._bounds.payload_bytes_max:
+        call_id = self._mint("call", path)
+        request = sealing.tool_call(
+            call_id, tool, arguments, timeout_s, idempotency_key, path, to_agent=to_agent
+        )
+        if request.size_bytes > self.bounds.payload_bytes_max:
             raise ToolTooLarge(
                 tool,
-                f"its arguments are {request.size_bytes} bytes; at most {self._bounds.payload_bytes_max} can cross",
+                f"its arguments are {request.size_bytes} bytes; at most {self.bounds.payload_bytes_max} can cross",
             )
         answer: Future[ToolAnswer] = Future()
         self._marked(self.turn.open_call(call_id, answer, request), urgent=True)
@@ -141,20 +214,29 @@ class Crossing:
         options: Sequence[str],
         schema: Mapping[str, object] | None,
         expires_in_s: float | None,
+        path: str = "",
     ) -> tuple[str, Future[UserAnswer]]:
         """Asks the user: the question's id, and what the answer settles."""
         self._check_open()
-        question_id = self._mint("question")
+        question_id = self._mint("question", path)
         question = sealing.question(
-            question_id, text, options, schema, expires_in_s, self._bounds.payload_bytes_max
+            question_id, text, options, schema, expires_in_s, self.bounds.payload_bytes_max, path
         )
         answer: Future[UserAnswer] = Future()
         self._marked(self.turn.open_question(question_id, answer, question), urgent=True)
         self._release_if_over()
         return question_id, answer
 
-    def mint_artifact_id(self) -> str:
-        return self._mint("artifact")
+    def tell_of(self, event: AgentEvent, path: str) -> None:
+        """What became of the sub-agent of this path. It waits for no room: there are as many as members, three each."""
+        if not self.is_over:
+            self._marked(self.turn.offer(sealing.agent_event(event, path)))
+
+    def summarize(self, text: str) -> None:
+        """Of the root agent nothing is told but what it says."""
+
+    def mint_artifact_id(self, path: str = "") -> str:
+        return self._mint("artifact", path)
 
     def next_message(self) -> UserMessage | Future[None]:
         """The oldest message of the user, or what is settled when one may have come. Stopped once it is over."""
@@ -204,7 +286,7 @@ class Crossing:
         owed signal can be neither refused nor left out, and none may be lost in silence: the turn is to `fail`, so
         that the user is told and all that was not read is given back.
         """
-        if len(self._messages) >= self._bounds.messages_waiting_max:
+        if len(self._messages) >= self.bounds.messages_waiting_max:
             return False
         self._messages.append((sequence, message))
         _settle_all(self._want_message)
@@ -214,7 +296,7 @@ class Crossing:
         """Why a turn fails for which there came one more."""
         return AgentFailure(
             "too_many_messages",
-            f"messages: {self._bounds.messages_waiting_max} wait for the agent, which does not read them, and the"
+            f"messages: {self.bounds.messages_waiting_max} wait for the agent, which does not read them, and the"
             " commander's messages_waiting_max allows no more",
         )
 
@@ -233,7 +315,7 @@ class Crossing:
         """The turn is over: whoever still waits for anything is told so."""
         self._over = True
         for waiter in self.turn.waiters():
-            _fail(cast("Future[object]", waiter), Stopped())
+            fail(cast("Future[object]", waiter), Stopped())
         _settle_all(self._want_room)
         _settle_all(self._want_message)
 
@@ -256,9 +338,10 @@ class Crossing:
             self.turn.read(sequence)
             return message
 
-    def _mint(self, kind: str) -> str:
-        self._ids[kind] += 1
-        return f"{kind}-{self.request.id_prefix}{self._ids_of[kind]}{self._ids[kind]}"
+    def _mint(self, kind: str, path: str) -> str:
+        number = self._ids[path, kind] = self._ids.get((path, kind), 0) + 1
+        of = f"{_short(path)}:{kind}" if path else kind
+        return f"{of}-{self.request.id_prefix}{self._ids_of[kind]}{number}"
 
     def _marked(self, room: bool, *, urgent: bool = False) -> bool:
         if not self.turn.queued:
@@ -268,6 +351,11 @@ class Crossing:
             self._rotation.hurry(self.turn)
             self._doorbell.ring(urgent=True)
         return room
+
+
+def _short(path: str) -> str:
+    """Of a path, so much that ids made of it are short enough, and still each path's own."""
+    return path if len(path) <= ID_PATH_CHARS_MAX else f"{path[:24]}~{crc32(path.encode()):08x}"
 
 
 def _settle(future: Future[T] | None, value: T) -> bool:
@@ -280,7 +368,8 @@ def _settle(future: Future[T] | None, value: T) -> bool:
     return True
 
 
-def _fail(future: Future[object], error: BaseException) -> None:
+def fail(future: Future[Any], error: BaseException) -> None:
+    """Whoever waits for it hears this, where it is not settled yet."""
     with suppress(InvalidStateError):
         future.set_exception(error)
 

@@ -110,9 +110,9 @@ class AgentFailure:
         if isinstance(retry_after_s, int | float) and 0 <= retry_after_s < math.inf:
             again_s = min(float(retry_after_s), RETRY_AFTER_S_MAX)
         return cls(
-            _fit(str(code), NAME_CHARS_MAX) or "agent_error",
-            _fit(message, MESSAGE_CHARS_MAX),
-            _fit(error_type, NAME_CHARS_MAX),
+            fit(str(code), NAME_CHARS_MAX) or "agent_error",
+            fit(message, MESSAGE_CHARS_MAX),
+            fit(error_type, NAME_CHARS_MAX),
             bool(retryable),
             again_s,
             origin if origin == "model" else "commander",
@@ -120,7 +120,8 @@ class AgentFailure:
         )
 
 
-def _fit(text: str, chars_max: int) -> str:
+def fit(text: str, chars_max: int) -> str:
+    """The text as it may be told: cut, and without what no UTF-8 has."""
     cut = text if len(text) <= chars_max else text[: chars_max - 1] + "…"
     return cut.encode(errors="replace").decode()
 

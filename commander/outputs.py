@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from commander.core.turn import Usage
+from commander.errors import AgentFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,32 @@ class Used:
 
     usage: Usage
 
+
+# What becomes of a sub-agent: told by its team, and by nobody else.
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """It runs. What it is there for."""
+
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """It ended well. What came of it, in a line; may be empty."""
+
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It ended badly. The session goes on."""
+
+    failure: AgentFailure
+
+
+AgentEvent = Began | Completed | Failed
 
 Output = Content | Thought | Progress | Artifact | Embedding | Used
 

@@ -28,12 +28,15 @@ class Printer:
         if self._as_json:
             self._line(_as_object(packet))
         elif isinstance(payload, Text) and payload.step is None:
-            self._begin("content")
+            self._begin(f"content {packet.agent}", f"{packet.agent}: " if packet.agent else "")
             self._out.write(payload.text)
             self._out.flush()
         elif isinstance(payload, Text):
-            self._begin(f"thought {payload.step}", f"{payload.step}: ")
+            step = " ".join(filter(None, (packet.agent, payload.step)))
+            self._begin(f"thought {step}", f"{step}: ")
             self._aside(payload.text)
+        elif packet.HasField("agent_event"):
+            self._note(packet.agent, _told_of(packet.agent_event))
         elif packet.HasField("tool_call"):
             self._note("call", f"{packet.tool_call.tool_name} {packet.tool_call.arguments_json}")
         elif packet.HasField("progress"):
@@ -101,7 +104,7 @@ class Printer:
         if part == self._last:
             return
         if self._last:
-            stream = self._out if self._last == "content" else self._err
+            stream = self._out if self._last.startswith("content") else self._err
             stream.write("\n")
             stream.flush()
         self._last = part
@@ -117,10 +120,23 @@ class Printer:
         self._out.flush()
 
 
+def _told_of(event: pb.AgentEvent) -> str:
+    """What became of a sub-agent, in a line."""
+    match event.WhichOneof("event"):
+        case "started":
+            return " – ".join(filter(None, ("started", event.started.description)))
+        case "completed":
+            return " – ".join(filter(None, ("completed", event.completed.summary)))
+        case _:
+            return f"failed – {event.failed.error.message}"
+
+
 def _as_object(packet: pb.UpstreamPacket) -> dict[str, object]:
     kind = packet.WhichOneof("payload") or ""
     payload = getattr(packet, kind)
-    told: dict[str, object] = {"type": kind}
+    told: dict[str, object] = {"type": kind, **({"agent": packet.agent} if packet.agent else {})}
+    if kind == "agent_event":
+        return told | {"event": payload.WhichOneof("event"), "text": _told_of(payload)}
     for field, value in payload.ListFields():
         if isinstance(value, str | int | float | bool):
             told[field.name] = value

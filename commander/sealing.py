@@ -14,41 +14,57 @@ from southwest.ai.agent.v1 import agent_pb2 as pb
 
 from commander.core.outbox import Sealed, Series, Text
 from commander.core.turn import Usage
-from commander.errors import AgentFailure, InvalidArguments, Origin, ToolNotFound
-from commander.outputs import Artifact, Content, Embedding, Output, Progress, Thought, Used
+from commander.errors import AgentFailure, InvalidArguments, Origin, ToolNotFound, fit
+from commander.outputs import (
+    AgentEvent,
+    Artifact,
+    Began,
+    Completed,
+    Content,
+    Embedding,
+    Failed,
+    Output,
+    Progress,
+    Thought,
+    Used,
+)
 
 # Names go out with each packet that belongs to them.
 NAME_BYTES_MAX = 1_024
 # The names of tools and the keys of calls: as long as a dispatcher takes them.
 NAME_CHARS_MAX = 128
+# Of a sub-agent's description and summary.
+EVENT_CHARS_MAX = 1_024
 _ORIGINS: Final[Mapping[Origin, pb.ErrorOrigin.ValueType]] = {
     "commander": pb.ERROR_ORIGIN_COMMANDER,
     "model": pb.ERROR_ORIGIN_LLM,
 }
 
 
-def item(output: Output, packet_bytes_max: int, payload_bytes_max: int) -> Text | Sealed | Series | None:
+def item(
+    output: Output, packet_bytes_max: int, payload_bytes_max: int, path: str
+) -> Text | Sealed | Series | None:
     """What is put into the outbox. None for what says nothing. ValueError for what is too large to cross."""
     match output:
         case Content(text):
-            return Text(text) if text else None
+            return Text(text, None, path) if text else None
         case Thought(step, text):
             _check_name("the thought's step", step)
-            return Text(text, step) if text else None
+            return Text(text, step, path) if text else None
         case Artifact():
             _check_name("the artifact's name", output.name)
             _check_name("the artifact's mime_type", output.mime_type)
             if not memoryview(output.content).c_contiguous:
                 raise ValueError(f"artifact {output.name!r}: data must lie in one piece; bytes(data) does")
-            return Series(_artifact_pieces(output, packet_bytes_max), len(output.content))
+            return Series(_artifact_pieces(output, packet_bytes_max, path), len(output.content))
         case Embedding(values, name, model):
-            return _sealed(_embedding(values, name, model), "the embedding", payload_bytes_max)
+            return _sealed(_embedding(values, name, model), "the embedding", payload_bytes_max, path)
         case Progress(text, current, total, percent):
             progress = pb.Progress(text=text, current=current, total=total, percent=percent)
-            return _sealed(progress, "the progress", payload_bytes_max)
+            return _sealed(progress, "the progress", payload_bytes_max, path)
         case Used(used):
             _check_name("the usage's model", used.model)
-            return _sealed(usage(used), "the usage", payload_bytes_max)
+            return _sealed(usage(used), "the usage", payload_bytes_max, path)
 
 
 def tool_call(
@@ -57,6 +73,7 @@ def tool_call(
     arguments: Mapping[str, object],
     timeout_s: float | None,
     idempotency_key: str,
+    path: str,
     *,
     to_agent: bool = False,
 ) -> Sealed:
@@ -76,7 +93,7 @@ def tool_call(
     )
     if timeout_s is not None:
         request.timeout_ms = max(1, min(round(timeout_s * 1000), 2**32 - 1))
-    return Sealed(request, request.ByteSize())
+    return Sealed(request, request.ByteSize(), path)
 
 
 def _check_call(tool: str, idempotency_key: str) -> None:
@@ -100,6 +117,7 @@ def question(
     schema: Mapping[str, object] | None,
     expires_in_s: float | None,
     payload_bytes_max: int,
+    path: str,
 ) -> Sealed:
     """A question. TypeError or ValueError for a schema that is no JSON."""
     asked = pb.Question(question_id=question_id, text=text, options=options)
@@ -107,10 +125,10 @@ def question(
         asked.response_schema_json = json.dumps(schema, allow_nan=False)
     if expires_in_s is not None:
         asked.expires_in.CopyFrom(duration(expires_in_s))
-    return _sealed(asked, "the question", payload_bytes_max)
+    return _sealed(asked, "the question", payload_bytes_max, path)
 
 
-def _artifact_pieces(artifact: Artifact, packet_bytes_max: int) -> Iterator[Sealed]:
+def _artifact_pieces(artifact: Artifact, packet_bytes_max: int, path: str) -> Iterator[Sealed]:
     content = memoryview(artifact.content).cast("B")
     for start in range(0, max(1, len(content)), packet_bytes_max):
         piece = pb.Artifact(
@@ -120,7 +138,7 @@ def _artifact_pieces(artifact: Artifact, packet_bytes_max: int) -> Iterator[Seal
             is_last=start + packet_bytes_max >= len(content),
             artifact_id=artifact.artifact_id,
         )
-        yield Sealed(piece, piece.ByteSize())
+        yield Sealed(piece, piece.ByteSize(), path)
 
 
 def _embedding(values: Sequence[float], name: str, model: str) -> pb.Embedding:
@@ -152,11 +170,11 @@ def _check_name(what: str, name: str) -> None:
         raise ValueError(f"{what} is {size} bytes; at most {NAME_BYTES_MAX} can cross")
 
 
-def _sealed(payload: ProtobufMessage, what: str, payload_bytes_max: int) -> Sealed:
+def _sealed(payload: ProtobufMessage, what: str, payload_bytes_max: int, path: str) -> Sealed:
     size = payload.ByteSize()
     if size > payload_bytes_max:
         raise ValueError(f"{what} is {size} bytes on the wire; at most {payload_bytes_max} can cross")
-    return Sealed(payload, size)
+    return Sealed(payload, size, path)
 
 
 def _why_no_json(arguments: Mapping[str, object]) -> str:
@@ -170,17 +188,32 @@ def _why_no_json(arguments: Mapping[str, object]) -> str:
     return "the names of arguments must be text"
 
 
+def agent_event(event: AgentEvent, path: str) -> Sealed:
+    """What became of a sub-agent. What is too long for a line about it is cut."""
+    match event:
+        case Began(description):
+            told = pb.AgentEvent(started=pb.AgentStarted(description=fit(description, EVENT_CHARS_MAX)))
+        case Completed(summary):
+            told = pb.AgentEvent(completed=pb.AgentCompleted(summary=fit(summary, EVENT_CHARS_MAX)))
+        case Failed(failure):
+            error = agent_error(failure, pb.ERROR_SCOPE_AGENT)
+            told = pb.AgentEvent(failed=pb.AgentFailed(error=error))
+    return Sealed(told, told.ByteSize(), path)
+
+
 def failure_bytes(failure: AgentFailure) -> int:
     """Bytes of it on the wire."""
     return agent_error(failure).ByteSize()
 
 
-def agent_error(failure: AgentFailure) -> pb.ErrorSignal:
-    """The error that ends a session whose agent failed."""
+def agent_error(
+    failure: AgentFailure, scope: pb.ErrorScope.ValueType = pb.ERROR_SCOPE_SESSION
+) -> pb.ErrorSignal:
+    """The error that ends a session whose agent failed, or a sub-agent alone."""
     error = pb.ErrorSignal(
         code=failure.code,
         origin=_ORIGINS[failure.origin],
-        scope=pb.ERROR_SCOPE_SESSION,
+        scope=scope,
         message=failure.message,
         error_type=failure.error_type,
         retryable=failure.retryable,

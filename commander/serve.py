@@ -28,7 +28,7 @@ from commander.agent import AnyAgent
 from commander.core.batch import Rotation
 from commander.core.slots import Slots
 from commander.core.turn import Bounds
-from commander.crossing import CrossingBounds
+from commander.crossing import CrossingBounds, TeamBounds
 from commander.doorbell import Doorbell
 from commander.endurance import Endurance
 from commander.hub import ENVELOPE_BYTES_MAX, Hub
@@ -118,7 +118,8 @@ def bounds(settings: Settings) -> CrossingBounds:
         settings.outbox_bytes,
         min(settings.packet_bytes_max, payload_bytes_max),
     )
-    return CrossingBounds(turn, payload_bytes_max, settings.messages_waiting_max)
+    team = TeamBounds(settings.team_members, settings.team_members_at_once, settings.team_answer_chars)
+    return CrossingBounds(turn, payload_bytes_max, settings.messages_waiting_max, team)
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,6 +198,7 @@ DIAL = "Where it connects, and by what right"
 RETURN = "Connecting and coming back"
 SILENCE = "Silence on a connection"
 SIZES = "Packets and what may wait"
+TEAMS = "Sub-agents of a turn"
 MODELS = "Language models"
 ENDS = "Stops, draining and blocked agents"
 LOGS = "Metrics, logs and the event loop"
@@ -272,6 +273,16 @@ class Settings(BaseModel):
         "Messages of the user that wait for the agent; one more fails the turn. No less than the dispatcher lets wait.",
         1,
         10_000,
+    )
+
+    team_members: int = setting(
+        TEAMS, 100, "Sub-agents of one turn in all; a dispatcher takes 1,000 of a session.", 1, 1_000
+    )
+    team_members_at_once: int = setting(
+        TEAMS, 16, "Of one team, so many run at once; the rest wait for their place.", 1, 1_000
+    )
+    team_answer_chars: int = setting(
+        TEAMS, 1_000_000, "So much of a sub-agent's answer is kept for who started it.", 1, 100_000_000
     )
 
     model: ModelName = setting(

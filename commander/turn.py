@@ -5,7 +5,6 @@ Both say the same things and ask the same things; they differ only in how they w
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -22,12 +21,14 @@ from commander.conversation import (
     UserMessage,
 )
 from commander.core.turn import Usage
-from commander.crossing import Crossing
+from commander.crossing import Passage
 from commander.errors import TOOL_FAILURES, QuestionUnanswered, Stopped, ToolFailed, ToolTimeout
 from commander.outputs import Artifact, Content, Embedding, Output, Progress, Thought, Used
 
 if TYPE_CHECKING:
+    from commander.models.blocking import BlockingModel
     from commander.models.model import Model, TurnModels
+    from commander.team import Team, Teams
 
 # The dispatcher answers a call that has timed out; this much later nobody will.
 _TIMEOUT_MARGIN_S = 2.0
@@ -36,7 +37,7 @@ _TIMEOUT_MARGIN_S = 2.0
 class Asked:
     """What a turn was asked, and what it may say: the part that waits for nothing."""
 
-    def __init__(self, crossing: Crossing) -> None:
+    def __init__(self, crossing: Passage) -> None:
         self._crossing = crossing
         self._request = crossing.request
 
@@ -46,6 +47,11 @@ class Asked:
     @property
     def session_id(self) -> str:
         return self._request.session_id
+
+    @property
+    def path(self) -> str:
+        """Of this member of a team, as viewers see it: "insight", or "team/insight". Empty: no member."""
+        return self._crossing.path
 
     @property
     def attempt(self) -> int:
@@ -86,8 +92,7 @@ class Asked:
     @property
     def time_left_s(self) -> float | None:
         """How long the session may still take, seconds. None: no bound."""
-        deadline = self._request.deadline
-        return None if deadline is None else max(0.0, deadline - time.monotonic())
+        return self._request.left_s
 
     @property
     def trace_context(self) -> tuple[str, str]:
@@ -119,7 +124,9 @@ class Asked:
         self, name: str, data: bytes | bytearray | memoryview, *, mime_type: str = "application/octet-stream"
     ) -> Artifact:
         """Binary output of any size; it crosses in pieces."""
-        return Artifact(name, data, mime_type, self._crossing.mint_artifact_id())
+        with self._crossing.guard:
+            artifact_id = self._crossing.mint_artifact_id()
+        return Artifact(name, data, mime_type, artifact_id)
 
     def embedding(self, values: Sequence[float], *, name: str = "", model: str = "") -> Embedding:
         """A vector of numbers; they cross with 4 bytes each."""
@@ -131,6 +138,10 @@ class Asked:
         """Tokens used since the last one of these."""
         return Used(Usage(input_tokens, output_tokens, reasoning_tokens, model))
 
+    def summarize(self, text: str) -> None:
+        """Of a member of a team: what viewers are told of it, in a line, when it has completed. The last one counts."""
+        self._crossing.summarize(text)
+
     def take_messages(self) -> list[UserMessage]:
         """What the user has said meanwhile, without waiting for it. What is not taken is given back as unread."""
         return self._crossing.take_messages()
@@ -139,9 +150,10 @@ class Asked:
 class Turn(Asked):
     """One turn of an async agent. Everything that waits is awaited, in the agents' loop."""
 
-    def __init__(self, crossing: Crossing, models: "TurnModels") -> None:
+    def __init__(self, crossing: Passage, models: "TurnModels", teams: "Teams") -> None:
         super().__init__(crossing)
         self._models = models
+        self._teams = teams
         # Whoever waits for room has it: those after wait in their order, and not all are woken for each place.
         self._emitting = asyncio.Lock()
 
@@ -159,6 +171,10 @@ class Turn(Asked):
     def model(self, name: str = "") -> "Model":
         """A language model of the settings; without a name the default one. ModelFailed lists those there are."""
         return self._models.model(name, self.emit)
+
+    def team(self) -> "Team":
+        """Sub-agents beside each other: `async with turn.team() as team: team.start("insight", …)`."""
+        return self._teams.team()
 
     async def delegate(
         self,
@@ -235,8 +251,10 @@ class Turn(Asked):
 class BlockingTurn(Asked):
     """One turn of a sync agent, in a thread of its own. Everything that waits blocks that thread."""
 
-    def __init__(self, crossing: Crossing) -> None:
+    def __init__(self, crossing: Passage, models: "TurnModels", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(crossing)
+        self._models = models
+        self._loop = loop
         self._emitting = Lock()
 
     def emit(self, output: Output | str) -> None:
@@ -246,7 +264,14 @@ class BlockingTurn(Asked):
         with self._emitting:
             while not (crossing.turn.has_room or crossing.is_over):
                 crossing.room().result()
-            _emit(crossing, output)
+            with crossing.guard:
+                _emit(crossing, output)
+
+    def model(self, name: str = "") -> "BlockingModel":
+        """A language model of the settings; without a name the default one. ModelFailed lists those there are."""
+        from commander.models.blocking import BlockingModel  # noqa: PLC0415 - it knows turns as well
+
+        return BlockingModel(self._models.model(name, None), self._loop, self.emit)
 
     def delegate(
         self,
@@ -260,7 +285,8 @@ class BlockingTurn(Asked):
     ) -> str:
         """As `Turn.delegate`; blocks until the other agent has answered."""
         task = delegated_task(text, messages, agent_version, metadata)
-        call_id, answer = self._crossing.call(agent, task, timeout_s, "", to_agent=True)
+        with self._crossing.guard:
+            call_id, answer = self._crossing.call(agent, task, timeout_s, "", to_agent=True)
         try:
             return _answered_text(agent, answer.result())
         finally:
@@ -280,7 +306,8 @@ class BlockingTurn(Asked):
     ) -> Any:
         """As `call_tool`. `timeout_s` cuts the tool's own timeout; the key, up to 128 printable characters without
         blanks, lets the tool's world tell a repeat."""
-        call_id, answer = self._crossing.call(name, arguments, timeout_s, idempotency_key)
+        with self._crossing.guard:
+            call_id, answer = self._crossing.call(name, arguments, timeout_s, idempotency_key)
         try:
             return _tool_result(
                 name, answer.result(None if timeout_s is None else timeout_s + _TIMEOUT_MARGIN_S)
@@ -299,7 +326,8 @@ class BlockingTurn(Asked):
         expires_in_s: float | None = None,
     ) -> Any:
         """What the user answers: any JSON value, or one of `options`. Raises QuestionUnanswered."""
-        _, answer = self._crossing.ask(question, options, schema, expires_in_s)
+        with self._crossing.guard:
+            _, answer = self._crossing.ask(question, options, schema, expires_in_s)
         return _user_value(answer.result())
 
     def messages(self) -> Iterator[UserMessage]:
@@ -313,7 +341,7 @@ class BlockingTurn(Asked):
                     message.result()
 
 
-def _emit(crossing: Crossing, output: object) -> None:
+def _emit(crossing: Passage, output: object) -> None:
     if isinstance(output, str):
         crossing.say(output)
     elif isinstance(output, Output):

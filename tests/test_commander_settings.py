@@ -23,7 +23,17 @@ from commander.settings import Loaded, Settings, SettingsError, add_arguments, l
 
 FIELDS = Settings.model_fields
 NUMBERS = [name for name, field in FIELDS.items() if field.annotation in (int, float)]
-UNITS = {"SECONDS", "BYTES", "PACKETS", "HEARTBEATS", "MESSAGES", "SLOTS", "FAILURES"}
+UNITS = {
+    "SECONDS",
+    "BYTES",
+    "PACKETS",
+    "CHARACTERS",
+    "HEARTBEATS",
+    "MEMBERS",
+    "MESSAGES",
+    "SLOTS",
+    "FAILURES",
+}
 
 
 def told(*flags: str, environ: Mapping[str, str] | None = None, toml: str | None = None) -> Loaded:

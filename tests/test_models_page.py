@@ -35,7 +35,7 @@ def test_every_example_runs(tmp_path: Path) -> None:
         page.write_text(PAGE.read_text().replace(SERVER, server.base_url))
         with Reader(page, folder) as reader:
             reader.read()
-        assert len(server.requests) == 7
+        assert len(server.requests) == 9
     assert reader.ran == sum(block.what.startswith("run: ") for block in blocks(PAGE)) > 7
 
 

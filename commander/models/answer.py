@@ -65,6 +65,13 @@ class Line:
         self._room.set()
         return self._said.popleft()
 
+    def take_waiting(self) -> list[Output | str]:
+        """What can be taken without waiting for it."""
+        taken = list(self._said)
+        self._said.clear()
+        self._room.set()
+        return taken
+
     async def _live(self) -> None:
         try:
             await self.speaking.say(self._hear)
@@ -138,6 +145,10 @@ class Answer:
         if self._line.task is None:
             self._begin(self._line)
         return await self._line.take()
+
+    async def take(self) -> list[Output | str]:
+        """All that has come, at least one. StopAsyncIteration at the end."""
+        return [await anext(self), *self._line.take_waiting()]
 
     async def __aenter__(self) -> Self:
         return self

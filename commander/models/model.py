@@ -25,16 +25,23 @@ Emit = Callable[[Output], Awaitable[None]]
 class TurnModels:
     """The models of one turn: what it has spent, and what it listens to. All belongs to the agents' loop."""
 
-    def __init__(self, models: Models, left_s: Callable[[], float | None]) -> None:
+    def __init__(
+        self, models: Models, left_s: Callable[[], float | None], spent: dict[str, int] | None = None
+    ) -> None:
         self.models = models
         self.left_s = left_s
-        self._spent: dict[str, int] = {}
+        # Output tokens by model, of the whole turn.
+        self._spent: dict[str, int] = {} if spent is None else spent
         self._lines: set[Line] = set()
         self._is_over = False
 
-    def model(self, name: str, emit: Emit) -> "Model":
-        """ModelFailed for a name that there isn't."""
+    def model(self, name: str, emit: Emit | None) -> "Model":
+        """ModelFailed for a name that there isn't. Without `emit`, whoever asks tells what was used."""
         return Model(self, self.models.entry(name), emit)
+
+    def branch(self) -> "TurnModels":
+        """The same for a member of a team, who hangs up by itself. What it spends, the turn has spent."""
+        return TurnModels(self.models, self.left_s, self._spent)
 
     def hang_up(self) -> None:
         """The turn is over: every connection is closed. Idempotent."""
@@ -69,7 +76,7 @@ class TurnModels:
 class Model:
     """A language model, for one turn. Any number of answers may be under way at once."""
 
-    def __init__(self, turn: TurnModels, entry: Entry, emit: Emit) -> None:
+    def __init__(self, turn: TurnModels, entry: Entry, emit: Emit | None) -> None:
         self._turn = turn
         self._entry = entry
         self._emit = emit
@@ -126,9 +133,9 @@ class Model:
         usage is told."""
         async with self.stream(prompt, system=system, schema=schema) as answer:
             async for output in answer:
-                if isinstance(output, Used):
+                if isinstance(output, Used) and self._emit is not None:
                     await self._emit(output)
-        return answer.text if schema is None else _fit(schema).value(answer.text)
+        return value_of(answer.text, schema)
 
     def _check_fit(self, fit: "Fit", text: str) -> None:
         try:
@@ -149,6 +156,11 @@ class Model:
                         else (f"it takes text alone, not {part.mime_type!r}")
                     )
                     raise _failed(self._entry, "model_input_refused", told)
+
+
+def value_of(text: str, schema: Mapping[str, object] | None) -> Any:
+    """Of a whole answer: the text itself, or the value that fits the schema."""
+    return text if schema is None else _fit(schema).value(text)
 
 
 def _fit(schema: Mapping[str, object]) -> "Fit":
