@@ -44,9 +44,39 @@ from commander.crossing import Crossing
 from commander.doorbell import Doorbell
 from commander.errors import AgentFailure, ToolFailed
 from commander.metrics import Metrics
+from commander.models.scripted import (
+    HANGS,
+    ModelRequest,
+    Script,
+    Scripted,
+    ScriptedModel,
+    ScriptError,
+    fails,
+    wants,
+)
+from commander.models.words import Finished, Reasoning, Tokens
 from commander.runner import Runner
 from commander.serve import bounds
 from commander.settings import Settings
+
+__all__ = [
+    "DECLINED",
+    "HANGS",
+    "AgentRun",
+    "Call",
+    "Event",
+    "Finished",
+    "ModelRequest",
+    "Question",
+    "Reasoning",
+    "ScriptError",
+    "ScriptedModel",
+    "Tokens",
+    "fails",
+    "run_agent",
+    "running_agent",
+    "wants",
+]
 
 # Whatever is waited for has come by then, or the test fails and says what it waited for.
 PATIENCE_S: Final = 10.0
@@ -55,10 +85,6 @@ DECLINED: Final = object()
 
 Tool = Callable[..., Any]
 Answers = Mapping[str, object] | Callable[["Question"], object]
-
-
-class ScriptError(AssertionError):
-    """The agent asked for something that the test has not scripted, or something was scripted that does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +128,7 @@ class AgentRun:
         request: Request,
         tools: Mapping[str, Tool],
         answers: Answers | None,
+        models: Mapping[str, Script | ScriptedModel],
         patience_s: float,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -123,11 +150,14 @@ class AgentRun:
         self._rotation = Rotation(Settings().max_message_bytes)
         self._turn = Turn(request.session_id, request.attempt, told.turn, credit=None)
         self._crossing = Crossing(self._turn, request, self._rotation, self._doorbell, told)
+        metrics = Metrics()
+        self._models = Scripted(models, metrics, self._has_changed, self._is_wrong)
         self._runner = Runner(
             {(agent.name, agent.version): agent},
             loop,
             lambda *_: _call_soon(loop, self._has_ended),
-            Metrics(),
+            metrics,
+            self._models.models,
         )
         self._agent = agent
         self._open: dict[str, Question] = {}
@@ -153,6 +183,11 @@ class AgentRun:
         """All its reasoning, whatever the step."""
         return "".join(event.fields["delta"] for event in self._of("thought"))
 
+    @property
+    def model_requests(self) -> list[ModelRequest]:
+        """What the scripted models were asked, in order."""
+        return self._models.requests
+
     def kinds(self) -> list[str]:
         """Of all events, in order."""
         return [event.kind for event in self.events]
@@ -174,6 +209,11 @@ class AgentRun:
     async def until_text(self, text: str) -> None:
         """Until the answer has this in it."""
         await self._when(lambda: text in self.text, f"{text!r} in {self.text!r}")
+
+    async def until_model_request(self, count: int = 1) -> ModelRequest:
+        """The request of this number to a scripted model, from 1, once it has come."""
+        await self._when(lambda: len(self.model_requests) >= count, f"request {count} to a model")
+        return self.model_requests[count - 1]
 
     def say(self, text: str) -> None:
         """The user adds something while the agent runs."""
@@ -220,7 +260,7 @@ class AgentRun:
     async def _when(self, is_so: Callable[[], bool], what: str) -> None:
         try:
             async with asyncio.timeout(self._patience_s):
-                while not is_so():
+                while self._wrong is not None or not is_so():
                     if self._wrong is not None:
                         raise self._wrong
                     if self.outcome and self._ended.is_set():
@@ -344,7 +384,14 @@ class AgentRun:
         try:
             self.answer(self._scripted(question), question.question_id)
         except Exception as error:  # noqa: BLE001 - the test is told, by what it waits for
-            self._wrong = error
+            self._is_wrong(error)
+
+    def _is_wrong(self, error: Exception) -> None:
+        self._wrong = self._wrong or error
+        self._has_changed()
+
+    def _has_changed(self) -> None:
+        self._changed.set()
 
     def _scripted(self, question: Question) -> object:
         assert self._answers is not None
@@ -365,6 +412,7 @@ async def running_agent(
     tools: Mapping[str, Tool] | None = None,
     offers: Sequence[ToolOffer] | None = None,
     answers: Answers | None = None,
+    models: Mapping[str, Script | ScriptedModel] | None = None,
     metadata: Mapping[str, str] | None = None,
     user_id: str = "",
     attempt: int = 1,
@@ -377,7 +425,9 @@ async def running_agent(
     `asked`: the user's words, or the whole conversation. `tools`: by name, plain or async functions that take the
     arguments and return what JSON can hold; one raises ToolFailed, or a kind of it, to fail so. `offers`: what the
     agent is told of tools; else their names, and their docstrings' first lines. `answers`: by a question's text, or a
-    function of the `Question`; None: whoever tests answers by `AgentRun.answer`. `published`: what an agent that
+    function of the `Question`; None: whoever tests answers by `AgentRun.answer`. `models`: by name, the first is the
+    default, what each says: the pieces of one answer, a list of answers, one for each request, or a function of the
+    `ModelRequest`; they need the extra llm. `published`: what an agent that
     continues finds, with `attempt` 2 or more. `patience_s`: how long anything is waited for.
     """
     scripted = dict(tools or {})
@@ -391,7 +441,7 @@ async def running_agent(
         deadline=None if time_left_s is None else time.monotonic() + time_left_s,
         published=published,
     )
-    run = AgentRun(agent, request, scripted, answers, patience_s)
+    run = AgentRun(agent, request, scripted, answers, models or {}, patience_s)
     living = asyncio.ensure_future(run.live())
     try:
         yield run

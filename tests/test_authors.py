@@ -3,6 +3,7 @@ an author may import or call is on it."""
 
 import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from southwest.ai.agent.v1 import agent_pb2 as pb
 
 import commander
 import commander.errors
+import commander.testing
 import dispatcher.tools
 from commander.agent import ON_RESTART
 from commander.turn import Turn
@@ -75,6 +77,11 @@ def test_all_that_a_turn_can_do_is_told(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in commander.__all__ if hasattr(commander.errors, name)])
 def test_all_that_an_author_may_catch_or_raise_is_told(name: str) -> None:
     assert f"`{name}" in PAGE.read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in commander.testing.__all__ if name != "ScriptError"])
+def test_all_of_the_testing_kit_is_told(name: str) -> None:
+    assert re.search(rf"`{name}|\b{name}\(", PAGE.read_text())
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,12 @@ _COMPATIBLE: Final = {**_CHAT, "openai_chat_supports_max_completion_tokens": Fal
 
 
 class Adaptor:
-    """A connection to one model. Made in any thread; `stream` belongs to the agents' loop."""
+    """A connection to one model. Made in any thread; `stream` belongs to the agents' loop. Who gives `model` has made
+    it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, model: Model[Any] | None = None) -> None:
         self._connection = connection
-        self._model = _model(connection)
+        self._model = _model(connection) if model is None else model
 
     def __repr__(self) -> str:
         return f"<Adaptor {self._connection.provider}:{self._connection.model} {self._connection.base_url}>"

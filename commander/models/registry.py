@@ -29,10 +29,16 @@ KEY_BYTES_MAX: Final = 16_384
 MISSING: Final = "language models need the extra llm: pip install 'chatstream[llm]'"
 
 
+# Makes a connection, in a thread. Raises Trouble.
+Connect = Callable[[Connection], Provider]
+
+
 class Entry:
     """One model: its table, its connection, and what is shared by all that use it."""
 
-    def __init__(self, name: str, table: ModelTable, key: Secret | None, breaker: Breaker) -> None:
+    def __init__(
+        self, name: str, table: ModelTable, key: Secret | None, breaker: Breaker, connect: Connect
+    ) -> None:
         self.name = name
         self.table = table
         self.breaker = breaker
@@ -41,6 +47,7 @@ class Entry:
         )
         self.places = asyncio.Semaphore(table.concurrency)
         self._key = key
+        self._connect = connect
         self._provider: Provider | None = None
         self._connecting = asyncio.Lock()
 
@@ -51,7 +58,7 @@ class Entry:
         """The connection, made once. Trouble for a table that can't be connected."""
         async with self._connecting:
             if self._provider is None:
-                self._provider = await asyncio.to_thread(_connect, self._connection())
+                self._provider = await asyncio.to_thread(self._connect, self._connection())
             return self._provider
 
     def hide(self, text: str) -> str:
@@ -111,8 +118,11 @@ class Models:
         yield from {entry.table.circuit: entry.breaker for entry in self._entries.values()}.items()
 
 
-def open_models(settings: Settings, environ: Mapping[str, str], metrics: Metrics) -> Models:
-    """The registry of these settings. SettingsError for a key that isn't there, and for a default that is no model."""
+def open_models(
+    settings: Settings, environ: Mapping[str, str], metrics: Metrics, connect: Connect | None = None
+) -> Models:
+    """The registry of these settings. SettingsError for a key that isn't there, and for a default that is no model.
+    Who gives `connect` makes the connections."""
     told, default = _tables(settings)
     problems: list[str] = []
     breakers: dict[str, Breaker] = {}
@@ -121,7 +131,7 @@ def open_models(settings: Settings, environ: Mapping[str, str], metrics: Metrics
         breaker = breakers.setdefault(
             table.circuit, Breaker(settings.breaker_failures, settings.breaker_open_s)
         )
-        entries[name] = Entry(name, table, _key(name, table, environ, problems), breaker)
+        entries[name] = Entry(name, table, _key(name, table, environ, problems), breaker, connect or _connect)
     if problems:
         raise SettingsError("\n".join(problems))
     models = Models(entries, default, metrics)
