@@ -90,8 +90,8 @@ Answers = Mapping[str, object] | Callable[["Question"], object]
 @dataclass(frozen=True, slots=True)
 class Event:
     """What the agent said. `kind`: content, thought, progress, tool_call, question, artifact, embedding, usage,
-    agent_event; `agent`: the sub-agent's path, empty for the root; `fields`: as the contract names them. Neighbouring
-    pieces of one text are one event."""
+    agent_event; `agent`: the sub-agent's path, empty for the root; `fields`: as the contract names them. Pieces of
+    one text that an agent says one after the other are one event."""
 
     kind: str
     fields: Mapping[str, Any]
@@ -165,6 +165,8 @@ class AgentRun:
         self._ended = asyncio.Event()
         self._changed = asyncio.Event()
         self._seen = 0
+        # By path, where the last event of that agent is.
+        self._last_of: dict[str, int] = {}
         # What the test has to hear instead of what it waits for.
         self._wrong: Exception | None = None
 
@@ -330,13 +332,15 @@ class AgentRun:
             self.usage = self.usage + used
 
     def _add(self, event: Event) -> None:
-        """How text is cut into packets depends on the machine's pace, so neighbours are joined."""
-        last = self.events[-1] if self.events else None
+        """How text is cut into packets, and how members of a team take turns, depends on the machine's pace: so what
+        one agent says on and on is one event."""
+        place = self._last_of.get(event.agent)
         name = _JOINED.get(event.kind, "")
-        if last is not None and name and _alike(last, event, name):
+        if place is not None and name and _alike(last := self.events[place], event, name):
             joined = {**last.fields, name: last.fields[name] + event.fields[name]}
-            self.events[-1] = Event(last.kind, joined, last.agent)
+            self.events[place] = Event(last.kind, joined, last.agent)
         else:
+            self._last_of[event.agent] = len(self.events)
             self.events.append(event)
 
     def _begin(self, answering: Coroutine[Any, Any, None]) -> None:
