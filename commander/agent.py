@@ -39,6 +39,7 @@ class Agent(Generic[P, R]):
         version: str,
         accepts: Sequence[str],
         on_restart: OnRestart,
+        parks: bool = False,
     ) -> None:
         self.function = function
         self.name = _checked_name(name)
@@ -46,6 +47,7 @@ class Agent(Generic[P, R]):
         self.version = version
         self.accepts = tuple(accepts)
         self.on_restart = _checked_on_restart(on_restart)
+        self.parks = _checked_parks(parks, on_restart)
         self.kind = _kind(function)
         self.__name__ = getattr(function, "__name__", name)
         self.__doc__ = function.__doc__
@@ -80,6 +82,7 @@ def agent(
     version: str = "",
     accepts: Sequence[str] = ("text/plain",),
     on_restart: OnRestart = "restart",
+    parks: bool = False,
 ) -> Callable[[Callable[P, R]], Agent[P, R]]: ...
 
 
@@ -91,6 +94,7 @@ def agent(
     version: str = "",
     accepts: Sequence[str] = ("text/plain",),
     on_restart: OnRestart = "restart",
+    parks: bool = False,
 ) -> Any:
     """Makes an agent: `@agent("weather", description="Answers questions about the weather")`.
 
@@ -100,6 +104,9 @@ def agent(
 
     `on_restart` says what becomes of a session whose commander died: the agent begins anew ("restart"), goes on from
     `turn.published` ("continue"), or is not run a second time ("never"). ValueError for anything else.
+
+    `parks`: while a user is asked, its place may be given to others; with the answer it runs again from its beginning,
+    and is given the same results and answers as before.
     """
     if callable(name):
         return agent()(name)
@@ -107,7 +114,7 @@ def agent(
     def decorate(function: Callable[P, R]) -> Agent[P, R]:
         own_name = getattr(function, "__name__", "").replace("_", "-")
         told = description or (inspect.getdoc(function) or "").partition("\n")[0]
-        return Agent(function, own_name if name is None else name, told, version, accepts, on_restart)
+        return Agent(function, own_name if name is None else name, told, version, accepts, on_restart, parks)
 
     return decorate
 
@@ -134,6 +141,17 @@ def _checked_name(name: object) -> str:
             f"an agent's name should be 1 to 128 characters without spaces, e.g. 'weather', not {name!r}"
         )
     return name
+
+
+def _checked_parks(parks: object, on_restart: object) -> bool:
+    if not isinstance(parks, bool):
+        raise TypeError(f"an agent's parks should be True or False, not {parks!r}")
+    if parks and on_restart == "continue":
+        raise ValueError(
+            "an agent that parks is run again from its beginning, and one that continues goes on from what was"
+            " published: leave out parks, or on_restart='continue'"
+        )
+    return parks
 
 
 def _checked_on_restart(on_restart: object) -> OnRestart:

@@ -84,6 +84,15 @@ class UserMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedAnswer:
+    """A question of an earlier attempt, and what came of it."""
+
+    text: str
+    options: tuple[str, ...]
+    answer: "UserAnswer"
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """What viewers already have of a session whose earlier attempt was lost, for an agent that continues."""
 
@@ -92,6 +101,8 @@ class Published:
     calls: tuple[PublishedCall, ...] = ()
     # What the user has said that an earlier attempt has taken; what none has taken comes as it always does.
     messages: tuple[UserMessage, ...] = ()
+    # What has been asked and answered, in order.
+    answers: tuple[PublishedAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +133,8 @@ class Request:
     user_id: str = ""
     deadline: float | None = None
     published: Published | None = None
+    # What an attempt was given that was parked: this one runs the same again.
+    rerun: Published | None = None
     traceparent: str = ""
     tracestate: str = ""
     # What ids have to begin with that viewers see.

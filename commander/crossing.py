@@ -22,6 +22,7 @@ from commander.core.turn import Bounds, Outcome, Turn
 from commander.doorbell import Doorbell
 from commander.errors import AgentFailure, Stopped, ToolTooLarge
 from commander.outputs import AgentEvent, Output, Used
+from commander.rerun import Rerun
 
 T = TypeVar("T")
 
@@ -128,6 +129,12 @@ class Crossing:
         self._ids_of = {"call": "" if request.published is None else ids, "question": ids, "artifact": ids}
         self._over = False
         self._is_blocking = False
+        self._rerun = None if request.rerun is None else Rerun(request.rerun)
+        # What is said now was said by an attempt before.
+        self._is_silent = self._rerun is not None and self._rerun.is_silent
+        if request.rerun is not None:
+            # Signals that nobody keeps: they were taken, and are given again.
+            self._messages.extend((0, message) for message in request.rerun.messages)
 
     def __repr__(self) -> str:
         return f"<Crossing {self.turn!r} messages={len(self._messages)}>"
@@ -154,7 +161,7 @@ class Crossing:
         turn = self.turn
         if turn.fenced or self._over:
             raise Stopped
-        if not text:
+        if not text or self._is_silent:
             return True
         room = turn.offer_text(text)
         if not turn.queued:
@@ -168,7 +175,8 @@ class Crossing:
         item = sealing.item(output, self.bounds.turn.packet_bytes_max, self.bounds.payload_bytes_max, path)
         if isinstance(output, Used):
             self.turn.count_usage(output.usage)
-        if item is None:
+        # Tokens are spent each time.
+        if item is None or (self._is_silent and not isinstance(output, Used)):
             return True
         return self._marked(self.turn.offer(item))
 
@@ -204,6 +212,10 @@ class Crossing:
                 f"its arguments are {request.size_bytes} bytes; at most {self.bounds.payload_bytes_max} can cross",
             )
         answer: Future[ToolAnswer] = Future()
+        known = None if self._rerun is None else self._rerun.result(tool, sealing.asked_with(request))
+        if known is not None:
+            answer.set_result(known)
+            return call_id, answer
         self._marked(self.turn.open_call(call_id, answer, request), urgent=True)
         self._release_if_over()
         return call_id, answer
@@ -223,13 +235,18 @@ class Crossing:
             question_id, text, options, schema, expires_in_s, self.bounds.payload_bytes_max, path
         )
         answer: Future[UserAnswer] = Future()
+        known = None if self._rerun is None else self._rerun.answer(text, tuple(options))
+        if known is not None:
+            self._is_silent = self._rerun is not None and self._rerun.is_silent
+            answer.set_result(known)
+            return question_id, answer
         self._marked(self.turn.open_question(question_id, answer, question), urgent=True)
         self._release_if_over()
         return question_id, answer
 
     def tell_of(self, event: AgentEvent, path: str) -> None:
         """What became of the sub-agent of this path. It waits for no room: there are as many as members, three each."""
-        if not self.is_over:
+        if not self.is_over and not self._is_silent:
             self._marked(self.turn.offer(sealing.agent_event(event, path)))
 
     def summarize(self, text: str) -> None:
@@ -256,6 +273,9 @@ class Crossing:
 
     def finish(self, outcome: Outcome, error: AgentFailure | None = None) -> None:
         """The agent has ended by itself."""
+        unfinished = None if self._rerun is None else self._rerun.unfinished()
+        if unfinished is not None and outcome is Outcome.COMPLETED:
+            outcome, error = Outcome.FAILED, unfinished
         self.shut()
         self.turn.finish(outcome, error, 0 if error is None else sealing.failure_bytes(error))
         self._marked(room=True, urgent=True)

@@ -96,6 +96,12 @@ def tool_call(
     return Sealed(request, request.ByteSize(), path)
 
 
+def asked_with(call: Sealed) -> str:
+    """The arguments of a call, as they cross."""
+    assert isinstance(call.payload, pb.ToolCallRequest), call
+    return call.payload.arguments_json
+
+
 def _check_call(tool: str, idempotency_key: str) -> None:
     """A model may have made up the name, and the key may be any text; on the wire either would end the session."""
     if not 1 <= len(tool) <= NAME_CHARS_MAX:

@@ -92,6 +92,7 @@ def identity(settings: Settings, agents: Mapping[tuple[str, str], AnyAgent]) -> 
                 description=agent.description,
                 accepted_input=agent.accepts,
                 on_restart=codec.ON_RESTART[agent.on_restart],
+                parks=agent.parks,
             )
             for agent in agents.values()
         ),

@@ -17,6 +17,7 @@ from commander.conversation import (
     Message,
     Part,
     Published,
+    PublishedAnswer,
     PublishedCall,
     Request,
     Role,
@@ -50,6 +51,7 @@ ROLES: Final[Mapping[int, Role]] = {
 def request(packet: pb.DownstreamPacket, now: float) -> Request:
     """What a Start asks. `now` is monotonic seconds."""
     wire = packet.start
+    published = _published(wire.published) if wire.HasField("published") else None
     return Request(
         session_id=packet.session_id,
         attempt=packet.attempt,
@@ -58,7 +60,8 @@ def request(packet: pb.DownstreamPacket, now: float) -> Request:
         metadata=dict(wire.metadata),
         user_id=wire.user_id,
         deadline=now + seconds(wire.time_left) if wire.HasField("time_left") else None,
-        published=_published(wire.published) if wire.HasField("published") else None,
+        published=published if not wire.published.parked else None,
+        rerun=published if wire.published.parked else None,
         traceparent=wire.trace_context.traceparent,
         tracestate=wire.trace_context.tracestate,
         id_prefix=wire.id_prefix[:_PREFIX_CHARS_MAX],
@@ -127,7 +130,11 @@ def _tool(name: str, description: str, schema_json: str) -> ToolOffer:
 
 def _published(wire: pb.Published) -> Published:
     calls = tuple(map(_published_call, wire.calls))
-    return Published(wire.content, calls, tuple(map(user_message, wire.messages)))
+    answers = (
+        PublishedAnswer(each.question.text, tuple(each.question.options), user_answer(each.answer))
+        for each in wire.answers
+    )
+    return Published(wire.content, calls, tuple(map(user_message, wire.messages)), tuple(answers))
 
 
 def _published_call(wire: pb.PublishedCall) -> PublishedCall:

@@ -30,6 +30,7 @@ _COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("links_lost", "Links that ended without a goodbye.", ()),
     ("slots_stuck", "Slots whose agent ignored its stop.", ()),
     ("stops_unreceived", "Stops that a commander did not acknowledge in time.", ()),
+    ("sessions_parked", "Sessions that gave back their slot while a person was asked.", ()),
     ("approvals", "Calls that somebody had to allow, by what came of it.", ("outcome",)),
     ("delegations", "Sessions that sessions asked for, by what came of it.", ("outcome",)),
     ("tool_outcomes_dropped", "Tool outcomes that nobody waited for any more.", ()),
@@ -182,7 +183,14 @@ class Snapshot:
 
     def __init__(self, router: Router, sources: Sequence[SourceState] = ()) -> None:
         self.sources = sources
-        self.sessions: dict[str, int] = {"queued": 0, "starting": 0, "running": 0, "detached": 0, "ended": 0}
+        self.sessions: dict[str, int] = {
+            "queued": 0,
+            "starting": 0,
+            "running": 0,
+            "detached": 0,
+            "parked": 0,
+            "ended": 0,
+        }
         for session in router.sessions.values():
             self.sessions[session.state.value] += 1
         self.slots: dict[tuple[str, ...], int] = {}

@@ -554,6 +554,13 @@ class Settings(BaseModel):
     )
     tool_open_s: float = limit(TOOLS, 30.0, "So long; then one call may try.", 0.05, 3600)
     session_tools_running_max: int = limit(TOOLS, 16, "Calls of one session at once; more wait.", 1, 10_000)
+    park_after_s: float = limit(
+        TOOLS,
+        5.0,
+        "A session that has waited for a person alone so long gives its slot to others.",
+        0,
+        86_400,
+    )
     delegation_levels_max: int = limit(
         TOOLS, 4, "How many agents may have asked each other, one below the other. 0: none may ask.", 0, 16
     )

@@ -154,7 +154,11 @@ def _published(published: Published) -> str:
         for call in published.calls
     )
     messages = (message.message_id for message in published.messages)
-    return " ".join((_quoted(published.content), *calls, *messages))
+    answers = (
+        f"{each.answer.question_id}:{each.answer.value_json or each.answer.why}" for each in published.answers
+    )
+    parked = ("parked",) if published.parked else ()
+    return " ".join((_quoted(published.content), *calls, *messages, *answers, *parked))
 
 
 def _stop(stop: Stop) -> str:

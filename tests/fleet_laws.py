@@ -43,6 +43,8 @@ def _judge_slots(
         assert key == (slot.session_id, slot.attempt), slot
         session = router.sessions.get(slot.session_id)
         mine = session is not None and session.live and session.attempt == slot.attempt
+        # One that is parked, or was, is nobody's until it is taken again.
+        mine = mine and session is not None and session.commander_id != ""
         # An ended session's slot is free, stopping or stuck, never busy.
         assert mine == (slot.state is SlotState.BUSY), f"{slot} of {session!r}"
         if slot.state is SlotState.STOPPING and commander.link is not None:

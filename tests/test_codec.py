@@ -297,7 +297,7 @@ def test_a_hello_is_read_to_the_last_field() -> None:
         "a-commander_id",
         "a-instance",
         "a-software_version",
-        (core.AgentOffer("a-name", "a-version", "a-description", ("a-accepted_input",), "never"),),
+        (core.AgentOffer("a-name", "a-version", "a-description", ("a-accepted_input",), "never", True),),
         {"key": "value"},
         7,
         7,

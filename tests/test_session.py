@@ -17,6 +17,7 @@ PATHS = {
     State.STARTING: [Step.TAKE],
     State.RUNNING: [Step.TAKE, Step.SPEAK],
     State.DETACHED: [Step.TAKE, Step.DETACH],
+    State.PARKED: [Step.TAKE, Step.SPEAK, Step.PARK],
     State.ENDED: [Step.END],
 }
 

@@ -168,12 +168,16 @@ class Scene:
         commander_id, _, instance = words.next().partition("/")
         offers = [offer.partition("@") for offer in words.text("agents", "echo").split(",")]
         on_restart: Any = words.text("on_restart", "restart")
+        parks = words.text("parks").split(",")
         resumes = [_resume(each) for each in words.text("resume").split(",") if each]
         hello = Hello(
             commander_id,
             instance,
             "test/1",
-            tuple(AgentOffer(name, version, on_restart=on_restart) for name, _, version in offers),
+            tuple(
+                AgentOffer(name, version, on_restart=on_restart, parks=name in parks)
+                for name, _, version in offers
+            ),
             words.pairs("labels"),
             words.number("slots", 1),
             words.number("stuck"),

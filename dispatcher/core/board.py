@@ -311,7 +311,7 @@ class Board:
             self.tell_usage(session)
         link, was_queued = session.link, self.queue.pop(session.session_id, None) is not None
         self.resting.pop(session.session_id, None)
-        for timer in ("queue", "rest", "policy", "full", "unwatched"):
+        for timer in ("queue", "rest", "policy", "full", "unwatched", "park"):
             self.timers.cancel((timer, session.session_id))
         for question_id in session.questions:
             self.timers.cancel(("question", session.session_id, question_id))
@@ -457,6 +457,13 @@ class Board:
         if session.is_held:
             self.timers.cancel(("unwatched", session.session_id))
         self.ask_above(session, question, is_told_now=True)
+        if session.parks and question.question_id not in session.approvals:
+            self.park_later(session)
+
+    def park_later(self, session: Session) -> None:
+        """Looks after a while whether it does nothing but wait for a person."""
+        session.quiet_at = session.received
+        self.timers.set(("park", session.session_id), self.now + self.limits.park_after_s)
 
     def run_tool(self, session: Session, call: Call) -> None:
         self.out.append(
@@ -561,7 +568,7 @@ class Board:
 
     def _must_not_begin_anew(self, session: Session, on_restart: OnRestart) -> bool:
         """What it has said stands among what others say above it, and can't be taken back there."""
-        goes_on = on_restart == "continue" and session.may_continue()
+        goes_on = session.parked or (on_restart == "continue" and session.may_continue())
         return session.delegated is not None and session.touched and not goes_on
 
     def queue_again(self, session: Session, *, first: bool = False, since: float | None = None) -> None:
@@ -625,10 +632,11 @@ class Board:
             )
             return
         session.advance(Step.TAKE)
-        goes_on = on_restart == "continue" and session.may_continue()
+        goes_on = session.parked or (on_restart == "continue" and session.may_continue())
         is_reset = session.touched and not goes_on
         session.begin_attempt(commander.commander_id, commander.link, self.now, goes_on=goes_on)
         session.on_restart = on_restart
+        session.parks = commander.parks(session.agent, requested.agent_version)
         key = (session.session_id, session.attempt)
         commander.slots[key] = Slot(*key)
         commander.taken += 1

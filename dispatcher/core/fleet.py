@@ -131,6 +131,11 @@ class Commander:
         offers = (o for o in self.hello.agents if o.name == agent and version in ("", o.version))
         return next((offer.on_restart for offer in offers), "restart")
 
+    def parks(self, agent: str, version: str) -> bool:
+        """Whether its agent may be stopped while a person is asked, and run again with the answer."""
+        offers = (o for o in self.hello.agents if o.name == agent and version in ("", o.version))
+        return next((offer.parks for offer in offers), False)
+
     def __repr__(self) -> str:
         stuck = self.count(SlotState.STUCK) + self.stuck_elsewhere
         taken = f"{len(self.slots) + self.stuck_elsewhere}/{self.hello.slots}" + (

@@ -106,6 +106,7 @@ class Intake:
             session.unacked_bytes += packet.size
             if session.state is State.STARTING:
                 session.advance(Step.SPEAK)
+                session.parked = False
             if packet.signals_received:
                 session.heard_signals(packet.signals_received)
             if packet.messages_read:
@@ -205,7 +206,7 @@ class Intake:
             reason = "unknown_session"
         elif session.ending is not None:
             reason = "ended"
-        elif packet.attempt != session.attempt:
+        elif packet.attempt != session.attempt or session.state is State.PARKED:
             reason = "stale_attempt"
         else:
             reason = "foreign_session"
@@ -214,8 +215,11 @@ class Intake:
         # Behind an ending packets are under way for a while, and their commander was told already. One that has said
         # that its agent has ended, and goes on, is told again.
         is_obeying = link.commander is None or who in link.commander.slots
+        slot = link.commander.slots.get(who) if link.commander is not None else None
+        is_parked = slot is not None and slot.stop is not None and slot.stop.code == "parked"
         if (
             (reason == "ended" and is_obeying)
+            or is_parked
             or who in link.fenced_told
             or len(link.fenced_told) >= FENCED_TOLD_MAX
         ):

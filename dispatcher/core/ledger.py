@@ -82,6 +82,11 @@ class Ledger:
         return request._replace(call_id=call_id, idempotency_key=key)
 
     @property
+    def is_idle(self) -> bool:
+        """All calls have an outcome."""
+        return all(call.state is CallState.ANSWERED for call in self._calls.values())
+
+    @property
     def waiting_calls(self) -> tuple[str, ...]:
         """Calls that wait until fewer run, in their order."""
         return tuple(call.request.call_id for call in self._owed) if self._owed else ()

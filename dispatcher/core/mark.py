@@ -74,3 +74,7 @@ class Mark(NamedTuple):
     usage_told: Usage = Usage()
     # Questions that ask whether a call may run, each with the call.
     approvals: tuple[tuple[str, str], ...] = ()
+    # Questions that have been answered, as an agent is told that runs again: the offsets of both events.
+    answers: tuple[tuple[int, int], ...] = ()
+    parks: bool = False
+    parked: bool = False

@@ -40,6 +40,7 @@ StopCode = Literal[
     "shutdown",
     "protocol",
     "fenced",
+    "parked",
 ]
 OnRestart = Literal["restart", "continue", "never"]
 StopPhase = Literal["", "received", "applied", "killed", "abandoned"]
@@ -218,6 +219,7 @@ class AgentOffer:
     description: str = ""
     accepted_input: tuple[str, ...] = ()
     on_restart: OnRestart = "restart"
+    parks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,12 +324,22 @@ class PublishedCall(NamedTuple):
     outcome: ToolOutcome | None
 
 
+class PublishedAnswer(NamedTuple):
+    """A question as it was asked, unopened, and what came of it."""
+
+    question: object
+    answer: Answer
+
+
 class Published(NamedTuple):
-    """What viewers already have, for an agent that goes on from there; `messages` are those that were taken."""
+    """What viewers already have, for an agent that goes on from there; `messages` are those that were taken. `parked`:
+    it runs the same again, up to its last answer."""
 
     content: str
     calls: tuple[PublishedCall, ...]
     messages: tuple[UserMessage, ...]
+    answers: tuple[PublishedAnswer, ...] = ()
+    parked: bool = False
 
 
 class Start(NamedTuple):

@@ -116,6 +116,8 @@ class Restoring:
             session.owe(result, session.offset, board.out)
         while (owed := session.ledger.next_owed()) is not None:
             board.run_tool(session, owed)
+        if session.state is State.PARKED:
+            return
         if session.state is State.QUEUED:
             if not session.tries:
                 session.queue_due = session.opened_at + board.limits.queue_wait_s

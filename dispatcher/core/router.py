@@ -54,6 +54,7 @@ from dispatcher.core.intake import Intake
 from dispatcher.core.limits import Limits
 from dispatcher.core.links import Links
 from dispatcher.core.packets import DECLINED, Answer, Goodbye, Signal, Stop, UserMessage
+from dispatcher.core.parking import Parking
 from dispatcher.core.quota import Excess
 from dispatcher.core.restore import Restoring
 from dispatcher.core.session import Session
@@ -71,6 +72,7 @@ class Router:
         self._intake = Intake(self._board, self._links)
         self._delegation = Delegation(self._board, self._intake)
         self._approvals = Approvals(self._board, self._intake)
+        self._parking = Parking(self._board)
         self._steps: dict[type[Any], Callable[[Any], None]] = {
             PacketsReceived: self._intake.received,
             LinkOpened: self._links.opened,
@@ -107,6 +109,7 @@ class Router:
             "rest": self._rest_over,
             "policy": self._policy_due,
             "question": self._question_over,
+            "park": self._parking.due,
             "full": self._full_over,
             "room": self._board.make_room,
             "unwatched": self._unwatched_over,
@@ -358,7 +361,7 @@ class Router:
 
     def _answer(self, session: Session, answer: Answer, actor: str = "") -> None:
         was_held = session.is_held
-        del session.questions[answer.question_id]
+        question = session.questions.pop(answer.question_id)
         session.heard_answer(answer)
         self._board.timers.cancel(("question", session.session_id, answer.question_id))
         self._board.emit(session, "answer", "", "", answer)
@@ -366,7 +369,8 @@ class Router:
         if call_id:
             self._approvals.answered(session, call_id, answer, actor)
         else:
-            session.owe(answer, session.offset, self._board.out)
+            session.answers_told.append((question, answer, session.offset))
+            self._parking.answered(session, answer)
         if was_held:
             self._board.await_viewers(session)
 

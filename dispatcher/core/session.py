@@ -8,6 +8,7 @@ looks into TRANSITIONS; the diagram in docs/architecture.md is drawn from that t
     starting   a commander was told; nothing came from it yet
     running    packets come
     detached   its commander's link was lost; the commander may return
+    parked     nobody runs it while a person is asked
     ended      over; what comes later is fenced
 
 Effects are appended to the list that the caller hands in.
@@ -32,6 +33,7 @@ from dispatcher.core.packets import (
     ErrorReport,
     OnRestart,
     Published,
+    PublishedAnswer,
     Question,
     SessionEvent,
     Signal,
@@ -64,6 +66,7 @@ class State(Enum):
     STARTING = "starting"
     RUNNING = "running"
     DETACHED = "detached"
+    PARKED = "parked"
     ENDED = "ended"
 
 
@@ -77,6 +80,8 @@ class Step(Enum):
     RESUME = "its commander returned"
     RESTART = "its commander returned without having heard of it"
     REQUEUE = "its attempt is lost, and there may be another"
+    PARK = "it waits for a person alone"
+    WAKE = "it has its answers"
     END = "it ended"
 
 
@@ -88,7 +93,8 @@ TRANSITIONS: Final[Mapping[State, Mapping[Step, State]]] = {
         Step.DETACH: State.DETACHED,
         Step.END: State.ENDED,
     },
-    State.RUNNING: {Step.DETACH: State.DETACHED, Step.END: State.ENDED},
+    State.RUNNING: {Step.DETACH: State.DETACHED, Step.PARK: State.PARKED, Step.END: State.ENDED},
+    State.PARKED: {Step.WAKE: State.QUEUED, Step.END: State.ENDED},
     State.DETACHED: {
         Step.RESUME: State.RUNNING,
         Step.RESTART: State.STARTING,
@@ -117,6 +123,7 @@ class Session:
         "answer_bytes",
         "answer_bytes_max",
         "answered",
+        "answers_told",
         "application",
         "approvals",
         "asked",
@@ -148,6 +155,8 @@ class Session:
         "opened_at",
         "owed",
         "owed_sequence",
+        "parked",
+        "parks",
         "paths",
         "phase",
         "progress",
@@ -155,6 +164,7 @@ class Session:
         "published_bytes_max",
         "questions",
         "queue_due",
+        "quiet_at",
         "received",
         "refused_by",
         "request_crc32",
@@ -288,6 +298,13 @@ class Session:
         self.questions: dict[str, Question] = {}
         # Those of them that ask whether a call may run, and the call.
         self.approvals: dict[str, str] = {}
+        # Its agent can be run again with the answers to its questions; it is to be run so; and its last packet when it
+        # was last looked at whether it waits for a person alone.
+        self.parks = False
+        self.parked = False
+        self.quiet_at = 0
+        # What has been asked and answered since the last reset: the question, the answer, and the offset of its event.
+        self.answers_told: list[tuple[Question, Answer, int]] = []
         # Ids of all questions, and the attempt that asked first under each.
         self.asked: dict[str, int] = {}
         # What the user has answered last under each, so that a repeat of it is known for one.
@@ -370,7 +387,8 @@ class Session:
     @property
     def silent_since(self) -> float | None:
         """When a commander took it from which no token has come yet; None where one has, or none has it."""
-        is_waited_for = self.first_token_at is None and self.state is not State.QUEUED
+        is_with_nobody = self.state in (State.QUEUED, State.PARKED)
+        is_waited_for = self.first_token_at is None and not is_with_nobody
         return self.started_at if is_waited_for else None
 
     @property
@@ -446,7 +464,10 @@ class Session:
             return False
         calls = self.ledger.published(self.since_attempt)
         told = sum(map(texts_bytes, calls)) + sum(texts_bytes(message) for message, _ in self.taken)
-        told += _TOLD_OVERHEAD_BYTES * (len(calls) + len(self.taken))
+        for question, answer, _ in self.answers_told:
+            told += len(question.body) if isinstance(question.body, bytes) else 0
+            told += texts_bytes(answer)
+        told += _TOLD_OVERHEAD_BYTES * (len(calls) + len(self.taken) + len(self.answers_told))
         return self.said_bytes + told <= self.published_bytes_max
 
     def begin_attempt(
@@ -458,7 +479,7 @@ class Session:
         self.attempt += 1
         if self.touched and not goes_on:
             self._discard()
-        self.published = self._published() if self.touched else None
+        self.published = self._published() if self.touched or self.parked else None
         self.commander_id = commander_id
         self.instance = link.commander.instance if link is not None and link.commander is not None else ""
         self.link = link
@@ -485,6 +506,8 @@ class Session:
         self.touched = False
         self.since_attempt = self.attempt
         self.content_chars = self.content_crc32 = self.thought_chars = 0
+        self.parked = False
+        self.answers_told.clear()
         self.said, self.said_bytes = [], 0
         self.answer, self.answer_bytes = [], 0
         self.progress = self.error = None
@@ -494,7 +517,9 @@ class Session:
     def _published(self) -> Published:
         content = "".join(self.said or ())
         messages = tuple(message for message, _ in self.taken)
-        return Published(content, self.ledger.published(self.since_attempt), messages)
+        answers = tuple(PublishedAnswer(question.body, answer) for question, answer, _ in self.answers_told)
+        calls = self.ledger.published(self.since_attempt)
+        return Published(content, calls, messages, answers, self.parked)
 
     def lose_attempt(self, *, died: bool) -> None:
         """The attempt under way is lost; `died`: its commander has vanished with it."""
@@ -620,6 +645,14 @@ class Session:
         self.unread.extend((sequence, messages.pop(at), at) for sequence, at in mark.unread)
         self.taken = [(message, at) for at, message in messages.items()]
         self.ledger.put_back_waiting(mark.attempt, mark.waiting_calls)
+        self.parks, self.parked = mark.parks, mark.parked
+        if mark.parked and mark.questions:
+            self.state = State.PARKED
+        for asked_at, answered_at in mark.answers:
+            answer = events[answered_at - 1].body
+            assert isinstance(answer, Answer), answer
+            question = Question(answer.question_id, None, events[asked_at - 1].body, asked_at)
+            self.answers_told.append((question, answer, answered_at))
         self.approvals = dict(mark.approvals)
         self.ledger.put_back_held(mark.attempt, self.approvals.values())
         # The limit on what an agent is told may be lower now; see `restore.py`.
@@ -677,6 +710,11 @@ class Session:
             usage_below=self.usage_below,
             usage_told=self.usage_told,
             approvals=tuple(self.approvals.items()) if self.approvals else (),
+            answers=tuple((question.told_at, at) for question, _, at in self.answers_told)
+            if self.answers_told
+            else (),
+            parks=self.parks,
+            parked=self.parked,
         )
 
     def close(self, ending: Ending, ended: Ended, now: float) -> None:
@@ -695,6 +733,7 @@ class Session:
         self.taken.extend((message, at) for _, message, at in self.unread)
         self.unread.clear()
         self.said = self.published = None
+        self.answers_told.clear()
         self.questions.clear()
         self.approvals.clear()
         self.asked_below.clear()

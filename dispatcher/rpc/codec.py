@@ -245,6 +245,7 @@ def _hello(wire: agent_pb2.Hello) -> core.Hello:
                 agent.description[:DESCRIPTION_CHARS_MAX],
                 tuple(agent.accepted_input),
                 _known(agent.on_restart, ON_RESTART) or "restart",
+                agent.parks,
             )
             for agent in wire.agents
         ),
@@ -498,6 +499,11 @@ def _published(published: core.Published) -> agent_pb2.Published:
             row.result.CopyFrom(tool_call_result(result))
     for message in published.messages:
         wire.messages.add(message_id=message.message_id, text=message.text)
+    for answered in published.answers:
+        row_of = wire.answers.add()
+        row_of.question.CopyFrom(question(answered.question))
+        row_of.answer.CopyFrom(_answer(answered.answer))
+    wire.parked = published.parked
     return wire
 
 

@@ -363,7 +363,7 @@ class SessionView(_message.Message):
     PARENT_SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     state: _builtins.str
-    """"queued", "starting", "running", "detached", "ended"."""
+    """"queued", "starting", "running", "detached", "parked", "ended"."""
     agent: _builtins.str
     user_id: _builtins.str
     commander_id: _builtins.str

@@ -229,6 +229,8 @@ class _StopCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopCode.Val
     """The packets of this attempt broke the contract."""
     STOP_CODE_FENCED: _StopCode.ValueType  # 9
     """The attempt is fenced: a newer one runs, or the session has ended."""
+    STOP_CODE_PARKED: _StopCode.ValueType  # 10
+    """A person is asked, and the slot is given to others meanwhile; see AgentOffer.parks."""
 
 class StopCode(_StopCode, metaclass=_StopCodeEnumTypeWrapper):
     """Why a session is stopped."""
@@ -252,6 +254,8 @@ STOP_CODE_PROTOCOL: StopCode.ValueType  # 8
 """The packets of this attempt broke the contract."""
 STOP_CODE_FENCED: StopCode.ValueType  # 9
 """The attempt is fenced: a newer one runs, or the session has ended."""
+STOP_CODE_PARKED: StopCode.ValueType  # 10
+"""A person is asked, and the slot is given to others meanwhile; see AgentOffer.parks."""
 Global___StopCode: _TypeAlias = StopCode  # noqa: Y015
 
 class _ToolErrorCode:
@@ -762,6 +766,7 @@ class AgentOffer(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     ACCEPTED_INPUT_FIELD_NUMBER: _builtins.int
     ON_RESTART_FIELD_NUMBER: _builtins.int
+    PARKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What a request names."""
     version: _builtins.str
@@ -770,6 +775,10 @@ class AgentOffer(_message.Message):
     """For people and for other agents."""
     on_restart: Global___OnRestart.ValueType
     """What it does with a session whose earlier attempt was lost."""
+    parks: _builtins.bool
+    """While a person is asked and nothing else of it goes on, its slot may be given to others: the attempt is stopped with
+    the code PARKED, and with the answer a new one begins that runs the same again: see Published.parked.
+    """
     @_builtins.property
     def accepted_input(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """MIME types of the input parts it takes, e.g. "text/plain", "image/png". Empty: text alone."""
@@ -782,10 +791,11 @@ class AgentOffer(_message.Message):
         description: _builtins.str = ...,
         accepted_input: _abc.Iterable[_builtins.str] | None = ...,
         on_restart: Global___OnRestart.ValueType = ...,
+        parks: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_input", b"accepted_input", "description", b"description", "name", b"name", "on_restart", b"on_restart", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_input", b"accepted_input", "description", b"description", "name", b"name", "on_restart", b"on_restart", "parks", b"parks", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2088,8 +2098,14 @@ class Published(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
     content: _builtins.str
     """Its content so far."""
+    parked: _builtins.bool
+    """The attempt before was not lost but parked: the agent runs again from its beginning, is given these results and
+    answers for the same calls and questions, and what it says before it has the last answer was said already.
+    """
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishedCall]:
         """Calls already made, with their results, in order."""
@@ -2098,20 +2114,52 @@ class Published(_message.Message):
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserMessage]:
         """What the user has said in between and an earlier attempt has taken. What none has taken comes as UserMessage."""
 
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishedAnswer]:
+        """What has been asked and answered, in order."""
+
     def __init__(
         self,
         *,
         content: _builtins.str = ...,
         calls: _abc.Iterable[Global___PublishedCall] | None = ...,
         messages: _abc.Iterable[Global___UserMessage] | None = ...,
+        answers: _abc.Iterable[Global___PublishedAnswer] | None = ...,
+        parked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "content", b"content", "messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "calls", b"calls", "content", b"content", "messages", b"messages", "parked", b"parked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Published: _TypeAlias = Published  # noqa: Y015
+
+@_typing.final
+class PublishedAnswer(_message.Message):
+    """A question of an earlier attempt, and what came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def question(self) -> Global___Question: ...
+    @_builtins.property
+    def answer(self) -> Global___Answer: ...
+    def __init__(
+        self,
+        *,
+        question: Global___Question | None = ...,
+        answer: Global___Answer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "question", b"question"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "question", b"question"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishedAnswer: _TypeAlias = PublishedAnswer  # noqa: Y015
 
 @_typing.final
 class PublishedCall(_message.Message):
