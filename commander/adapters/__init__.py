@@ -1,0 +1,125 @@
+"""Agents that people have already, served as they are: by one call each.
+
+    from commander.adapters import from_pydantic_ai
+    weather = from_pydantic_ai(my_agent, name="weather", description="Answers questions about the weather")
+
+`commander run my_file:weather` serves it. A library is imported when its adapter is first called; see docs/adapters.md.
+
+    offers.py    the dispatcher's tools in a foreign agent's hands       showing.py   what viewers see of its work
+    upstream.py  what libraries of providers raise, as ModelFailed       parts.py     parts of messages
+    pydantic_ai.py, openai.py …  one for each library
+"""
+
+import importlib
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from commander.agent import Agent as _Agent
+from commander.agent import AnyAgent, OnRestart
+from commander.outputs import Output
+from commander.turn import Turn
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from pydantic_ai.agent import AbstractAgent
+    from pydantic_ai.usage import UsageLimits
+
+    from commander.models import ToolCall
+
+# What a model may be given besides text, where it takes it.
+_FILES: Final = ("text/plain", "application/json", "image/*", "audio/*", "application/pdf")
+
+__all__ = ["from_openai", "from_pydantic_ai", "openai_pieces"]
+
+
+def from_pydantic_ai(
+    agent: "AbstractAgent[Any, Any]",
+    name: str | None = None,
+    *,
+    description: str = "",
+    version: str = "",
+    accepts: Sequence[str] = _FILES,
+    on_restart: OnRestart = "restart",
+    tools: Collection[str] | None = None,
+    deps: Callable[[Turn], Any] | None = None,
+    usage_limits: "UsageLimits | None" = None,
+) -> AnyAgent:
+    """An agent that runs a pydantic-ai `Agent`. Without a name it is called like that one.
+
+    It gets the dispatcher's tools besides its own: all on offer, or those that `tools` names. `deps` makes of a turn
+    what its tools find in `ctx.deps`; `usage_limits` are those of each turn. Tools that wait for approval ask the user.
+    """
+    _require("pydantic_ai", "pydantic-ai-slim", "llm")
+    from commander.adapters.pydantic_ai import Live  # noqa: PLC0415 - see the module
+
+    told = _name("from_pydantic_ai", name, agent.name)
+    return _Agent(
+        Live(agent, told, tools, deps, usage_limits), told, description, version, accepts, on_restart
+    )
+
+
+def from_openai(
+    client: "AsyncOpenAI",
+    *,
+    model: str,
+    name: str,
+    description: str = "",
+    version: str = "",
+    accepts: Sequence[str] = _FILES,
+    on_restart: OnRestart = "restart",
+    system: str = "",
+    tools: Collection[str] | None = None,
+    rounds: int = 10,
+    parameters: Mapping[str, Any] | None = None,
+) -> AnyAgent:
+    """An agent that asks a model by chat completions of this client, and calls the tools that it wants.
+
+    Those are the dispatcher's: all on offer, or the ones that `tools` names, in at most `rounds` rounds. `parameters`
+    are what else a request has, e.g. `{"temperature": 0}`.
+    """
+    _require("openai", "openai", "llm")
+    from openai import AsyncOpenAI  # noqa: PLC0415 - see the module
+
+    from commander.adapters.openai import Live  # noqa: PLC0415
+
+    if not isinstance(client, AsyncOpenAI):
+        raise TypeError(f"from_openai: the client should be an AsyncOpenAI, not {type(client).__name__}")
+    live = Live(
+        client, model, name, system=system, tools=tools, rounds=rounds, parameters=dict(parameters or {})
+    )
+    return _Agent(live, name, description, version, accepts, on_restart)
+
+
+def openai_pieces(stream: Any, *, calls: "list[ToolCall] | None" = None) -> AsyncIterator[Output | str]:
+    """What a stream of OpenAI's SDK says, as an agent may yield it: text, thoughts, usage.
+
+    `stream` is what `create(…, stream=True)` of an AsyncOpenAI client gives, of chat completions or of responses,
+    awaited or not, or its helper `stream(…)`. The calls that the model wants are added to `calls`, with `call_id`,
+    `name` and `arguments_json`, and left to you. ModelFailed for what the SDK raises, and for an answer that breaks
+    off.
+    """
+    _require("openai", "openai", "llm")
+    from commander.adapters.openai import pieces  # noqa: PLC0415 - see the module
+
+    return pieces(stream, calls)
+
+
+def _name(called: str, name: str | None, own: object) -> str:
+    """What is given, or what the foreign agent is called, as a name that can be one."""
+    if name is not None:
+        return name
+    if not isinstance(own, str) or not own:
+        raise ValueError(
+            f"{called}: the agent has no name of its own; give it one: {called}(…, name='weather')"
+        )
+    return own.replace("_", "-").replace(" ", "-")
+
+
+def _require(module: str, package: str, extra: str) -> None:
+    """ImportError that says what to install."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"this adapter needs {package}, which can't be imported ({error}): pip install 'chatstream[{extra}]'"
+        ) from None

@@ -1,0 +1,100 @@
+"""What holds for all adapters: they cost nothing until one is called, and say what is missing; how failures of
+providers' libraries are told, whichever library it is."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commander import adapters
+from commander.adapters import upstream
+from commander.models.failures import FAILURES, Trouble
+
+LIBRARIES = ("pydantic_ai", "openai", "langgraph", "langchain_core", "agents")
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_to_import_them_imports_no_library() -> None:
+    names = ", ".join(adapters.__all__)
+    code = f"import sys; from commander.adapters import {names}; print([n for n in {LIBRARIES} if n in sys.modules])"
+    assert run(code) == "[]"
+
+
+@pytest.mark.parametrize(
+    ("call", "module", "package", "extra"),
+    [
+        ("from_pydantic_ai(None)", "pydantic_ai", "pydantic-ai-slim", "llm"),
+        ("from_openai(None, model='m', name='n')", "openai", "openai", "llm"),
+        ("openai_pieces(None)", "openai", "openai", "llm"),
+    ],
+)
+def test_a_library_that_is_missing_is_named(call: str, module: str, package: str, extra: str) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "from commander.adapters import *\n"
+        f"try:\n    {call}\nexcept ImportError as error:\n    print(error)"
+    )
+    told = run(code)
+    assert told.startswith(f"this adapter needs {package}, which can't be imported")
+    assert told.endswith(f"pip install 'chatstream[{extra}]'")
+
+
+class ProviderError(Exception):
+    """As the libraries of providers have it: a status, a body, perhaps a response with headers."""
+
+    def __init__(self, status: object, body: object, retry_after: str | None = None) -> None:
+        super().__init__("the library's own words, with the body and all")
+        self.status_code = status
+        self.body = body
+        headers = {} if retry_after is None else {"retry-after": retry_after}
+        self.response = type("Response", (), {"headers": headers})()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    status=st.integers(400, 599),
+    body=JSON | st.fixed_dictionaries({"error": JSON}) | st.fixed_dictionaries({"message": st.text()}),
+    retry_after=st.none() | st.text(max_size=10) | st.integers(0, 1_000).map(str),
+)
+def test_whatever_a_provider_answers_is_a_failure_that_can_be_told(
+    status: int, body: object, retry_after: str | None
+) -> None:
+    trouble = upstream.trouble(ProviderError(status, body, retry_after))
+    assert trouble is not None
+    assert (trouble.code in FAILURES, trouble.upstream_status) == (True, status)
+    failed = upstream.failed("the model", "m", trouble, has_begun=False)
+    assert len(str(failed)) < 400
+    assert "\n" not in str(failed)
+    if status in (401, 403):
+        assert str(failed) == "the model failed: the provider refuses the key"
+
+
+@given(status=st.none() | st.integers(-1, 399) | st.integers(600) | st.text())
+def test_what_no_provider_is_to_blame_for_stays_what_it_is(status: object) -> None:
+    assert upstream.trouble(ProviderError(status, None)) is None
+    assert upstream.trouble(LookupError("no such drawer")) is None
+
+
+def test_when_to_come_back_is_told_only_where_that_helps() -> None:
+    for status, retry_after_s in ((429, 7.0), (400, None)):
+        trouble = upstream.trouble(ProviderError(status, {"message": "no"}, "7"))
+        assert trouble is not None
+        assert upstream.failed("m", "m", trouble, has_begun=False).retry_after_s == retry_after_s
+
+
+def test_trouble_is_itself() -> None:
+    trouble = Trouble("model_timeout", "late")
+    assert upstream.trouble(trouble) is trouble
