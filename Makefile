@@ -9,6 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INTEROP_READY := $(VENV)/.interop-ready
+# OpenAI's Agents SDK wants an older websockets than all the rest is tried with, so adapters are tried beside it.
+ADAPTERS := .venv-adapters
+ADAPTERS_READY := $(ADAPTERS)/.ready
+ADAPTERS_WEBSOCKETS := websockets==16.1.1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PROTOS := $(wildcard proto/southwest/ai/agent/v1/*.proto)
 # Tests wait more than they compute: some more processes than most machines have cores.
@@ -88,9 +92,19 @@ $(INTEROP_READY): $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,llm,mcp,interop]'
 	@touch $@
 
-interop: $(INTEROP_READY) ## Try the real clients of others: Vercel's AI SDK, AG-UI, grpc-js, OpenAI's
+$(ADAPTERS_READY): pyproject.toml constraints.txt
+	@echo "Setting up $(ADAPTERS) for agents of others. This takes a minute, once."
+	@$(PYTHON) -m venv $(ADAPTERS)
+	@sed 's/^websockets==.*/$(ADAPTERS_WEBSOCKETS)/' constraints.txt > $(ADAPTERS)/constraints.txt
+	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(ADAPTERS)/constraints.txt hatchling editables
+	@$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(ADAPTERS)/constraints.txt \
+		--no-build-isolation -e '.[dev,llm,adapters]' langchain-openai
+	@touch $@
+
+interop: $(INTEROP_READY) $(ADAPTERS_READY) ## Try clients of others, and their agents: Vercel's, AG-UI, grpc-js, OpenAI's, LangGraph
 	@$(BIN)/python -m scripts.interop
-	@$(BIN)/python -m pytest -rs -m interop tests/interop
+	@$(BIN)/python -m pytest -rs -m interop --ignore tests/interop/adapters tests/interop
+	@$(ADAPTERS)/bin/python -m pytest -rs -m interop tests/interop/adapters
 
 bench: $(READY) ## Measure, as ratios; results also as JSON in bench/results/
 	@$(BIN)/python -m bench
@@ -98,4 +112,4 @@ bench: $(READY) ## Measure, as ratios; results also as JSON in bench/results/
 check: check-proto check-format lint types check-docs test ## What CI runs
 
 clean: ## Remove what was made
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	@rm -rf $(VENV) $(ADAPTERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -33,6 +33,8 @@ def test_to_import_them_imports_no_library() -> None:
         ("from_pydantic_ai(None)", "pydantic_ai", "pydantic-ai-slim", "llm"),
         ("from_openai(None, model='m', name='n')", "openai", "openai", "llm"),
         ("openai_pieces(None)", "openai", "openai", "llm"),
+        ("from_langgraph(None, 'n')", "langgraph", "langgraph", "adapters"),
+        ("langchain_tools(None)", "langchain_core", "langchain-core", "adapters"),
     ],
 )
 def test_a_library_that_is_missing_is_named(call: str, module: str, package: str, extra: str) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # What a model may be given besides text, where it takes it.
 _FILES: Final = ("text/plain", "application/json", "image/*", "audio/*", "application/pdf")
 
-__all__ = ["from_openai", "from_pydantic_ai", "openai_pieces"]
+__all__ = ["from_langgraph", "from_openai", "from_pydantic_ai", "langchain_tools", "openai_pieces"]
 
 
 def from_pydantic_ai(
@@ -102,6 +102,51 @@ def openai_pieces(stream: Any, *, calls: "list[ToolCall] | None" = None) -> Asyn
     from commander.adapters.openai import pieces  # noqa: PLC0415 - see the module
 
     return pieces(stream, calls)
+
+
+def from_langgraph(
+    graph: Any,
+    name: str,
+    *,
+    description: str = "",
+    version: str = "",
+    accepts: Sequence[str] = _FILES,
+    on_restart: OnRestart = "restart",
+    tools: Collection[str] | None = None,
+    nodes: Collection[str] | None = None,
+    input: Callable[[Turn], Any] | None = None,  # noqa: A002 - as the library calls it
+    answer: Callable[[Any], str] | None = None,
+    config: Callable[[Turn], Mapping[str, Any]] | None = None,
+    context: Callable[[Turn], Any] | None = None,
+) -> AnyAgent:
+    """An agent that runs a LangGraph graph: a compiled one, or a function that makes it of the dispatcher's tools,
+    given as LangChain's, for each turn anew.
+
+    The tools are all on offer, or those that `tools` names. What the models of all nodes say is the answer, or of those
+    that `nodes` names. `input` makes the graph's input of a turn, where that is not `{"messages": …}`; `answer` makes
+    the answer of the final state. `config` and `context` are the graph's; nodes find the turn in
+    `config["configurable"]["turn"]`. An `interrupt` asks the user, where the graph has a checkpointer.
+    """
+    _require("langgraph", "langgraph", "adapters")
+    from commander.adapters.langgraph import Live, Wiring, is_graph  # noqa: PLC0415 - see the module
+
+    if not (is_graph(graph) or callable(graph)):
+        right = "; compile it first" if hasattr(graph, "compile") else ""
+        raise TypeError(
+            "from_langgraph: the graph should be a compiled graph, or a function that makes one of tools, not"
+            f" {type(graph).__name__}{right}"
+        )
+    live = Live(graph, name, Wiring(tools, nodes, input, answer, config, context))
+    return _Agent(live, name, description, version, accepts, on_restart)
+
+
+def langchain_tools(turn: Turn, tools: Collection[str] | None = None) -> list[Any]:
+    """The dispatcher's tools as LangChain's, for a node that finds the turn in its config: all on offer, or those that
+    `tools` names."""
+    _require("langchain_core", "langchain-core", "adapters")
+    from commander.adapters.langgraph import tools as made  # noqa: PLC0415 - see the module
+
+    return made(turn, tools)
 
 
 def _name(called: str, name: str | None, own: object) -> str:
