@@ -34,6 +34,7 @@ def test_to_import_them_imports_no_library() -> None:
         ("from_openai(None, model='m', name='n')", "openai", "openai", "llm"),
         ("openai_pieces(None)", "openai", "openai", "llm"),
         ("from_langgraph(None, 'n')", "langgraph", "langgraph", "adapters"),
+        ("from_openai_agents(None)", "agents", "openai-agents", "adapters"),
         ("langchain_tools(None)", "langchain_core", "langchain-core", "adapters"),
     ],
 )

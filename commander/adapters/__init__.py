@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 # What a model may be given besides text, where it takes it.
 _FILES: Final = ("text/plain", "application/json", "image/*", "audio/*", "application/pdf")
 
-__all__ = ["from_langgraph", "from_openai", "from_pydantic_ai", "langchain_tools", "openai_pieces"]
+__all__ = [
+    "from_langgraph",
+    "from_openai",
+    "from_openai_agents",
+    "from_pydantic_ai",
+    "langchain_tools",
+    "openai_pieces",
+]
 
 
 def from_pydantic_ai(
@@ -138,6 +145,33 @@ def from_langgraph(
         )
     live = Live(graph, name, Wiring(tools, nodes, input, answer, config, context))
     return _Agent(live, name, description, version, accepts, on_restart)
+
+
+def from_openai_agents(
+    agent: Any,
+    name: str | None = None,
+    *,
+    description: str = "",
+    version: str = "",
+    accepts: Sequence[str] = _FILES,
+    on_restart: OnRestart = "restart",
+    tools: Collection[str] | None = None,
+    context: Callable[[Turn], Any] | None = None,
+    run_config: Any = None,
+    max_turns: int | None = None,
+) -> AnyAgent:
+    """An agent that runs one of OpenAI's Agents SDK. Without a name it is called like that one.
+
+    It, and all agents that it may hand over to, get the dispatcher's tools besides their own: all on offer, or those
+    that `tools` names. `context` makes of a turn what their tools find in `ctx.context`; `run_config` and `max_turns`
+    are the runner's. Tools that need approval ask the user.
+    """
+    _require("agents", "openai-agents", "adapters")
+    from commander.adapters.openai_agents import Live, Wiring  # noqa: PLC0415 - see the module
+
+    told = _name("from_openai_agents", name, agent.name)
+    live = Live(agent, told, Wiring(tools, context, run_config, max_turns))
+    return _Agent(live, told, description, version, accepts, on_restart)
 
 
 def langchain_tools(turn: Turn, tools: Collection[str] | None = None) -> list[Any]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from commander.adapters import offers, upstream
 from commander.adapters.parts import content_part, plain
-from commander.adapters.showing import STEP, Showing
+from commander.adapters.showing import STEP, Meter, Showing
 from commander.conversation import Message
 from commander.errors import AgentError, QuestionUnanswered, ToolFailed
 from commander.models import Trouble
@@ -88,6 +88,7 @@ class Running:
         self._showing = showing
         self._turn = turn
         self._used: Counter[str] = Counter()
+        self._meter = Meter()
         self._model = ""
         self._state: Any = None
 
@@ -143,7 +144,7 @@ class Running:
                 reasoning=details.get("reasoning") or 0,
             )
             spent = self._used
-            yield from self._showing.used(self._model, spent["input"], spent["output"], spent["reasoning"])
+            yield from self._meter.used(self._model, spent["input"], spent["output"], spent["reasoning"])
 
     async def _resumed(self, interrupts: Sequence[Any]) -> Any:
         """What the graph goes on with; None when it has come to its end."""

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 
 from commander.adapters import offers, upstream
 from commander.adapters.parts import content_part, plain
-from commander.adapters.showing import Showing
+from commander.adapters.showing import Meter, Showing
 from commander.conversation import Message, ToolOffer
 from commander.errors import AgentError
 from commander.models import ToolCall, Trouble
@@ -41,6 +41,7 @@ class Hearing:
         self.calls: list[ToolCall] = []
         self.model = ""
         self._showing = showing
+        self._meter = Meter()
         self._refusal = ""
         self._reason = ""
         # Calls in pieces, by their index: id, name, arguments.
@@ -93,7 +94,8 @@ class Hearing:
         if (usage := getattr(chunk, "usage", None)) is not None:
             details = usage.completion_tokens_details
             reasoning_tokens = (details.reasoning_tokens if details else 0) or 0
-            yield from self._showing.used(
+            # Some servers tell it of each chunk, as a total.
+            yield from self._meter.used(
                 self.model, usage.prompt_tokens, usage.completion_tokens, reasoning_tokens
             )
 
@@ -146,7 +148,7 @@ class Hearing:
         if response.usage is not None:
             used, details = response.usage, response.usage.output_tokens_details
             reasoning_tokens = (details.reasoning_tokens if details else 0) or 0
-            yield from self._showing.used(self.model, used.input_tokens, used.output_tokens, reasoning_tokens)
+            yield from Meter().used(self.model, used.input_tokens, used.output_tokens, reasoning_tokens)
 
 
 async def pieces(stream: Any, calls: list[ToolCall] | None) -> AsyncIterator[Output | str]:
@@ -208,9 +210,8 @@ class Live:
     async def __call__(self, turn: Turn) -> AsyncIterator[Output | str]:
         chosen = offers.chosen(turn, self._tools)
         messages = self._messages(turn.conversation)
+        showing = Showing([offer.name for offer in chosen])
         for _ in range(self._rounds):
-            # Each answer has a count of its own.
-            showing = Showing([offer.name for offer in chosen])
             hearing = Hearing(showing)
             asked = self._ask(messages, [_tool(offer) for offer in chosen])
             whose = upstream.model_of(self._name)

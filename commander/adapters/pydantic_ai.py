@@ -28,7 +28,7 @@ from pydantic_ai.usage import UsageLimits
 from pydantic_core import SchemaValidator, core_schema, to_json
 
 from commander.adapters import offers, upstream
-from commander.adapters.showing import Showing
+from commander.adapters.showing import Meter, Showing
 from commander.conversation import ToolOffer
 from commander.errors import AgentError, QuestionUnanswered, ToolFailed
 from commander.models import Ask, Trouble, blame, history
@@ -59,7 +59,7 @@ class Live:
     async def __call__(self, turn: Turn) -> AsyncIterator[Output | str]:
         chosen = offers.chosen(turn, self._tools)
         names = {offer.name for offer in chosen}
-        showing = Showing(names)
+        showing, meter = Showing(names), Meter()
         try:
             # Its own system prompt stays, whatever the application says besides.
             system = [message.text for message in turn.conversation if message.role == "system"]
@@ -77,7 +77,7 @@ class Live:
                     for output in _said(event, showing, turn):
                         yield output
                     if not isinstance(event, messages.PartDeltaEvent):
-                        for output in _used(events, showing):
+                        for output in _used(events, meter):
                             yield output
         except Exception as error:
             failure = _failed(self._name, error, showing)
@@ -252,7 +252,7 @@ def _ended(output: object, showing: Showing) -> Iterator[Output | str]:
         yield from showing.text(to_json(output, serialize_unknown=True).decode())
 
 
-def _used(events: AgentRunEvents[Any], showing: Showing) -> Iterator[Output | str]:
+def _used(events: AgentRunEvents[Any], meter: Meter) -> Iterator[Output | str]:
     usage = events.usage
     model = next(
         (
@@ -263,7 +263,7 @@ def _used(events: AgentRunEvents[Any], showing: Showing) -> Iterator[Output | st
         "",
     )
     reasoning = usage.details.get("reasoning_tokens", 0)
-    return showing.used(model, usage.input_tokens, usage.output_tokens, reasoning)
+    return meter.used(model, usage.input_tokens, usage.output_tokens, reasoning)
 
 
 def _failed(agent: str, error: Exception, showing: Showing) -> Exception:

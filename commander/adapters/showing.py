@@ -23,7 +23,6 @@ class Showing:
         self.has_begun = False
         self._offered = frozenset(offered)
         self._names: dict[str, str] = {}
-        self._spent = Usage()
 
     def text(self, text: object) -> Iterator[Output | str]:
         if isinstance(text, str) and text:
@@ -50,19 +49,26 @@ class Showing:
         if tool:
             yield Thought(tool, f"→ {_text(result)}\n")
 
+
+class Meter:
+    """Tokens as some libraries count them: totals that only grow."""
+
+    def __init__(self) -> None:
+        self._told = Usage()
+
     def used(
         self, model: str, input_tokens: int, output_tokens: int, reasoning_tokens: int
     ) -> Iterator[Output | str]:
-        """What was used since the last time, of totals that only grow."""
-        spent = self._spent
+        """What was used since the last time."""
+        told = self._told
         more = Usage(
-            max(0, input_tokens - spent.input_tokens),
-            max(0, output_tokens - spent.output_tokens),
-            max(0, reasoning_tokens - spent.reasoning_tokens),
+            max(0, input_tokens - told.input_tokens),
+            max(0, output_tokens - told.output_tokens),
+            max(0, reasoning_tokens - told.reasoning_tokens),
             model,
         )
         if more.input_tokens or more.output_tokens:
-            self._spent = Usage(input_tokens, output_tokens, reasoning_tokens)
+            self._told = Usage(input_tokens, output_tokens, reasoning_tokens)
             yield Used(more)
 
 
