@@ -3,10 +3,15 @@ providers' libraries are told, whichever library it is."""
 
 import subprocess
 import sys
+from typing import Any
 
+import httpx
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_ai import Agent
+from pydantic_ai.models.test import TestModel
 
 from commander import adapters
 from commander.adapters import upstream
@@ -49,8 +54,8 @@ def test_a_library_that_is_missing_is_named(call: str, module: str, package: str
     assert told.endswith(f"pip install 'chatstream[{extra}]'")
 
 
-class ProviderError(Exception):
-    """As the libraries of providers have it: a status, a body, perhaps a response with headers."""
+class StatusError(Exception):
+    """Anybody's: a status, a body, perhaps a response with headers."""
 
     def __init__(self, status: object, body: object, retry_after: str | None = None) -> None:
         super().__init__("the library's own words, with the body and all")
@@ -58,6 +63,10 @@ class ProviderError(Exception):
         self.body = body
         headers = {} if retry_after is None else {"retry-after": retry_after}
         self.response = type("Response", (), {"headers": headers})()
+
+
+class APIError(StatusError):
+    """As the libraries of providers have it."""
 
 
 JSON = st.recursive(
@@ -75,7 +84,7 @@ JSON = st.recursive(
 def test_whatever_a_provider_answers_is_a_failure_that_can_be_told(
     status: int, body: object, retry_after: str | None
 ) -> None:
-    trouble = upstream.trouble(ProviderError(status, body, retry_after))
+    trouble = upstream.trouble(APIError(status, body, retry_after))
     assert trouble is not None
     assert (trouble.code in FAILURES, trouble.upstream_status) == (True, status)
     failed = upstream.failed("the model", "m", trouble, has_begun=False)
@@ -85,17 +94,52 @@ def test_whatever_a_provider_answers_is_a_failure_that_can_be_told(
         assert str(failed) == "the model failed: the provider refuses the key"
 
 
-@given(status=st.none() | st.integers(-1, 399) | st.integers(600) | st.text())
+@given(status=st.none() | st.integers() | st.text())
 def test_what_no_provider_is_to_blame_for_stays_what_it_is(status: object) -> None:
-    assert upstream.trouble(ProviderError(status, None)) is None
+    """A tool is a client too, and its errors look the same."""
+    assert upstream.trouble(StatusError(status, None)) is None
     assert upstream.trouble(LookupError("no such drawer")) is None
+    assert upstream.trouble(httpx.ConnectError("no route to the weather")) is None
+
+
+def test_what_came_through_a_provider_s_library_is_a_provider_s() -> None:
+    library: dict[str, object] = {"__name__": "openai._streaming"}
+    exec("def read(error):\n    raise error", library)  # noqa: S102 - a module that is called like one
+    for error, code in (
+        (StatusError(503, None), "model_unavailable"),
+        (httpx.ReadTimeout("late"), "model_timeout"),
+        (httpx.RemoteProtocolError("broken off"), "model_unreachable"),
+        (LookupError("no such drawer"), None),
+    ):
+        with pytest.raises(type(error)) as raised:
+            library["read"](error)  # type: ignore[operator]
+        trouble = upstream.trouble(raised.value)
+        assert (trouble and trouble.code) == code
 
 
 def test_when_to_come_back_is_told_only_where_that_helps() -> None:
     for status, retry_after_s in ((429, 7.0), (400, None)):
-        trouble = upstream.trouble(ProviderError(status, {"message": "no"}, "7"))
+        trouble = upstream.trouble(APIError(status, {"message": "no"}, "7"))
         assert trouble is not None
         assert upstream.failed("m", "m", trouble, has_begun=False).retry_after_s == retry_after_s
+
+
+def test_an_agent_that_is_brought_does_not_go_on_in_the_middle() -> None:
+    """Viewers would have the beginning twice."""
+    with pytest.raises(ValueError, match="on_restart should be 'restart' or 'never'"):
+        adapters.from_pydantic_ai(Agent(TestModel()), "ada", on_restart="continue")
+
+
+def test_one_name_of_a_tool_is_not_taken_for_its_letters() -> None:
+    tools: Any = "calculate"
+    with pytest.raises(TypeError, match=r"e\.g\. \['calculate'\]"):
+        adapters.from_pydantic_ai(Agent(TestModel()), "ada", tools=tools)
+
+
+def test_there_is_one_round_at_least() -> None:
+    client = openai.AsyncOpenAI(api_key="none")
+    with pytest.raises(ValueError, match="rounds should be 1 or more, not 0"):
+        adapters.from_openai(client, model="m", name="ada", rounds=0)
 
 
 def test_trouble_is_itself() -> None:

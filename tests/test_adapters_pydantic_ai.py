@@ -1,15 +1,17 @@
 """A pydantic-ai Agent, served: the real library, with scripted models and against a scripted server."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from adapter_scene import answers_fails_and_stops, closes_its_connection, script, served
 from asynchronous import asynchronous
-from model_server import ModelServer, Status, Step
+from model_server import ModelServer, Raw, Reset, Status, Step
 from pydantic import BaseModel
 from pydantic_ai import Agent, BinaryContent, CallDeferred, DeferredToolRequests, RunContext
 from pydantic_ai.exceptions import ModelHTTPError
@@ -422,17 +424,40 @@ async def test_its_limits_are_told_as_such() -> None:
 
 
 @asynchronous
-async def test_what_its_author_s_code_raises_stays_what_it_is() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        LookupError("no such drawer"),
+        NotImplementedError("no such drawer"),
+        httpx2.ConnectError("no such drawer"),
+        json.JSONDecodeError("no such drawer", "", 0),
+    ],
+)
+async def test_what_its_author_s_code_raises_stays_what_it_is(error: Exception) -> None:
     agent = Agent(Scripted([calling("broken")]).model)
 
     @agent.tool_plain
     def broken() -> str:
-        raise LookupError("no such drawer")
+        raise error
 
     run = await run_agent(from_pydantic_ai(agent, "ada"), "Hi")
     assert run.failure is not None
-    assert (run.failure.code, run.failure.error_type) == ("agent_exception", "LookupError")
-    assert run.failure.message == "no such drawer"
+    assert (run.failure.code, run.failure.error_type) == ("agent_exception", type(error).__name__)
+    assert run.failure.message.startswith("no such drawer")
+
+
+@asynchronous
+@pytest.mark.parametrize(
+    ("steps", "code"),
+    [(["half", Reset()], "model_unreachable"), ([Raw(b"data: {nope\n\n")], "model_malformed")],
+)
+async def test_an_answer_that_breaks_off_is_the_model_s_failure(
+    server: ModelServer, steps: list[Step], code: str
+) -> None:
+    server.then(steps)
+    run = await run_agent(from_pydantic_ai(Agent(model_of(server)), "ada"), "Hi")
+    assert run.failure is not None
+    assert (run.failure.code, run.failure.origin) == (code, "model")
 
 
 @asynchronous

@@ -60,9 +60,8 @@ def from_pydantic_ai(
     from commander.adapters.pydantic_ai import Live  # noqa: PLC0415 - see the module
 
     told = _name("from_pydantic_ai", name, agent.name)
-    return _Agent(
-        Live(agent, told, tools, deps, usage_limits), told, description, version, accepts, on_restart
-    )
+    live = Live(agent, told, _names(tools), deps, usage_limits)
+    return _served(live, told, description, version, accepts, on_restart)
 
 
 def from_openai(
@@ -91,10 +90,18 @@ def from_openai(
 
     if not isinstance(client, AsyncOpenAI):
         raise TypeError(f"from_openai: the client should be an AsyncOpenAI, not {type(client).__name__}")
+    if rounds < 1:
+        raise ValueError(f"from_openai: rounds should be 1 or more, not {rounds}")
     live = Live(
-        client, model, name, system=system, tools=tools, rounds=rounds, parameters=dict(parameters or {})
+        client,
+        model,
+        name,
+        system=system,
+        tools=_names(tools),
+        rounds=rounds,
+        parameters=dict(parameters or {}),
     )
-    return _Agent(live, name, description, version, accepts, on_restart)
+    return _served(live, name, description, version, accepts, on_restart)
 
 
 def openai_pieces(stream: Any, *, calls: "list[ToolCall] | None" = None) -> AsyncIterator[Output | str]:
@@ -143,8 +150,8 @@ def from_langgraph(
             "from_langgraph: the graph should be a compiled graph, or a function that makes one of tools, not"
             f" {type(graph).__name__}{right}"
         )
-    live = Live(graph, name, Wiring(tools, nodes, input, answer, config, context))
-    return _Agent(live, name, description, version, accepts, on_restart)
+    live = Live(graph, name, Wiring(_names(tools), nodes, input, answer, config, context))
+    return _served(live, name, description, version, accepts, on_restart)
 
 
 def from_openai_agents(
@@ -170,8 +177,8 @@ def from_openai_agents(
     from commander.adapters.openai_agents import Live, Wiring  # noqa: PLC0415 - see the module
 
     told = _name("from_openai_agents", name, agent.name)
-    live = Live(agent, told, Wiring(tools, context, run_config, max_turns))
-    return _Agent(live, told, description, version, accepts, on_restart)
+    live = Live(agent, told, Wiring(_names(tools), context, run_config, max_turns))
+    return _served(live, told, description, version, accepts, on_restart)
 
 
 def langchain_tools(turn: Turn, tools: Collection[str] | None = None) -> list[Any]:
@@ -181,6 +188,28 @@ def langchain_tools(turn: Turn, tools: Collection[str] | None = None) -> list[An
     from commander.adapters.langgraph import tools as made  # noqa: PLC0415 - see the module
 
     return made(turn, tools)
+
+
+def _served(
+    live: Callable[[Turn], AsyncIterator[Output | str]],
+    name: str,
+    description: str,
+    version: str,
+    accepts: Sequence[str],
+    on_restart: OnRestart,
+) -> AnyAgent:
+    if on_restart == "continue":
+        # Viewers would have the beginning twice.
+        raise ValueError(
+            f"agent {name!r}: one that is brought begins anew, so on_restart should be 'restart' or 'never'"
+        )
+    return _Agent(live, name, description, version, accepts, on_restart)
+
+
+def _names(tools: Collection[str] | None) -> Collection[str] | None:
+    if isinstance(tools, str):
+        raise TypeError(f"tools should be names, e.g. [{tools!r}], not a str")
+    return None if tools is None else frozenset(tools)
 
 
 def _name(called: str, name: str | None, own: object) -> str:

@@ -31,7 +31,7 @@ from commander.adapters import offers, upstream
 from commander.adapters.showing import Meter, Showing
 from commander.conversation import ToolOffer
 from commander.errors import AgentError, QuestionUnanswered, ToolFailed
-from commander.models import Ask, Trouble, blame, history
+from commander.models import Ask, blame, history
 from commander.outputs import Output
 from commander.turn import Turn
 
@@ -277,7 +277,10 @@ def _failed(agent: str, error: Exception, showing: Showing) -> Exception:
     # What an author has wired wrongly is no model's fault.
     if isinstance(error, exceptions.UserError) and not isinstance(error, exceptions.ModelAPIError):
         return AgentError(f"pydantic-ai refuses the agent as it is: {error}", code="agent_misconfigured")
-    trouble: Trouble | None = blame.trouble(error) or upstream.trouble(error)
+    is_its = type(error).__module__.startswith("pydantic_ai.")
+    # What its author's tools raise may look alike.
+    trouble = blame.trouble(error) if is_its or upstream.is_provider_s(error) else None
+    trouble = trouble or upstream.trouble(error)
     if trouble is None:
         return error
     model = str(getattr(error, "model_name", "") or "")

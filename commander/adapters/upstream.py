@@ -2,7 +2,8 @@
 
 The clients of OpenAI, Anthropic and Groq, which LangChain and OpenAI's Agents SDK use as well, are made by one
 generator: an `APIError` with a body, those with a status, and two of the connection. The rest is known by its status,
-or by the HTTP client below.
+or by the HTTP client below. What an agent's author raises may look alike, for tools are clients too: so where the shape
+alone does not tell, the traceback does.
 """
 
 from collections.abc import Mapping
@@ -41,6 +42,20 @@ _BY_NAME: Final = (
 )
 # httpx, and the one that its successor is called.
 _HTTP_CLIENTS: Final = ("httpx", "httpx2", "httpcore", "httpcore2")
+# Whose errors are a model's.
+_PROVIDERS: Final = (
+    "openai",
+    "anthropic",
+    "groq",
+    "mistralai",
+    "cohere",
+    "ollama",
+    "litellm",
+    "google.genai",
+    "huggingface_hub",
+    "langchain_",
+    "pydantic_ai.models",
+)
 _BY_HTTP_NAME: Final = (("TimeoutException", "model_timeout"), ("TransportError", "model_unreachable"))
 
 
@@ -50,12 +65,23 @@ def trouble(error: BaseException) -> Trouble | None:
         return error
     names = {kind.__name__ for kind in type(error).__mro__}
     status = getattr(error, "status_code", None)
-    if "APIError" in names or (isinstance(status, int) and 400 <= status < 600):
-        return _of_provider(error, names, status if isinstance(status, int) else None)
-    if type(error).__module__.partition(".")[0] in _HTTP_CLIENTS:
+    is_status = isinstance(status, int) and 400 <= status < 600
+    if "APIError" in names or (is_status and is_provider_s(error)):
+        return _of_provider(error, names, status if is_status else None)
+    if type(error).__module__.partition(".")[0] in _HTTP_CLIENTS and is_provider_s(error):
         code = next((code for name, code in _BY_HTTP_NAME if name in names), None)
         return None if code is None else Trouble(code, _one_line(str(error) or type(error).__name__))
     return None
+
+
+def is_provider_s(error: BaseException) -> bool:
+    """Whether a provider's library made it, or it came through one."""
+    modules = [type(error).__module__]
+    frame = error.__traceback__
+    while frame is not None:
+        modules.append(str(frame.tb_frame.f_globals.get("__name__", "")))
+        frame = frame.tb_next
+    return any(module.startswith(_PROVIDERS) for module in modules)
 
 
 def failed(whose: str, model: str, trouble: Trouble, *, has_begun: bool) -> ModelFailed:

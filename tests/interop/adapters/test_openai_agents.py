@@ -8,7 +8,7 @@ import pytest
 from adapter_scene import answers_fails_and_stops, closes_its_connection, script, served
 from adapters_page import read
 from asynchronous import asynchronous
-from model_server import Call, Finish, ModelServer, Status, Step, calls, says
+from model_server import Call, Finish, ModelServer, Reset, Status, Step, calls, says
 
 from commander import Blob, JsonPart, Message, ToolDenied
 from commander.adapters import from_openai_agents
@@ -273,6 +273,15 @@ async def test_a_guardrail_that_trips_is_told(server: ModelServer) -> None:
     run = await run_agent(from_openai_agents(foreign(server, input_guardrails=[guardrail])), "Hi")
     assert run.failure is not None
     assert (run.failure.code, run.text) == ("guardrail_tripped", "")
+
+
+@asynchronous
+async def test_an_answer_that_breaks_off_is_the_model_s_failure(server: ModelServer) -> None:
+    server.then(["half", Reset()])
+    run = await run_agent(from_openai_agents(foreign(server)), "Hi")
+    assert run.failure is not None
+    assert (run.failure.code, run.failure.origin) == ("model_unreachable", "model")
+    assert "after it had begun" in run.failure.message
 
 
 @asynchronous
