@@ -14,8 +14,9 @@ from dispatcher_process import running_dispatcher
 from model_server import Call, ModelServer, Pause, Request, Status, Step, calls, says
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
+from commander import Turn, agent
 from commander.agent import AnyAgent
-from commander.testing import running_agent
+from commander.testing import run_agent, running_agent
 
 # How long a client may take to leave after a stop, on a busy machine; alone it takes milliseconds.
 LEAVES_S = 1.0
@@ -35,12 +36,12 @@ def script(request: Request) -> list[Step]:
 
 
 @contextlib.asynccontextmanager
-async def served(folder: Path, file: str, agent: str) -> AsyncIterator[Conversation]:
+async def served(folder: Path, file: str, name: str) -> AsyncIterator[Conversation]:
     """The agents of this Python text, by real processes."""
     (folder / "mine.py").write_text(file)
     with (
         running_dispatcher("--tools", "demo") as dispatcher,
-        running_commander(folder, f"mine.py:{agent}", "--dispatcher", dispatcher.address) as commander,
+        running_commander(folder, f"mine.py:{name}", "--dispatcher", dispatcher.address) as commander,
     ):
         await asyncio.to_thread(commander.wait_for, "linked")
         async with conversing(dispatcher.address) as conversation:
@@ -48,21 +49,21 @@ async def served(folder: Path, file: str, agent: str) -> AsyncIterator[Conversat
             await conversation.half_close()
 
 
-async def answers_fails_and_stops(conversation: Conversation, agent: str, server: ModelServer) -> None:
+async def answers_fails_and_stops(conversation: Conversation, name: str, server: ModelServer) -> None:
     """Through all of it: the tool of the dispatcher, an error of the model, a stop in the middle of its answer."""
-    seen = await conversation.ask(agent, "What is 6 * 7?", "1")
+    seen = await conversation.ask(name, "What is 6 * 7?", "1")
     assert (await seen.ended()).name == "completed"
     assert seen.text == "It is 42."
     assert (await seen.until("tool_call")).tool_call.tool_name == "calculate"
     used = [event.usage for event in seen.of("usage")]
     assert sum(usage.input_tokens for usage in used) == 14
     assert sum(usage.output_tokens for usage in used) == 6
-    failed = await conversation.ask(agent, "Fail", "2")
+    failed = await conversation.ask(name, "Fail", "2")
     error = (await failed.ended()).error
     assert (error.code, error.origin) == ("model_rate_limited", pb.ERROR_ORIGIN_LLM)
     assert (error.upstream_status, error.retryable, error.retry_after_ms) == (429, True, 7_000)
     assert "slow down" in error.message
-    waits = await conversation.ask(agent, "Wait", "3")
+    waits = await conversation.ask(name, "Wait", "3")
     await waits.until_text("Well")
     number = len(server.requests)
     began_at = time.monotonic()
@@ -71,10 +72,10 @@ async def answers_fails_and_stops(conversation: Conversation, agent: str, server
     assert await asyncio.to_thread(server.wait_left, number) - began_at < LEAVES_S
 
 
-async def closes_its_connection(agent: AnyAgent, server: ModelServer, *before: Step) -> None:
+async def closes_its_connection(made: AnyAgent, server: ModelServer, *before: Step) -> None:
     """A stop while the model says nothing, after `before`: nothing at all when it is left out."""
     server.then([*before, Pause()])
-    async with running_agent(agent, "Hi") as run:
+    async with running_agent(made, "Hi") as run:
         if before:
             await run.until_text("".join(step for step in before if isinstance(step, str)))
         else:
@@ -83,3 +84,20 @@ async def closes_its_connection(agent: AnyAgent, server: ModelServer, *before: S
         run.stop()
         assert (await run.over()).outcome == "stopped"
     assert await asyncio.to_thread(server.wait_left, 1) - began_at < LEAVES_S
+
+
+async def closes_when_it_is_left(made: AnyAgent, server: ModelServer) -> None:
+    """An author who has heard enough of it goes on with other things."""
+    server.then(["Well, ", Pause()])
+
+    @agent("leaving")
+    async def leaving(turn: Turn) -> AsyncIterator[str]:
+        said = made(turn)
+        assert await anext(said) == "Well, "
+        began_at = time.monotonic()
+        await said.aclose()
+        assert await asyncio.to_thread(server.wait_left, 1) - began_at < LEAVES_S
+        yield "Enough."
+
+    run = await run_agent(leaving, "Hi")
+    assert (run.outcome, run.text) == ("completed", "Enough."), run.failure

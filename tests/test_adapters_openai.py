@@ -9,7 +9,14 @@ from typing import Any
 
 import openai
 import pytest
-from adapter_scene import LEAVES_S, answers_fails_and_stops, closes_its_connection, script, served
+from adapter_scene import (
+    LEAVES_S,
+    answers_fails_and_stops,
+    closes_its_connection,
+    closes_when_it_is_left,
+    script,
+    served,
+)
 from asynchronous import asynchronous
 from model_server import Call, Finish, ModelServer, Pause, Raw, Reset, Status, Step, Thought, calls, says
 
@@ -76,6 +83,14 @@ async def test_a_stream_is_text_thoughts_and_usage(server: ModelServer, how: dic
     assert (run.outcome, run.text, run.thoughts) == ("completed", "Hello", "Hm, well.")
     assert (run.usage.input_tokens, run.usage.output_tokens, run.usage.reasoning_tokens) == (7, 3, 2)
     assert run.usage.model == "scripted"
+
+
+@asynchronous
+async def test_of_several_answers_the_first_is_taken(server: ModelServer) -> None:
+    other = {"index": 1, "delta": {"content": "no"}, "finish_reason": None}
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [other]}
+    server.then(["yes", Raw(f"data: {json.dumps(chunk)}\n\n".encode()), Finish()])
+    assert (await run_agent(speaking(server))).text == "yes"
 
 
 @asynchronous
@@ -385,6 +400,11 @@ async def test_an_answer_that_was_cut_is_told_as_such(server: ModelServer) -> No
     run = await run_agent(made(server), "Hi")
     (progress,) = [event.fields["text"] for event in run.events if event.kind == "progress"]
     assert (run.outcome, "cut" in progress) == ("completed", True)
+
+
+@asynchronous
+async def test_one_that_is_left_closes_the_model_s_connection(server: ModelServer) -> None:
+    await closes_when_it_is_left(made(server), server)
 
 
 @asynchronous

@@ -1,6 +1,7 @@
 """A pydantic-ai Agent, served: the real library, with scripted models and against a scripted server."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -9,11 +10,18 @@ from typing import Any
 
 import httpx2
 import pytest
-from adapter_scene import answers_fails_and_stops, closes_its_connection, script, served
+from adapter_scene import (
+    answers_fails_and_stops,
+    closes_its_connection,
+    closes_when_it_is_left,
+    script,
+    served,
+)
 from asynchronous import asynchronous
 from model_server import ModelServer, Raw, Reset, Status, Step
+from openai import AsyncOpenAI
 from pydantic import BaseModel
-from pydantic_ai import Agent, BinaryContent, CallDeferred, DeferredToolRequests, RunContext
+from pydantic_ai import Agent, BinaryContent, BinaryImage, CallDeferred, DeferredToolRequests, RunContext
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelRequest
 from pydantic_ai.models import Model
@@ -26,7 +34,7 @@ from pydantic_ai.models.function import (
     FunctionModel,
 )
 from pydantic_ai.models.function import DeltaToolCalls as Calls
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.usage import UsageLimits
@@ -103,6 +111,34 @@ async def test_its_own_tools_are_shown_and_are_no_calls_of_the_dispatcher() -> N
     assert told(run.events, "progress", "text") == ["double …"]
     assert set(told(run.events, "thought", "step_name")) == {"double"}
     assert run.thoughts == '{"a": 21}\n→ 42\n'
+
+
+@asynchronous
+async def test_tools_that_the_provider_runs_are_shown_and_files_are_artifacts(server: ModelServer) -> None:
+    picture = {
+        "type": "image_generation_call", "id": "ig-1", "status": "completed", "output_format": "png",
+        "result": base64.b64encode(b"\x89PNG").decode(),
+    }  # fmt: skip
+    response = {
+        "id": "r", "object": "response", "created_at": 1, "model": "scripted", "output": [picture],
+        "status": "completed", "parallel_tool_calls": True, "tool_choice": "auto", "tools": [],
+    }  # fmt: skip
+    place = {"output_index": 0, "sequence_number": 1}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": {**response, "output": []}, "sequence_number": 0},
+        {"type": "response.output_item.added", "item": {**picture, "status": "in_progress"}, **place},
+        {"type": "response.output_item.done", "item": picture, **place},
+        {"type": "response.completed", "response": response, "sequence_number": 9},
+    ]
+    server.then([Raw(f"event: {each['type']}\ndata: {json.dumps(each)}\n\n".encode()) for each in events])
+    client = AsyncOpenAI(base_url=server.base_url, api_key="none", max_retries=0)
+    model = OpenAIResponsesModel("gpt-5", provider=OpenAIProvider(openai_client=client))
+    agent = Agent(model, output_type=BinaryImage)
+    run = await run_agent(from_pydantic_ai(agent, "painter"), "Paint")
+    assert list(run.artifacts.values()) == [b"\x89PNG"], run.failure
+    assert told(run.events, "progress", "text") == ["image_generation …"]
+    assert "→" in run.thoughts
+    assert run.text == ""
 
 
 class Weather(BaseModel):
@@ -371,8 +407,6 @@ def server() -> Iterator[ModelServer]:
 
 
 def model_of(server: ModelServer) -> Model[Any]:
-    from openai import AsyncOpenAI  # noqa: PLC0415 - so that the rest needs it not
-
     client = AsyncOpenAI(base_url=server.base_url, api_key="sk-secret", max_retries=0)
     return OpenAIChatModel("scripted", provider=OpenAIProvider(openai_client=client))
 
@@ -458,6 +492,11 @@ async def test_an_answer_that_breaks_off_is_the_model_s_failure(
     run = await run_agent(from_pydantic_ai(Agent(model_of(server)), "ada"), "Hi")
     assert run.failure is not None
     assert (run.failure.code, run.failure.origin) == (code, "model")
+
+
+@asynchronous
+async def test_one_that_is_left_closes_the_model_s_connection(server: ModelServer) -> None:
+    await closes_when_it_is_left(from_pydantic_ai(Agent(model_of(server)), "ada"), server)
 
 
 @asynchronous

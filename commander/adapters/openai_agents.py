@@ -145,15 +145,17 @@ def _tool(turn: Turn, chosen: Collection[ToolOffer], offer: ToolOffer) -> Any:
 async def _heard(result: Any, showing: Showing) -> AsyncGenerator[Output | str, None]:
     """All that a run says; it is over then, whatever happens."""
     hearing = Hearing(showing)
+    events = result.stream_events()
     try:
-        async with aclosing(result.stream_events()) as events:
-            async for event in events:
-                for output in _said(event, hearing, showing):
-                    yield output
+        async for event in events:
+            for output in _said(event, hearing, showing):
+                yield output
         for output in _ended(result, showing):
             yield output
     finally:
+        # In this order: a stream that is closed waits for its run.
         result.cancel()
+        await events.aclose()
         if (task := result.run_loop_task) is not None:
             await asyncio.wait((task,), timeout=CLOSE_S)
 

@@ -218,13 +218,13 @@ def _said(event: object, showing: Showing, turn: Turn) -> Iterator[Output | str]
             | messages.PartDeltaEvent(delta=messages.ThinkingPartDelta(content_delta=text))
         ):
             yield from showing.reasoning(text)
-        case messages.PartEndEvent(part=messages.FilePart() as file):
+        case messages.PartStartEvent(part=messages.FilePart() as file):
             name = file.id or "file"
             yield turn.artifact(name, file.content.data, mime_type=file.content.media_type)
         # Tools that the provider runs.
         case messages.PartEndEvent(part=messages.NativeToolCallPart() as call):
             yield from showing.call(call.tool_call_id, call.tool_name, call.args)
-        case messages.PartEndEvent(part=messages.NativeToolReturnPart() as returned):
+        case messages.PartStartEvent(part=messages.NativeToolReturnPart() as returned):
             yield from showing.result(returned.tool_call_id, returned.model_response_str())
         case messages.FunctionToolCallEvent(part=call):
             yield from showing.call(call.tool_call_id, call.tool_name, call.args)
@@ -240,7 +240,7 @@ def _said(event: object, showing: Showing, turn: Turn) -> Iterator[Output | str]
 
 
 def _ended(output: object, showing: Showing) -> Iterator[Output | str]:
-    """A text has been said already; anything else is told as JSON."""
+    """A text has been said already, and a file has been an artifact; anything else is told as JSON."""
     if isinstance(output, DeferredToolRequests):
         waiting = ", ".join(call.tool_name for call in (*output.calls, *output.approvals))
         raise AgentError(
@@ -248,7 +248,7 @@ def _ended(output: object, showing: Showing) -> Iterator[Output | str]:
             " agent a HandleDeferredToolCalls",
             code="tools_unanswered",
         )
-    if not isinstance(output, str):
+    if not isinstance(output, str | messages.BinaryContent):
         yield from showing.text(to_json(output, serialize_unknown=True).decode())
 
 

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
-from adapter_scene import answers_fails_and_stops, closes_its_connection, script, served
+from adapter_scene import (
+    answers_fails_and_stops,
+    closes_its_connection,
+    closes_when_it_is_left,
+    script,
+    served,
+)
 from adapters_page import read
 from asynchronous import asynchronous
 from model_server import Call, Finish, ModelServer, Reset, Status, Step, calls, says
@@ -96,18 +102,23 @@ async def test_text_comes_token_by_token_and_usage_is_told(server: ModelServer) 
     assert run.usage.model == "scripted"
 
 
+class Plain(TypedDict):
+    messages: list[Any]
+
+
 @asynchronous
-async def test_what_nodes_say_themselves_is_said_once() -> None:
+@pytest.mark.parametrize("state", [None, Plain], ids=["with ids", "without"])
+async def test_what_nodes_say_themselves_is_said_once(state: Any) -> None:
     def think(state: Any) -> Any:
         blocks = [{"type": "reasoning", "reasoning": "Hm."}, {"type": "text", "text": "Hello. "}]
-        return {"messages": [core_messages.AIMessage(blocks)]}
+        return {"messages": [*state["messages"], core_messages.AIMessage(blocks)]}
 
     def repeat(state: Any) -> Any:
         # All that was said before is given back: nothing of it is new.
         return {"messages": [*state["messages"], core_messages.AIMessage("Bye.")]}
 
     conversation = [Message("user", ("Hi",)), Message("assistant", ("Hi to you",)), Message("user", ("Bye",))]
-    run = await run_agent(from_langgraph(line(think, repeat), "polite"), conversation)
+    run = await run_agent(from_langgraph(line(think, repeat, state=state), "polite"), conversation)
     assert (run.text, run.thoughts) == ("Hello. Bye.", "Hm.")
 
 
@@ -426,6 +437,11 @@ async def test_an_answer_that_breaks_off_is_the_model_s_failure(server: ModelSer
     assert run.failure is not None
     assert (run.failure.code, run.failure.origin) == ("model_unreachable", "model")
     assert "after it had begun" in run.failure.message
+
+
+@asynchronous
+async def test_one_that_is_left_closes_the_model_s_connection(server: ModelServer) -> None:
+    await closes_when_it_is_left(from_langgraph(looping(model_of(server)), "ada"), server)
 
 
 @asynchronous

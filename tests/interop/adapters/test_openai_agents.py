@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapter_scene import answers_fails_and_stops, closes_its_connection, script, served
+from adapter_scene import (
+    answers_fails_and_stops,
+    closes_its_connection,
+    closes_when_it_is_left,
+    script,
+    served,
+)
 from adapters_page import read
 from asynchronous import asynchronous
 from model_server import Call, Finish, ModelServer, Reset, Status, Step, calls, says
@@ -282,6 +288,11 @@ async def test_an_answer_that_breaks_off_is_the_model_s_failure(server: ModelSer
     assert run.failure is not None
     assert (run.failure.code, run.failure.origin) == ("model_unreachable", "model")
     assert "after it had begun" in run.failure.message
+
+
+@asynchronous
+async def test_one_that_is_left_closes_the_model_s_connection(server: ModelServer) -> None:
+    await closes_when_it_is_left(from_openai_agents(foreign(server)), server)
 
 
 @asynchronous
