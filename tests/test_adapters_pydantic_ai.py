@@ -39,7 +39,7 @@ from pydantic_ai.models.test import TestModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.usage import UsageLimits
 
-from commander import Blob, JsonPart, Message, ToolDenied, ToolTimeout, Turn
+from commander import Blob, JsonPart, Message, ToolDenied, ToolTimeout, Turn, agent
 from commander.adapters import from_pydantic_ai
 from commander.testing import DECLINED, Event, Question, run_agent, running_agent
 
@@ -514,6 +514,37 @@ def test_it_is_an_agent_like_others() -> None:
     assert "image/*" in made.accepts
     with pytest.raises(ValueError, match="give it one: from_pydantic_ai"):
         from_pydantic_ai(Agent(TestModel()))
+
+
+@asynchronous
+async def test_it_may_be_of_a_team() -> None:
+    """As any agent: what it says, calls and asks is told under its path."""
+    seeker = from_pydantic_ai(
+        Agent(Scripted([calling("search", arguments='{"q": "x"}')], ["Found."]).model), "seeker"
+    )
+    till = from_pydantic_ai(
+        risky_agent(Scripted([calling("refund", arguments='{"amount": 5}')], ["Done."])), "till"
+    )
+
+    @agent("both")
+    async def both(turn: Turn) -> AsyncIterator[str]:
+        async with turn.team() as team:
+            team.start("seeker", seeker)
+            team.start("till", till)
+        yield "All told."
+
+    answers = {'May refund run with {"amount": 5}?': "approve"}
+    run = await run_agent(both, "Go", tools={"search": lambda q: q}, answers=answers)
+    assert (run.text, run.outcome) == ("All told.", "completed"), run.failure
+    by_path = {
+        path: [event.kind for event in run.events if event.agent == path and event.kind != "thought"]
+        for path in ("seeker", "till")
+    }
+    assert [kind for kind in by_path["seeker"] if kind in ("tool_call", "content")] == [
+        "tool_call",
+        "content",
+    ]
+    assert [kind for kind in by_path["till"] if kind in ("question", "content")] == ["question", "content"]
 
 
 FILE = """
