@@ -120,7 +120,7 @@ class Running:
             if message.type in ("ai", "AIMessageChunk"):
                 yield from self._message(message, str(about.get("langgraph_node", "")))
         elif mode == "custom":
-            yield told if isinstance(told, Output) else Progress(offers.shown(told))
+            yield told if isinstance(told, Output) else Progress(offers.cut(offers.shown(told)))
         elif mode == "values" and not place:
             self._state = told
 

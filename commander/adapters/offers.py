@@ -68,7 +68,7 @@ def told(failure: ToolFailed) -> str:
 
 
 def shown(result: object) -> str:
-    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
     return cut(text, RESULT_CHARS_MAX)
 
 

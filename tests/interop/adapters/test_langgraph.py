@@ -17,7 +17,7 @@ from adapters_page import read
 from asynchronous import asynchronous
 from model_server import Call, Finish, ModelServer, Reset, Status, Step, calls, says
 
-from commander import Blob, JsonPart, Message, ToolDenied, Turn
+from commander import Blob, JsonPart, Message, Thought, ToolDenied, Turn
 from commander.adapters import from_langgraph, langchain_tools
 from commander.testing import DECLINED, AgentRun, Question, run_agent
 
@@ -145,7 +145,8 @@ class Order(TypedDict, total=False):
 async def test_a_state_without_messages_has_an_input_and_an_answer() -> None:
     def priced(state: Any) -> Any:
         config_of.get_stream_writer()("pricing …")
-        config_of.get_stream_writer()({"at": 1})
+        config_of.get_stream_writer()({"at": Path("shelf")})
+        config_of.get_stream_writer()(Thought("till", "It is dear."))
         return {"price": len(state["item"])}
 
     made = from_langgraph(
@@ -156,7 +157,8 @@ async def test_a_state_without_messages_has_an_input_and_an_answer() -> None:
     )
     run = await run_agent(made, "hat")
     assert run.text == "hat costs 3."
-    assert progress(run) == ["pricing …", '{"at": 1}']
+    assert progress(run) == ["pricing …", '{"at": "shelf"}']
+    assert run.thoughts == "It is dear."
 
 
 @asynchronous
