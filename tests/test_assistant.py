@@ -130,6 +130,16 @@ def test_rounds_without_an_end_have_one(dispatcher: ScriptedDispatcher, server: 
 
 
 DOTS = 100
+# Two kilobytes that would take a million comparisons.
+DOUBLING = json.dumps(
+    {
+        "$ref": "#/$defs/a0",
+        "$defs": {
+            f"a{level}": {"anyOf": [{"$ref": f"#/$defs/a{level + 1}"}] * 2} if level < 20 else {}
+            for level in range(21)
+        },
+    }
+)
 
 
 def say(session: ScriptedSession, text: str) -> None:
@@ -222,6 +232,12 @@ def test_an_answer_by_schema_is_checked(dispatcher: ScriptedDispatcher, server: 
         ({"schema": "[]"}, "metadata schema: should be a JSON Schema, an object"),
         ({"schema": '{"type": "integre"}'}, "metadata schema: is no JSON Schema"),
         ({"schema": '{"items": [{"pattern": "(a+)+$"}]}'}, "metadata schema: should have no pattern"),
+        ({"schema": '{"not":' * 400 + "{}" + "}" * 400}, "metadata schema: is nested too deeply"),
+        ({"schema": '{"$ref": "#"}'}, "metadata schema: its references lead round"),
+        ({"schema": DOUBLING}, "metadata schema: its references multiply"),
+        ({"schema": '{"$ref": "#/nope"}'}, "metadata schema: has the reference '#/nope'"),
+        ({"schema": '{"$schema": 5}'}, "metadata schema: is no JSON Schema: 5 is not of type 'string'"),
+        ({"schema": '{"const": NaN}'}, "metadata schema: Out of range float values"),
         (
             {"schema": "{" + " " * 20_000 + "}"},
             "metadata schema: has 20,002 characters; at most 16,384 may be",

@@ -15,7 +15,7 @@ What an application may attach to its request:
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from commander.agent import agent
@@ -23,6 +23,7 @@ from commander.conversation import ToolOffer
 from commander.errors import AgentError, ToolFailed
 from commander.models import ToolCall, ToolReturn
 from commander.models.model import Item
+from commander.models.nesting import nested
 from commander.outputs import Output
 from commander.turn import Turn
 
@@ -43,7 +44,9 @@ _PATTERNS = {"pattern", "patternProperties"}
 async def assistant(turn: Turn) -> AsyncIterator[Output | str]:
     """Answers the conversation, in as many rounds as it takes, up to the model's limit."""
     model = turn.model(turn.metadata.get("model", ""))
-    system, schema = turn.metadata.get("system"), _schema(turn.metadata)
+    system = turn.metadata.get("system")
+    # In a thread: it may be as long as may be, and others have turns here as well.
+    schema = await asyncio.to_thread(_schema, turn.metadata) if turn.metadata.get("schema") else None
     tools = _tools(turn)
     messages: list[Item] = [*turn.conversation]
     for _ in range(model.rounds):
@@ -132,22 +135,15 @@ def _schema(metadata: Mapping[str, str]) -> dict[str, Any] | None:
         raise _wrong_schema(f"is no JSON: {error}") from None
     if not isinstance(schema, dict):
         raise _wrong_schema("should be a JSON Schema, an object")
-    if any(key in _PATTERNS for key in _keys(schema)):
+    if any(isinstance(each, dict) and _PATTERNS & each.keys() for _, each in nested(schema)):
         raise _wrong_schema("should have no pattern and no patternProperties: enum, minLength … are right")
-    from commander.models.fit import Fit  # noqa: PLC0415 - few requests have one
+    from commander.models.fit import fit_of  # noqa: PLC0415 - few requests have one
 
     try:
-        Fit(schema)
+        fit_of(schema)
     except ValueError as error:
         raise _wrong_schema(str(error).removeprefix("schema: ")) from None
     return schema
-
-
-def _keys(value: object) -> Iterator[str]:
-    if isinstance(value, dict):
-        yield from value
-    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _keys(each)
 
 
 def _wrong_schema(why: str) -> AgentError:

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from commander.core.turn import Usage
 from commander.errors import Stopped
@@ -31,8 +31,9 @@ class Line:
         self.finished: Finished | None = None
         self.usage = Usage()
         self.task: asyncio.Task[None] | None = None
-        # Once the answer is whole: raises what is wrong with it.
-        self.check: Callable[[], None] | None = None
+        # Once the answer is whole, in a thread: the value of its text, or raises what is wrong with it.
+        self.check: Callable[[str], Any] | None = None
+        self.value: Any = None
         self.speaking = speaking
         self._on_usage = on_usage
         self._said: deque[Output | str] = deque()
@@ -76,7 +77,7 @@ class Line:
         try:
             await self.speaking.say(self._hear)
             if self.check is not None and not self.calls:
-                self.check()
+                self.value = await asyncio.to_thread(self.check, self.text)
         except asyncio.CancelledError:
             self._failure = Stopped()
             raise
@@ -167,6 +168,11 @@ class Answer:
     @property
     def text(self) -> str:
         return self._line.text
+
+    @property
+    def value(self) -> Any:
+        """What the text is, by the schema that was asked for; None without one, and while it is not whole."""
+        return self._line.value
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:

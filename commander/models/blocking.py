@@ -14,7 +14,7 @@ from commander.conversation import ToolOffer
 from commander.core.turn import Usage
 from commander.errors import Stopped
 from commander.models.answer import Answer
-from commander.models.model import Model, Prompt, value_of
+from commander.models.model import Model, Prompt
 from commander.models.words import Reply, ToolCall
 from commander.outputs import Output, Used
 
@@ -63,7 +63,7 @@ class BlockingModel:
             for output in answer:
                 if isinstance(output, Used):
                     self._emit(output)
-        return value_of(answer.text, schema)
+        return answer.text if schema is None else answer.value
 
 
 class BlockingAnswer:
@@ -103,6 +103,11 @@ class BlockingAnswer:
     @property
     def text(self) -> str:
         return self._answer.text
+
+    @property
+    def value(self) -> Any:
+        """What the text is, by the schema that was asked for; None without one, and while it is not whole."""
+        return self._answer.value
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:

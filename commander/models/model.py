@@ -123,7 +123,7 @@ class Model:
         speaking = Speaking(models.route(self._entry), ask, self._turn.left_s, models.metrics)
         line = Line(speaking, lambda usage: self._turn.spend(self._entry, usage))
         if fit is not None:
-            line.check = lambda: self._check_fit(fit, line.text)
+            line.check = lambda text: self._fitting(fit, text)
         return Answer(line, self._turn.begin)
 
     async def answer(
@@ -135,11 +135,11 @@ class Model:
             async for output in answer:
                 if isinstance(output, Used) and self._emit is not None:
                     await self._emit(output)
-        return value_of(answer.text, schema)
+        return answer.text if schema is None else answer.value
 
-    def _check_fit(self, fit: "Fit", text: str) -> None:
+    def _fitting(self, fit: "Fit", text: str) -> Any:
         try:
-            fit.value(text)
+            return fit.value(text)
         except ValueError as error:
             raise _failed(self._entry, "model_schema_mismatch", str(error), has_begun=True) from None
 
@@ -158,15 +158,10 @@ class Model:
                     raise _failed(self._entry, "model_input_refused", told)
 
 
-def value_of(text: str, schema: Mapping[str, object] | None) -> Any:
-    """Of a whole answer: the text itself, or the value that fits the schema."""
-    return text if schema is None else _fit(schema).value(text)
-
-
 def _fit(schema: Mapping[str, object]) -> "Fit":
-    from commander.models.fit import Fit  # noqa: PLC0415 - a tenth of a second that most turns need not wait for
+    from commander.models.fit import fit_of  # noqa: PLC0415 - a tenth of a second that most turns need not wait for
 
-    return Fit(schema)
+    return fit_of(schema)
 
 
 def _turned(prompt: Prompt) -> Iterable[Turned]:
