@@ -154,8 +154,16 @@ def _model(text: str) -> str:
 
 
 def _if_told(check: Callable[[str], str]) -> AfterValidator:
-    """None of it is the empty text, which can undo a file's line."""
-    return AfterValidator(lambda text: check(text) if text else text)
+    """None of it is the empty text, which can undo a file's line. Whoever put a key or a password there is told so
+    without it being said once more."""
+
+    def checked(text: str) -> str:
+        try:
+            return check(text) if text else text
+        except ValueError as error:
+            raise model_table.refusal([("its value", str(error))]) from None
+
+    return AfterValidator(checked)
 
 
 DispatcherAddress = Annotated[str, AfterValidator(_dispatcher)]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from model_scene import Scene, table
@@ -309,6 +310,56 @@ def test_a_key_that_the_server_quotes_is_told_to_nobody(
         scene.exposition(),
     ):
         assert "hunter2" not in told
+
+
+@pytest.mark.parametrize("before", [210, 225, 237, 239, 4_000])
+def test_no_part_of_a_key_is_told_that_is_quoted_where_the_text_is_cut(
+    server: ModelServer, before: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.then([Status(500, "x" * before + " sk-hunter2-hunter2-hunter2-hunter2")])
+    key = {"THE_KEY": "sk-hunter2-hunter2-hunter2-hunter2"}
+    scene = Scene({"fast": table(server, api_key_env="THE_KEY", attempts=2)}, key)
+    failure = asyncio.run(scene.failure())
+    assert "sk-" not in f"{failure} {caplog.text}"
+    assert "xxx" in str(failure)
+
+
+def test_a_key_of_a_provider_s_usual_variable_is_told_to_nobody(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-hunter2")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    server.then(lambda request: [Status(401, f"no such key: {request.headers['authorization']}")])
+    failure = asyncio.run(Scene({"fast": {"model": "openai-chat:m"}}).failure())
+    assert server.requests[0].headers["authorization"] == "Bearer sk-hunter2"
+    assert failure.code == "model_key_refused"
+    assert "no such key: Bearer …" in str(failure)
+    assert "hunter2" not in f"{failure} {caplog.text}"
+
+
+def test_a_provider_that_raises_as_it_likes_puts_no_key_into_the_log(
+    server: ModelServer, caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rude.py").write_text(
+        "class Rude:\n"
+        "    def __init__(self, connection):\n"
+        "        self.key = connection.key.reveal()\n"
+        "    async def stream(self, ask):\n"
+        "        raise OSError(f'no luck with {self.key}')\n"
+        "        yield\n"
+    )
+    told = tmp_path / "rude-1.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: rude\nVersion: 1\n")
+    (told / "entry_points.txt").write_text("[chatstream.models]\nrude = rude:Rude\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    scene = Scene({"fast": {"model": "rude:m", "api_key_env": "THE_KEY"}}, {"THE_KEY": "sk-hunter2"})
+    failure = asyncio.run(scene.failure())
+    stack = "".join(getattr(record, "stack", "") for record in caplog.records)
+    assert failure.code == "model_error"
+    assert "OSError: no luck with …" in stack
+    assert "hunter2" not in f"{failure} {caplog.text} {stack}"
 
 
 @pytest.mark.parametrize("model", ["openai-chat:m", "openai:m"])

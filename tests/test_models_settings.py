@@ -94,6 +94,23 @@ def test_every_key_of_a_table_is_heeded_and_printed_to_be_loaded_again(tmp_path:
         ("parameters = { max_retries = 9 }", "parameters should not have max_retries: set attempts instead"),
         ("parameters = { timeout = 9 }", "parameters should not have timeout"),
         ('parameters = { extra_headers = { Authorization = "hunter2" } }', "parameters should hold no key"),
+        *(
+            (f'parameters = {{ {where} = "hunter2" }}', "[models.fast] parameters should hold no key, as")
+            for where in (
+                *(
+                    "api_key",
+                    "extra_body.key",
+                    "extra_body.auth.access_token",
+                    "extra_headers.X-Goog-Api-Key",
+                ),
+                *("extra_headers.Ocp-Apim-Subscription-Key", "extra_headers.X-Auth-Token", "accessToken"),
+                *("extra_headers.Set-Cookie2", "extra_headers.X-Secret-Thing", "password"),
+            )
+        ),
+        (
+            'api_key_env = "gsk_hunter2hunter2hunter2"',
+            "[models.fast] api_key_env should be the name of an environment variable",
+        ),
         (
             'fallbacks = ["deep"]',
             "[models.fast] fallbacks = 'deep' should be the name of a table; there are fast",
@@ -187,11 +204,21 @@ def test_the_default_is_the_first_table_or_what_is_named(tmp_path: Path) -> None
             "api_key_env goes with a model of the form PROVIDER:NAME",
         ),
         (("--model", "x:y", "--base-url", "h"), "should be an http:// or https:// address"),
-        (("--model", "x:y", "--api-key-env", "sk-1"), "should be the name of an environment variable"),
+        (("--model", "x:y", "--api-key-env", "sk-hunter2"), "should be the name of an environment variable"),
+        (
+            ("--model", "x:y", "--api-key-env", "gsk_hunter2hunter2hunter2"),
+            "--api-key-env: its value should be the name of an environment variable",
+        ),
+        (
+            ("--model", "x:y", "--base-url", "http://bob:hunter2@127.0.0.1/v1"),
+            "--base-url: its value should hold no user and no password",
+        ),
     ],
 )
 def test_wrong_flags_are_refused(flags: tuple[str, ...], right: str, tmp_path: Path) -> None:
-    assert right in refusal(FAST, tmp_path, *flags)
+    problem = refusal(FAST, tmp_path, *flags)
+    assert right in problem
+    assert "hunter2" not in problem
 
 
 def test_a_table_called_default_and_a_default_by_flag_are_one_too_many(tmp_path: Path) -> None:
@@ -233,6 +260,31 @@ def test_a_key_that_is_not_there_is_told_at_the_start(tmp_path: Path) -> None:
     problem = opened(named, {})
     assert "holds no key: one line" in problem
     assert "hunter2" not in problem
+
+
+def test_a_key_where_the_name_of_its_variable_belongs_is_not_told() -> None:
+    assert opened("api_key_env = hunter_two", {}) == (
+        "[models.fast] api_key_env: the variable that it names is not set: set it, or name another"
+    )
+
+
+def test_a_key_of_the_usual_variable_that_is_none_is_told_at_the_start() -> None:
+    def opens(key: str, **more: str) -> None:
+        tables = {"fast": {"model": "openai-chat:m", **more}}
+        open_models(Settings.model_validate({"models": tables}), {"OPENAI_API_KEY": key}, Metrics())
+
+    for key in ("hunter2\n", "hunter2 hunter2", "hünter2"):
+        with pytest.raises(SettingsError, match="the variable OPENAI_API_KEY holds no key") as caught:
+            opens(key)
+        assert "hunter2" not in str(caught.value)
+        opens(key, base_url="http://127.0.0.1:9")
+    opens("hunter2")
+    opens("")
+
+
+def test_parameters_that_only_sound_secret_are_right(tmp_path: Path) -> None:
+    body = '{ prompt_cache_key = "a", stop_token_ids = [1], eos_token = "</s>", min_tokens = 3 }'
+    told(f"{FAST}parameters = {{ max_tokens = 9, extra_body = {body} }}", tmp_path)
 
 
 def test_a_process_without_its_key_does_not_start(tmp_path: Path) -> None:

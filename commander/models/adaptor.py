@@ -148,7 +148,7 @@ def _ended(response: StreamedResponse) -> list[Said]:
         why = (
             f"the model refuses: {refusal}" if refusal else "the answer was stopped by the provider's filter"
         )
-        raise Trouble("model_content_filtered", why[: blame.SAID_CHARS_MAX])
+        raise Trouble("model_content_filtered", why)
     if whole.finish_reason == "error":
         raise Trouble("model_error", "the provider reports that the answer ended in an error")
     for part in whole.parts:
@@ -168,7 +168,7 @@ def _model(connection: Connection) -> Model[Any]:
             profile = _COMPATIBLE if isinstance(provider, OpenAICompatibleProvider) else _CHAT
             return OpenAIChatModel(connection.model, provider=provider, profile=cast("Any", profile))
     except (UserError, ImportError, ValueError) as error:
-        raise Trouble("model_not_configured", _one_line(str(error))) from None
+        raise Trouble("model_not_configured", str(error)) from None
     return model
 
 
@@ -197,8 +197,3 @@ def _provider(connection: Connection) -> Library[Any]:
             raise UserError(f"provider {connection.provider!r} takes no {field}: leave it out")
         del told[key]
     return kind(**told)
-
-
-def _one_line(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= blame.SAID_CHARS_MAX else text[: blame.SAID_CHARS_MAX - 1] + "…"

@@ -12,8 +12,6 @@ from pydantic_ai import exceptions
 
 from commander.models.failures import Trouble
 
-# What is told of what a provider says.
-SAID_CHARS_MAX: Final = 240
 # The most specific first.
 _CODES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (exceptions.ModelRateLimitError, "model_rate_limited"),
@@ -50,7 +48,8 @@ _LENGTH_WORDS: Final = (
 
 
 def trouble(error: Exception) -> Trouble | None:
-    """The same, as Trouble; None for what no provider is to blame for. Texts are cut; keys are not looked for here."""
+    """The same, as Trouble; None for what no provider is to blame for. Texts are as they came: `Entry.told` hides the
+    keys in them, and cuts them."""
     if isinstance(error, Trouble):
         return error
     if not isinstance(error, _KNOWN):
@@ -92,5 +91,4 @@ def _said(error: Exception) -> str:
     if not isinstance(text, str) or not text.strip():
         status = getattr(error, "status_code", None)
         text = f"status {status}" if status else (str(error) or type(error).__name__)
-    text = " ".join(text.split())
-    return text if len(text) <= SAID_CHARS_MAX else text[: SAID_CHARS_MAX - 1] + "…"
+    return text

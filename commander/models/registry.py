@@ -8,7 +8,8 @@ loop.
 import asyncio
 import difflib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final, cast
@@ -26,6 +27,11 @@ from commander.settings import Settings, SettingsError
 # Providers of installed packages; by a name that one of them takes, pydantic-ai is not asked.
 GROUP: Final = "chatstream.models"
 KEY_BYTES_MAX: Final = 16_384
+# What is told of what a provider says.
+SAID_CHARS_MAX: Final = 240
+# Variables by whose names something is secret. Shorter values are words.
+_SECRET_VARIABLE: Final = re.compile(r"(?i)(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(_|$)")
+_SECRET_CHARS_MIN: Final = 8
 MISSING: Final = "language models need the extra llm: pip install 'chatstream[llm]'"
 
 
@@ -37,8 +43,15 @@ class Entry:
     """One model: its table, its connection, and what is shared by all that use it."""
 
     def __init__(
-        self, name: str, table: ModelTable, key: Secret | None, breaker: Breaker, connect: Connect
+        self,
+        name: str,
+        table: ModelTable,
+        key: Secret | None,
+        breaker: Breaker,
+        connect: Connect,
+        secrets: Sequence[Secret] = (),
     ) -> None:
+        """`secrets` are told to nobody, the key or not: a provider's library may know more than this one."""
         self.name = name
         self.table = table
         self.breaker = breaker
@@ -48,6 +61,7 @@ class Entry:
         self.places = asyncio.Semaphore(table.concurrency)
         self._key = key
         self._connect = connect
+        self._secrets = (*secrets, *([key] if key else ()))
         self._provider: Provider | None = None
         self._connecting = asyncio.Lock()
 
@@ -62,8 +76,17 @@ class Entry:
             return self._provider
 
     def hide(self, text: str) -> str:
-        """The text without this model's key."""
-        return text if self._key is None else self._key.hidden_in(text)
+        """The text without any key."""
+        # The longest first: one may be within another.
+        for secret in sorted(self._secrets, key=lambda each: -len(each.reveal())):
+            text = secret.hidden_in(text)
+        return text
+
+    def told(self, text: str) -> str:
+        """What may be told of what a provider says: on one line, without any key, and cut only then, because a part
+        of a key is one as well."""
+        text = self.hide(" ".join(text.split()))
+        return text if len(text) <= SAID_CHARS_MAX else text[: SAID_CHARS_MAX - 1] + "…"
 
     def _connection(self) -> Connection:
         table = self.table
@@ -127,11 +150,13 @@ def open_models(
     problems: list[str] = []
     breakers: dict[str, Breaker] = {}
     entries: dict[str, Entry] = {}
+    secrets = _secrets(environ)
     for name, table in told.items():
         breaker = breakers.setdefault(
             table.circuit, Breaker(settings.breaker_failures, settings.breaker_open_s)
         )
-        entries[name] = Entry(name, table, _key(name, table, environ, problems), breaker, connect or _connect)
+        key = _key(name, table, environ, problems)
+        entries[name] = Entry(name, table, key, breaker, connect or _connect, secrets)
     if problems:
         raise SettingsError("\n".join(problems))
     models = Models(entries, default, metrics)
@@ -160,10 +185,20 @@ def _tables(settings: Settings) -> tuple[dict[str, ModelTable], str]:
     return {DEFAULT: ModelTable.model_validate(given), **told}, DEFAULT
 
 
+def _secrets(environ: Mapping[str, str]) -> list[Secret]:
+    """What the libraries may send by themselves, or a proxy quote."""
+    texts = {
+        text.strip() for variable, text in environ.items() if _SECRET_VARIABLE.search(variable) is not None
+    }
+    return [Secret(text) for text in texts if len(text) >= _SECRET_CHARS_MIN]
+
+
 def _key(name: str, table: ModelTable, environ: Mapping[str, str], problems: list[str]) -> Secret | None:
     if table.api_key_env:
         key = environ.get(table.api_key_env, "").strip()
-        where = f"[models.{name}] api_key_env: the variable {table.api_key_env}"
+        # One with small letters may be the key itself, where its name belongs.
+        shown = f" {table.api_key_env}" if table.api_key_env.isupper() else " that it names"
+        where = f"[models.{name}] api_key_env: the variable{shown}"
         if not key:
             problems.append(f"{where} is not set: set it, or name another")
     elif table.api_key_file:
@@ -178,11 +213,27 @@ def _key(name: str, table: ModelTable, environ: Mapping[str, str], problems: lis
         if not key:
             problems.append(f"{where} is empty: it should hold the key alone")
     else:
+        _check_usual(name, table, environ, problems)
         return None
-    if len(key) > KEY_BYTES_MAX or not (key.isascii() and key.isprintable() and " " not in key):
+    if not _is_key(key):
         problems.append(f"{where} holds no key: one line of printable characters is right")
         return None
     return Secret(key) if key else None
+
+
+def _check_usual(name: str, table: ModelTable, environ: Mapping[str, str], problems: list[str]) -> None:
+    """The variable that the provider's library takes by itself, as it is: OPENAI_API_KEY for openai-chat."""
+    variable = f"{table.provider.partition('-')[0].upper()}_API_KEY"
+    if table.base_url is None and not _is_key(environ.get(variable, "")):
+        problems.append(
+            f"[models.{name}] the variable {variable} holds no key: one line of printable characters is right"
+        )
+
+
+def _is_key(text: str) -> bool:
+    return (
+        len(text) <= KEY_BYTES_MAX and text.isascii() and " " not in text and (text.isprintable() or not text)
+    )
 
 
 def _connect(connection: Connection) -> Provider:

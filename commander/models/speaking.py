@@ -7,6 +7,7 @@ nothing is ever repeated: somebody may have read it. Whoever cancels this closes
 import asyncio
 import logging
 import random
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, cast
@@ -75,7 +76,7 @@ class Speaking:
                     "model %s: %s: %s; try %d of %d in %.1f s",
                     entry.name,
                     trouble.code,
-                    entry.hide(trouble.message),
+                    trouble.message,
                     failures + 1,
                     entry.table.attempts,
                     wait_s,
@@ -108,6 +109,7 @@ class Speaking:
                 await self._listen(entry, tell)
             outcome = "completed"
         except Trouble as trouble:
+            trouble.message = entry.told(trouble.message)
             outcome = trouble.code
             if trouble.traits.opens:
                 if breaker.failed(loop.time()):
@@ -133,7 +135,7 @@ class Speaking:
                 whole_left_s = began_at + table.whole_s - loop.time()
                 if whole_left_s < limit_s:
                     limit, limit_s = "whole_s", whole_left_s
-                said = await _next(stream, limit_s, f"{limit} = {getattr(table, limit):g} is over")
+                said = await _next(entry, stream, limit_s, f"{limit} = {getattr(table, limit):g} is over")
                 if not self._has_begun:
                     self._has_begun = True
                     self._metrics.model_began(entry.name, loop.time() - began_at)
@@ -143,7 +145,7 @@ class Speaking:
                     return
                 limit, limit_s = "silence_s", table.silence_s
         finally:
-            await _close(stream)
+            await _close(entry, stream)
 
     def _failed(self, entry: Entry, trouble: Trouble, before: ModelFailed | None) -> ModelFailed:
         traits = trouble.traits
@@ -155,7 +157,7 @@ class Speaking:
         if before is not None:
             message += f" (before: {before.code} of {before.model!r})"
         return ModelFailed(
-            entry.hide(message),
+            message,
             code=trouble.code,
             model=entry.name,
             retryable=traits.is_retryable,
@@ -165,7 +167,7 @@ class Speaking:
         )
 
 
-async def _next(stream: AsyncGenerator[Said, None], limit_s: float, late: str) -> Said:
+async def _next(entry: Entry, stream: AsyncGenerator[Said, None], limit_s: float, late: str) -> Said:
     """What comes next, within `limit_s`; `late` is said when it doesn't. Trouble is all that it raises."""
     limit = asyncio.timeout(max(limit_s, 0.0))
     try:
@@ -179,18 +181,19 @@ async def _next(stream: AsyncGenerator[Said, None], limit_s: float, late: str) -
         if limit.expired():
             raise Trouble("model_timeout", late) from None
         # A provider of somebody else's that does not tell its failures as it should.
-        _LOG.exception("a provider of models failed in a way of its own")
+        stack = entry.hide("".join(traceback.format_exception(error)))
+        _LOG.error("a provider of models failed in a way of its own", extra={"stack": stack})
         raise Trouble("model_error", f"{type(error).__name__}: {error}") from None
 
 
-async def _close(stream: AsyncGenerator[Said, None]) -> None:
+async def _close(entry: Entry, stream: AsyncGenerator[Said, None]) -> None:
     try:
         async with asyncio.timeout(CLOSE_S):
             await stream.aclose()
     except TimeoutError:
         _LOG.warning("a model's connection could not be closed within %g s", CLOSE_S)
     except Exception as error:  # noqa: BLE001 - the answer is over; what its end raises changes nothing
-        _LOG.debug("a model's connection ended with %r", error)
+        _LOG.debug("a model's connection ended with %s", entry.told(repr(error)))
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ named by its variable or file, and never stands in a table.
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -18,8 +18,15 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MODELS_MAX: Final = 100
 # The model that --model makes when it names a provider.
 DEFAULT: Final = "default"
-# Headers by which keys are told.
-_SECRET_HEADERS: Final = {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"}
+# Words in the names of headers and parameters by which keys are told; of a parameter's name, the last one is.
+_SECRET_WORDS: Final = {
+    *("key", "apikey", "token", "secret", "auth", "authorization", "authentication", "cookie", "password"),
+    *("passwd", "credential", "credentials", "bearer", "jwt"),
+}
+# Parameters that are none, for all their names.
+_NO_SECRETS: Final = {"prompt_cache_key", "openai_prompt_cache_key", "bos_token", "eos_token", "pad_token"}
+# A key where its variable's name belongs: no variable is called so.
+_KEY_CHARS_MIN: Final = 16
 # What the commander decides itself, and where.
 _NO_PARAMETERS: Final = {
     "max_retries": "set attempts instead",
@@ -61,7 +68,8 @@ def check_url(text: str) -> str:
 
 
 def check_variable(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+    is_key = len(text) >= _KEY_CHARS_MIN and re.search("[a-z]", text) and re.search("[0-9]", text)
+    if is_key or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
         raise ValueError(
             "should be the name of an environment variable, e.g. OPENAI_API_KEY, never the key itself"
         )
@@ -84,11 +92,21 @@ def _parameters(told: dict[str, Any]) -> dict[str, Any]:
     for name, why in _NO_PARAMETERS.items():
         if name in told:
             raise ValueError(f"should not have {name}: {why}")
-    headers = told.get("extra_headers")
-    named = {str(each).lower() for each in headers} if isinstance(headers, dict) else set()
-    if named & _SECRET_HEADERS:
-        raise ValueError("should hold no key: name it by api_key_env or api_key_file")
+    for name in _secrets(told):
+        raise ValueError(f"should hold no key, as {name} does: name it by api_key_env or api_key_file")
     return told
+
+
+def _secrets(told: Mapping[str, Any], *, are_headers: bool = False) -> Iterator[str]:
+    """The names by which a key may be told."""
+    for name, value in told.items():
+        words = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1 \2", str(name)).lower())
+        if isinstance(value, Mapping):
+            yield from _secrets(value, are_headers=name in ("extra_headers", "headers"))
+            continue
+        is_secret = name not in _NO_SECRETS and _SECRET_WORDS & set(words if are_headers else words[-1:])
+        if is_secret and isinstance(value, str):
+            yield str(name)
 
 
 def _limit(default: float, least: float, most: float, told: str) -> Any:
@@ -174,14 +192,19 @@ def checked(told: object) -> object:
         raise ValueError('should be tables of a TOML file: [models.fast] with model = "PROVIDER:NAME"')
     wrong = [*_wrong_by_themselves(told)] or [*_wrong_together(read(told))]
     if wrong:
-        errors = [
-            InitErrorDetails(
-                type=PydanticCustomError("model_table", "{why}", {"why": why}), loc=(), input=_Wrong(place)
-            )
-            for place, why in wrong
-        ]
-        raise ValidationError.from_exception_data("models", errors)
+        raise refusal(wrong)
     return told
+
+
+def refusal(wrong: Iterable[tuple[str, str]]) -> ValidationError:
+    """What is shown in place of each wrong value, and why it is wrong."""
+    errors = [
+        InitErrorDetails(
+            type=PydanticCustomError("model_table", "{why}", {"why": why}), loc=(), input=_Wrong(shown)
+        )
+        for shown, why in wrong
+    ]
+    return ValidationError.from_exception_data("models", errors)
 
 
 def read(told: Mapping[str, Mapping[str, object]]) -> dict[str, ModelTable]:
