@@ -534,7 +534,7 @@ ENDED: dict[Ending, tuple[Any, str, int, bool]] = {
     Ending.POLICY_BLOCKED: (_blocked, "content_filter", 200, False),
     Ending.LIMIT_EXCEEDED: (_too_much, "length", 200, False),
     Ending.AGENT_FAILED: (_failed, "", 502, False),
-    Ending.MODEL_FAILED: (_model_failed, "", 502, True),
+    Ending.MODEL_FAILED: (_model_failed, "", 502, False),
     Ending.INCOMPLETE: (_lying, "", 502, True),
 }
 
@@ -567,11 +567,45 @@ async def test_every_ending_has_its_word(dispatcher: DispatcherProcess, ending: 
 def _require_error(stream: ChunkReader, whole: Any, ending: Ending, *, retryable: bool) -> None:
     assert stream.reasons == []
     for error in (stream.seen[-1]["error"], whole.json()["error"]):
-        assert (error["code"], error["type"]) == (ending.value, "server_error")
+        own = "broken" if "error" in error["ending"] else ending.value
+        assert (error["code"], error["type"]) == (own, "server_error")
         assert error["message"]
         assert (error["ending"]["name"], error["ending"]["retryable"]) == (ending.value, retryable)
     assert whole.headers["x-should-retry"] == ("true" if retryable else "false")
     assert ("retry-after" in whole.headers) == retryable
+
+
+# A model's failure, as its commander tells it: the status, code and time to come back that their clients go by.
+MODEL_FAILURES: list[tuple[dict[str, Any], int, str, str | None]] = [
+    ({"code": "model_context_too_long", "upstream_status": 400}, 400, "context_length_exceeded", None),
+    ({"code": "model_key_refused", "upstream_status": 401}, 502, "model_key_refused", None),
+    ({"code": "model_unavailable", "upstream_status": 503, "retryable": True}, 502, "model_unavailable", "5"),
+    (
+        {"code": "model_rate_limited", "upstream_status": 429, "retryable": True, "retry_after_ms": 31_000},
+        429,
+        "rate_limit_exceeded",
+        "31",
+    ),
+]
+
+
+@pytest.mark.parametrize(("told", "status", "code", "after"), MODEL_FAILURES, ids=str)
+@asynchronous
+async def test_of_a_model_s_failure_they_are_told_whether_to_try_again(
+    dispatcher: DispatcherProcess, told: dict[str, Any], status: int, code: str, after: str | None
+) -> None:
+    agent = unique("agent")
+    async with linked(dispatcher.address, agent) as link, browsing(dispatcher.url) as client:
+        asked = asyncio.ensure_future(_whole(client, agent))
+        turn = await link.started()
+        model = agent_pb2.ERROR_ORIGIN_LLM
+        error = ERROR(message="no", origin=model, scope=agent_pb2.ERROR_SCOPE_SESSION, **told)
+        await turn.send(error=error)
+        whole = await asked
+    assert (whole.status_code, whole.json()["error"]["code"]) == (status, code)
+    assert whole.headers["x-should-retry"] == ("false" if after is None else "true")
+    assert whole.headers.get("retry-after") == after
+    assert whole.json()["error"]["ending"]["error"]["upstream_status"] == told["upstream_status"]
 
 
 @asynchronous

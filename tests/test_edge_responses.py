@@ -462,9 +462,9 @@ async def test_every_ending_has_its_status(dispatcher: DispatcherProcess, ending
         assert state["incomplete_details"] == {"reason": reason}
         assert whole.json()["status"] == "incomplete"
     else:
-        assert (state["error"]["code"], state["error"]["type"]) == ("server_error", ending)
-        assert whole.json()["error"]["code"] == ending
-        assert whole.headers["x-should-retry"] == "true"
+        assert (state["error"]["code"], state["error"]["type"]) == ("server_error", "broken")
+        assert whole.json()["error"]["code"] == "broken"
+        assert whole.headers["x-should-retry"] == "false"
 
 
 @pytest.mark.parametrize("has_spoken", [False, True], ids=["silent", "spoken"])

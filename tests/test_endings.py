@@ -9,10 +9,10 @@ import pytest
 from southwest.ai.agent.v1 import chat_pb2
 
 from dispatcher.core import events
-from dispatcher.core.endings import ENDINGS, REFUSALS, Ending, Refusal, Traits
+from dispatcher.core.endings import ENDINGS, FINISHED, REFUSALS, Ending, Refusal, Traits, traits_of
 from dispatcher.core.events import Count, Measure
 from dispatcher.core.limits import Limits
-from dispatcher.core.packets import AgentOffer, Ended, Hello, StopCode, Usage
+from dispatcher.core.packets import AgentOffer, Ended, ErrorReport, Hello, StopCode, Usage
 from dispatcher.core.policy import MEANINGS, Policy
 from dispatcher.core.router import Router
 from dispatcher.metrics import Metrics
@@ -125,3 +125,41 @@ def test_every_policy_has_an_ending_and_a_code(policy: Policy) -> None:
     assert policy in MEANINGS
     assert policy.ending in (Ending.POLICY_BLOCKED, Ending.LIMIT_EXCEEDED, Ending.DEADLINE_EXCEEDED)
     assert policy.stop_code in get_args(StopCode)
+
+
+@pytest.mark.parametrize("ending", Ending, ids=lambda ending: ending.value)
+@pytest.mark.parametrize(("retry_after_ms", "again_s"), [(None, None), (9_000, 9.0), (2**64 - 1, 604_800.0)])
+def test_who_failed_says_whether_to_try_again(
+    ending: Ending, retry_after_ms: int | None, again_s: float | None
+) -> None:
+    for retryable in (True, False):
+        error = ErrorReport("code", "llm", "session", "why", "", retryable, retry_after_ms)
+        ended = Ended(ending.value, "why", 0, 0, Usage(), error=error)
+        wire, traits = codec.session_ended(ended), traits_of(ended)
+        assert (wire.retryable, wire.retry_after_ms) == (traits.retryable, (traits.retry_after_s or 0) * 1000)
+        if ending not in FINISHED:
+            assert traits == ending.traits
+        else:
+            table_s = ending.traits.retry_after_s if again_s is None else again_s
+            assert (traits.retryable, traits.retry_after_s) == (retryable, table_s if retryable else None)
+
+
+@pytest.mark.parametrize(
+    ("code", "upstream_status", "http"),
+    [
+        ("model_context_too_long", 400, 400),
+        ("model_content_filtered", None, 400),
+        ("model_rate_limited", 429, 429),
+        ("model_key_refused", 401, 502),
+        ("model_key_refused", 400, 502),
+        ("model_unknown", 404, 502),
+        ("model_unavailable", 503, 502),
+        ("of_somebody_else", 400, 400),
+        ("of_somebody_else", 429, 429),
+        ("of_somebody_else", 401, 502),
+    ],
+)
+def test_the_status_says_whose_fault_it_is(code: str, upstream_status: int | None, http: int) -> None:
+    error = ErrorReport(code, "llm", "session", "why", upstream_status=upstream_status)
+    for ending, status in ((Ending.MODEL_FAILED, http), (Ending.AGENT_FAILED, 502)):
+        assert traits_of(Ended(ending.value, "why", 0, 0, Usage(), error=error)).http == status

@@ -13,6 +13,7 @@ from dispatcher.core.endings import Ending
 from dispatcher.core.packets import (
     Answer,
     Ended,
+    ErrorReport,
     Opened,
     Reset,
     SessionEvent,
@@ -30,6 +31,18 @@ from dispatcher.journal import Entry
 
 def _entry(offset: int, kind: str, text: str = "", body: object = None, agent: str = "") -> Entry:
     return Entry(1_700_000_000_000, SessionEvent(offset, kind, 1, agent, text, body))
+
+
+def test_a_failure_for_good_is_not_told_as_one_to_try_again() -> None:
+    error = ErrorReport("model_key_refused", "llm", "session", "no")
+    ended = Ended("model_failed", "no", 0, 0, Usage(), error=error)
+    made = MessageStream("s-1", "e0", thoughts=True).events([_entry(1, "ended", body=ended)]).decode()
+    (metadata,) = (
+        part["messageMetadata"]
+        for part in (json.loads(frame[frame.index("{") :]) for frame in made.split("\n\n")[:-2])
+        if part["type"] == "message-metadata"
+    )
+    assert (metadata["retryable"], "retryAfterMs" in metadata) == (False, False)
 
 
 @pytest.mark.parametrize("ending", Ending)

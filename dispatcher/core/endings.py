@@ -4,11 +4,12 @@ The number and name are `SessionEnding` of chat.proto, the rest is what each edg
 is told to do. README.md's table of endings is generated from here.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from dispatcher.core.packets import StopCode
+from dispatcher.core.packets import Ended, ErrorReport, StopCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ ENDINGS: Final[dict[Ending, Traits]] = {
         6, "INTERNAL", 502, False, "The agent failed; its commander's log says where."
     ),
     Ending.MODEL_FAILED: Traits(
-        7, "UNAVAILABLE", 502, True, "The language model failed; try again or choose another.", 5.0
+        7, "UNAVAILABLE", 502, True, "The language model failed; its error says whether to try again.", 5.0
     ),
     Ending.COMMANDER_LOST: Traits(8, "UNAVAILABLE", 503, True, "The worker was lost; try again.", 1.0),
     Ending.INCOMPLETE: Traits(9, "DATA_LOSS", 502, True, "The answer did not arrive whole; try again.", 1.0),
@@ -124,6 +125,44 @@ FINISHED: Final = frozenset({Ending.COMPLETED, Ending.AGENT_FAILED, Ending.MODEL
 def of_error(origin: str) -> Ending:
     """How an error ends the session that it is of."""
     return Ending.MODEL_FAILED if origin == "llm" else Ending.AGENT_FAILED
+
+
+# A model's errors that the request itself is to blame for, and those that come of asking too much, as HTTP statuses.
+# The provider's refusal of the commander's key is no fault of who asks, and stays what it is.
+_HTTP_OF_CODE: Final[Mapping[str, int]] = {
+    "model_context_too_long": 400,
+    "model_content_filtered": 400,
+    "model_input_refused": 400,
+    "model_request_refused": 400,
+    "model_rate_limited": 429,
+}
+_HTTP_OF_UPSTREAM: Final[Mapping[int | None, int]] = {400: 400, 413: 400, 422: 400, 429: 429}
+# Nobody comes back after more than a week.
+RETRY_AFTER_MS_MAX: Final = 604_800_000
+
+
+def error_of(ended: Ended) -> ErrorReport | None:
+    """The error that an agent of its own making ended with."""
+    return ended.error if Ending(ended.ending) in FINISHED else None
+
+
+def traits_of(ended: Ended) -> Traits:
+    """What this very ending means: whoever failed knows better than the table whether to try again, and when."""
+    ending, error = Ending(ended.ending), error_of(ended)
+    if error is None:
+        return ending.traits
+    retry_after_s: float | None = None
+    if error.retryable:
+        retry_after_s = ending.traits.retry_after_s
+        if error.retry_after_ms is not None:
+            retry_after_s = min(error.retry_after_ms, RETRY_AFTER_MS_MAX) / 1000
+    http = ending.traits.http
+    if ending is Ending.MODEL_FAILED:
+        # What nobody has a code for has at least a status.
+        http = _HTTP_OF_CODE.get(error.code, http)
+        if not error.code.startswith("model_"):
+            http = _HTTP_OF_UPSTREAM.get(error.upstream_status, http)
+    return replace(ending.traits, http=http, retryable=error.retryable, retry_after_s=retry_after_s)
 
 
 class Refusal(Enum):

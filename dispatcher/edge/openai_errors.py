@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dispatcher.core.endings import ENDINGS, Ending
+from dispatcher.core.endings import Ending, error_of, traits_of
 from dispatcher.core.packets import Ended
 from dispatcher.edge.native import json_bytes
 from dispatcher.edge.problems import MEDIA_TYPE
@@ -36,7 +36,13 @@ _PARAMS: Final = {
 # Where their clients call.
 _PATHS: Final = ("/v1/chat/", "/v1/models", "/v1/responses")
 _KEPT_HEADERS: Final = {"allow", "connection", "www-authenticate"}
-_CODES: Final = {"no_such_agent": "model_not_found", "unauthenticated": "invalid_api_key"}
+_CODES: Final = {
+    "no_such_agent": "model_not_found",
+    "unauthenticated": "invalid_api_key",
+    "model_context_too_long": "context_length_exceeded",
+    "model_content_filtered": "content_filter",
+    "model_rate_limited": "rate_limit_exceeded",
+}
 
 
 class Trouble(NamedTuple):
@@ -93,11 +99,11 @@ def _param(found: re.Match[str]) -> str:
 
 def of_ending(ended: Ended) -> Trouble:
     """An ending that is no answer."""
-    traits = ENDINGS[Ending(ended.ending)]
+    traits, error = traits_of(ended), error_of(ended)
     return Trouble(
         traits.http,
         ended.message or traits.advice,
-        ended.ending,
+        ended.ending if error is None else _CODES.get(error.code, error.code),
         retryable=traits.retryable,
         retry_after_s=traits.retry_after_s,
         more={"ending": ending_record(ended)},
@@ -127,8 +133,11 @@ def of_notice(notice: Notice) -> Trouble | None:
 
 def ending_record(ended: Ended) -> dict[str, Any]:
     """Tells more than their words for it can."""
-    traits = ENDINGS[Ending(ended.ending)]
-    return {"name": ended.ending, "message": ended.message, "retryable": traits.retryable}
+    told = {"name": ended.ending, "message": ended.message, "retryable": traits_of(ended).retryable}
+    error = error_of(ended)
+    if error is not None:
+        told["error"] = {"code": error.code, "upstream_status": error.upstream_status}
+    return told
 
 
 class TheirForm:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
-from dispatcher.core.endings import Ending
+from dispatcher.core.endings import Ending, traits_of
 from dispatcher.core.packets import Ended, SessionEvent, ToolCall, ToolResult, Usage, UserMessage
 from dispatcher.edge.native import NOTICES, SAFE_INTEGER_MAX, embedded, json_bytes
 from dispatcher.edge.rendering import GoAway, Notice, Slow
@@ -323,9 +323,10 @@ def _metadata(ending: Ending, ended: Ended) -> Part:
     if ended.unread:
         metadata["unreadMessageIds"] = list(ended.unread)
     if ending is not Ending.COMPLETED:
-        metadata["retryable"] = ending.traits.retryable
-        if ending.traits.retry_after_s is not None:
-            metadata["retryAfterMs"] = round(ending.traits.retry_after_s * 1000)
+        traits = traits_of(ended)
+        metadata["retryable"] = traits.retryable
+        if traits.retry_after_s is not None:
+            metadata["retryAfterMs"] = round(traits.retry_after_s * 1000)
     return metadata
 
 

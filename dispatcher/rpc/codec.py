@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.core import packets as core
-from dispatcher.core.endings import ENDINGS, Ending
+from dispatcher.core.endings import traits_of
 from dispatcher.journal import Entry
 from dispatcher.readable import readable
 
@@ -613,7 +613,7 @@ def gap(session_id: str, epoch: str, requested: chat_pb2.Cursor, available_from:
 
 
 def session_ended(ended: core.Ended) -> chat_pb2.SessionEnded:
-    traits = ENDINGS[Ending(ended.ending)]
+    traits = traits_of(ended)
     wire = chat_pb2.SessionEnded(
         ending=traits.number,  # type: ignore[arg-type]  # the enum's number, by the table of endings
         name=ended.ending,
