@@ -6,7 +6,7 @@ provider.
 """
 
 import inspect
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Final, cast
 
 from pydantic_ai.direct import model_request_stream
@@ -52,6 +52,9 @@ NO_KEY: Final = "none"
 _REASONS: Final[Mapping[str, Reason]] = {"length": "length", "tool_call": "tool_calls"}
 # Chat completions whose end nobody has announced are broken off, however well the connection was closed.
 _CHAT: Final = {"openai_chat_streaming_requires_finish_reason": True}
+# Servers that tell the usage with every piece tell all of it each time: the last is it, and is asked for as ever.
+_USAGE: Final = {"openai_continuous_usage_stats": True}
+_USAGE_ONCE: Final = {"stream_options": {"include_usage": True}}
 # Of the two names of the limit of tokens, the one that every compatible server knows.
 _COMPATIBLE: Final = {**_CHAT, "openai_chat_supports_max_completion_tokens": False}
 
@@ -95,6 +98,8 @@ class Adaptor:
             settings["max_tokens"] = min(
                 ask.output_tokens_max, settings.get("max_tokens", ask.output_tokens_max)
             )
+        if type(self._model) is OpenAIChatModel and not settings.keys() & _USAGE.keys():
+            settings |= {**_USAGE, "extra_body": {**_USAGE_ONCE, **settings.get("extra_body", {})}}
         return cast("ModelSettings", settings)
 
     def _parameters(self, ask: Ask) -> ModelRequestParameters:
@@ -135,13 +140,12 @@ def _said(event: ModelResponseStreamEvent) -> Said | None:
             return None
 
 
-def _ended(response: StreamedResponse) -> list[Said]:
-    """What is known when the stream is over: calls, tokens, how it came to its end."""
+def _ended(response: StreamedResponse) -> Iterator[Said]:
+    """What is known when the stream is over: tokens, calls, how it came to its end. Tokens first: an answer that is no
+    answer has cost them all the same."""
     whole: ModelResponse = response.get()
     tokens = whole.usage
-    said: list[Said] = [
-        Tokens(tokens.input_tokens, tokens.output_tokens, tokens.details.get("reasoning_tokens", 0))
-    ]
+    yield Tokens(tokens.input_tokens, tokens.output_tokens, tokens.details.get("reasoning_tokens", 0))
     if whole.finish_reason == "content_filter":
         details = whole.provider_details or {}
         refusal = details.get("refusal")
@@ -154,8 +158,8 @@ def _ended(response: StreamedResponse) -> list[Said]:
     for part in whole.parts:
         if isinstance(part, ToolCallPart):
             arguments = part.args if isinstance(part.args, str) else part.args_as_json_str()
-            said.append(ToolCall(part.tool_call_id, part.tool_name, arguments or "{}"))
-    return [*said, Finished(_REASONS.get(whole.finish_reason or "", "stop"), whole)]
+            yield ToolCall(part.tool_call_id, part.tool_name, arguments or "{}")
+    yield Finished(_REASONS.get(whole.finish_reason or "", "stop"), whole)
 
 
 def _model(connection: Connection) -> Model[Any]:

@@ -17,7 +17,7 @@ from commander.errors import ModelFailed
 from commander.metrics import Metrics
 from commander.models.failures import Trouble
 from commander.models.registry import Entry
-from commander.models.words import Ask, Finished, Said
+from commander.models.words import Ask, Finished, Said, Tokens
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Speaking:
                 if whole_left_s < limit_s:
                     limit, limit_s = "whole_s", whole_left_s
                 said = await _next(entry, stream, limit_s, f"{limit} = {getattr(table, limit):g} is over")
-                if not self._has_begun:
+                if not self._has_begun and not isinstance(said, Tokens):
                     self._has_begun = True
                     self._metrics.model_began(entry.name, loop.time() - began_at)
                     entry.breaker.worked()
