@@ -42,6 +42,22 @@ def test_what_tried_and_worked_closes_it() -> None:
     assert breaker.failures == 0
 
 
+def test_what_has_begun_lets_the_others_in_and_may_fail_yet() -> None:
+    breaker = opened()
+    breaker.refuse_s(10.0)
+    breaker.began()
+    assert breaker.refuse_s(10.0) is None
+    assert breaker.failures == 2
+    assert breaker.failed(11.0)
+    assert breaker.refuse_s(11.0) == 10.0
+
+
+def test_a_request_from_before_that_begins_does_not_close_it() -> None:
+    breaker = opened()
+    breaker.began()
+    assert breaker.state is State.OPEN
+
+
 def test_what_tried_and_failed_opens_it_for_another_while() -> None:
     breaker = opened()
     breaker.refuse_s(10.0)

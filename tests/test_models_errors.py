@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from model_scene import Scene, table
+from model_scene import Heard, Scene, table
 from model_server import Call, Finish, ModelServer, Pause, Raw, Reset, Status, Step, Thought, says
 
 from commander.models.failures import FAILURES
@@ -143,6 +143,22 @@ def test_when_the_last_fallback_fails_its_failure_is_told_and_the_one_before(ser
         failure = asyncio.run(Scene({"fast": table(server, fallbacks=["b"]), "b": table(second)}).failure())
     assert (failure.code, failure.model) == ("model_key_refused", "b")
     assert "before: model_unavailable of 'fast'" in str(failure)
+    assert failure.retryable, "the first may be well again by then"
+
+
+@pytest.mark.parametrize("status", [401, 404, 400])
+def test_a_fallback_that_can_not_is_passed_over(server: ModelServer, status: int) -> None:
+    server.then([Status(500)])
+    with ModelServer([Status(status)]) as second, ModelServer(says("third")) as third:
+        scene = Scene(
+            {
+                "fast": table(server, fallbacks=["b", "c"], attempts=1),
+                "b": table(second),
+                "c": table(third),
+            }
+        )
+        heard = asyncio.run(scene.heard())
+        assert (heard.text, len(second.requests)) == ("third", 1)
 
 
 @pytest.mark.parametrize("begun", ["word", Thought("hm"), Call("search", ['{"q": '])])
@@ -246,6 +262,39 @@ def test_a_provider_that_fails_again_and_again_is_left_alone_and_tried_after_a_w
         server.go_on()
         assert (await trying).text == "halfdone"
         assert (state("closed"), state("open"), state("half_open")) == (1, 0, 0)
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("after", [[Reset()], []], ids=["reset", "end"])
+def test_answers_that_break_off_again_and_again_open_it(server: ModelServer, after: list[Step]) -> None:
+    async def live() -> None:
+        scene = Scene({"fast": table(server)}, breaker_failures=3)
+        for _ in range(3):
+            server.then(["word", *after])
+            assert (await scene.failure()).has_begun
+        assert (await scene.failure()).code == "model_circuit_open"
+
+    asyncio.run(live())
+    assert len(server.requests) == 3
+
+
+def test_answers_that_nobody_takes_in_time_do_not_open_it(server: ModelServer) -> None:
+    async def live() -> None:
+        scene = Scene({"fast": table(server, whole_s=2.0)}, breaker_failures=1)
+        # More than waits here for being taken, so that the model has to wait.
+        server.then([*["word "] * 200, Finish()])
+        heard = Heard()
+        async for output in scene.model().stream("Hi"):
+            if not heard.text:
+                await asyncio.sleep(2.5)
+            heard.take(output)
+        assert heard.text == "word " * 200
+        # And one that goes on and on is over, but no fault of the provider's.
+        server.then([*["word "] * 100_000, Pause()])
+        assert "whole_s" in str(await scene.failure())
+        server.then(says("fine"))
+        assert (await scene.heard()).text == "fine"
 
     asyncio.run(live())
 

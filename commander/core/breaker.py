@@ -3,8 +3,8 @@
     closed --as many failures in a row as may be--> open --after its time--> half_open --it worked--> closed
                                                       ^------------- it failed ---------|
 
-Half open, one request is let through to try, and its outcome decides; the others are refused meanwhile. Reads no
-clock: time is an argument.
+Half open, one request is let through to try, and its outcome decides; the others are refused until it has begun.
+Reads no clock: time is an argument.
 """
 
 from enum import Enum
@@ -51,6 +51,11 @@ class Breaker:
             return None
         # Of one that tries nobody knows how long it takes.
         return self._open_s if self._state is State.HALF_OPEN else self._try_at - now
+
+    def began(self) -> None:
+        """The peer has begun to answer: others need not wait for its end. If it fails yet, it is one more in a row."""
+        if self._state is State.HALF_OPEN:
+            self._state = State.CLOSED
 
     def worked(self) -> None:
         """The peer has answered."""

@@ -25,7 +25,7 @@ STEP: Final = "Thinking"
 class Line:
     """The task that listens, and what it has heard. Everything belongs to one loop."""
 
-    def __init__(self, speaking: Speaking, on_usage: Callable[[Usage], None]) -> None:
+    def __init__(self, speaking: Speaking, on_said: Callable[[Said], None]) -> None:
         self.text = ""
         self.calls: list[ToolCall] = []
         self.finished: Finished | None = None
@@ -35,7 +35,7 @@ class Line:
         self.check: Callable[[str], Any] | None = None
         self.value: Any = None
         self.speaking = speaking
-        self._on_usage = on_usage
+        self._on_said = on_said
         self._said: deque[Output | str] = deque()
         self._failure: BaseException | None = None
         self._is_over = False
@@ -88,6 +88,7 @@ class Line:
             self._more.set()
 
     async def _hear(self, said: Said) -> None:
+        self._on_said(said)
         match said:
             case Text(text):
                 self.text += text
@@ -103,7 +104,6 @@ class Line:
                 name = entry.table.model.partition(":")[2]
                 used = Usage(said.input, said.output, said.reasoning, name)
                 self.usage += used
-                self._on_usage(used)
                 await self._put(Used(used))
             case Finished():
                 self.finished = said

@@ -1,21 +1,23 @@
 """What an agent holds of a language model: `turn.model("fast")`."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from commander.conversation import Blob, Message, ToolOffer, UserMessage
 from commander.core.turn import Usage
 from commander.errors import ModelFailed, Stopped
 from commander.models.answer import Answer, Line
-from commander.models.failures import FAILURES
+from commander.models.failures import FAILURES, Trouble
 from commander.models.registry import Entry, Models
 from commander.models.speaking import Speaking
-from commander.models.words import Ask, Reply, ToolReturn, Turned
+from commander.models.words import Ask, Reasoning, Reply, Said, Sign, Text, Tokens, ToolReturn, Turned
 from commander.outputs import Output, Used
 
 if TYPE_CHECKING:
     from commander.models.fit import Fit
 
+# Until a server tells what it used: a piece is a token at least, and a token is rarely longer.
+TOKEN_CHARS: Final = 8
 # What may be asked: a text, a message, or several, with what earlier rounds came to.
 Item = str | Message | UserMessage | Reply | ToolReturn
 Prompt = Item | Iterable[Item]
@@ -58,19 +60,61 @@ class TurnModels:
         self._lines.add(line)
         line.task.add_done_callback(lambda _: self._lines.discard(line))
 
-    def spend(self, entry: Entry, usage: Usage) -> None:
-        self._spent[entry.name] = self._spent.get(entry.name, 0) + usage.output_tokens
-        self.models.metrics.model_used(entry.name, usage)
+    def spend(self, entry: Entry, tokens: int) -> None:
+        """ModelFailed's Trouble where all that goes on at once has said more than the budget."""
+        spent = self._spent[entry.name] = self._spent.get(entry.name, 0) + tokens
+        budget = entry.table.output_tokens_max
+        if tokens > 0 and budget is not None and spent > budget:
+            raise Trouble("model_budget_spent", f"this turn has used its {budget} output tokens")
+
+    def settle(self, entry: Entry, counted: int, used: Usage) -> None:
+        """What an answer has used in truth, in place of what was counted. A server that tells nothing is believed
+        nothing."""
+        if used.output_tokens:
+            self._spent[entry.name] = self._spent.get(entry.name, 0) - counted + used.output_tokens
+        self.models.metrics.model_used(entry.name, used)
 
     def left(self, entry: Entry) -> int | None:
-        """Output tokens that this turn may still have of the model. None: no bound. ModelFailed: none."""
+        """Output tokens that this turn may still have of the model. None: no bound. Trouble: none."""
         budget = entry.table.output_tokens_max
         if budget is None:
             return None
         left = budget - self._spent.get(entry.name, 0)
         if left <= 0:
-            raise _failed(entry, "model_budget_spent", f"this turn has used its {budget} output tokens")
+            raise Trouble("model_budget_spent", f"this turn has used its {budget} output tokens")
         return left
+
+
+class _Tally:
+    """What one answer counts for, piece by piece: of the budget of the model that speaks, whichever that is."""
+
+    def __init__(self, turn: TurnModels, speaking: Speaking) -> None:
+        self._turn = turn
+        self._speaking = speaking
+        self._counted = 0
+        self._chars = 0
+        self._pieces = 0
+
+    def hear(self, said: Said) -> None:
+        """Trouble when the budget is spent, by all the answers that are under way."""
+        entry = self._speaking.answered_by
+        match said:
+            case Text(text) | Reasoning(text):
+                self._count(entry, len(text))
+            case Sign():
+                self._count(entry, 0)
+            case Tokens():
+                used = Usage(said.input, said.output, said.reasoning)
+                self._turn.settle(entry, self._counted, used)
+            case _:
+                pass
+
+    def _count(self, entry: Entry, chars: int) -> None:
+        self._pieces += 1
+        self._chars += chars
+        count = max(self._pieces, self._chars // TOKEN_CHARS)
+        more, self._counted = count - self._counted, count
+        self._turn.spend(entry, more)
 
 
 class Model:
@@ -110,18 +154,20 @@ class Model:
         model does not take.
         """
         messages = tuple(_turned(prompt))
-        self._check_parts(messages)
         fit = None if schema is None else _fit(schema)
-        ask = Ask(
-            messages,
-            self._entry.table.system if system is None else system,
-            tuple(tools),
-            schema,
-            self._turn.left(self._entry),
-        )
+
+        def ask_of(entry: Entry) -> Ask:
+            _check_parts(entry, messages)
+            told = entry.table.system if system is None else system
+            return Ask(messages, told, tuple(tools), schema, self._turn.left(entry))
+
+        try:
+            ask_of(self._entry)
+        except Trouble as trouble:
+            raise _failed(self._entry, trouble.code, trouble.message) from None
         models = self._turn.models
-        speaking = Speaking(models.route(self._entry), ask, self._turn.left_s, models.metrics)
-        line = Line(speaking, lambda usage: self._turn.spend(self._entry, usage))
+        speaking = Speaking(models.route(self._entry), ask_of, self._turn.left_s, models.metrics)
+        line = Line(speaking, _Tally(self._turn, speaking).hear)
         if fit is not None:
             line.check = lambda text: self._fitting(fit, text)
         return Answer(line, self._turn.begin)
@@ -143,19 +189,17 @@ class Model:
         except ValueError as error:
             raise _failed(self._entry, "model_schema_mismatch", str(error), has_begun=True) from None
 
-    def _check_parts(self, messages: Iterable[Turned]) -> None:
-        accepts = self._entry.table.accepts
-        if accepts is None:
-            return
-        for message in messages:
-            for part in message.parts if isinstance(message, Message) else ():
-                if isinstance(part, Blob) and not any(_is_of(part.mime_type, each) for each in accepts):
-                    told = (
-                        f"it takes text and {', '.join(accepts)}, not {part.mime_type!r}"
-                        if accepts
-                        else (f"it takes text alone, not {part.mime_type!r}")
-                    )
-                    raise _failed(self._entry, "model_input_refused", told)
+
+def _check_parts(entry: Entry, messages: Iterable[Turned]) -> None:
+    """Trouble for what the model of this table does not read."""
+    accepts = entry.table.accepts
+    if accepts is None:
+        return
+    for message in messages:
+        for part in message.parts if isinstance(message, Message) else ():
+            if isinstance(part, Blob) and not any(_is_of(part.mime_type, each) for each in accepts):
+                what = f"it takes text and {', '.join(accepts)}" if accepts else "it takes text alone"
+                raise Trouble("model_input_refused", f"{what}, not {part.mime_type!r}")
 
 
 def _fit(schema: Mapping[str, object]) -> "Fit":

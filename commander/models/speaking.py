@@ -25,19 +25,28 @@ _LOG = logging.getLogger(__name__)
 CLOSE_S: Final = 2.0
 
 
+class _Slow(Trouble):
+    """Who still speaks when the time for all of it is over is well."""
+
+
 # Takes each thing the model says; it may wait, and then so does the model.
 Tell = Callable[[Said], Awaitable[None]]
 
 
 class Speaking:
-    """One request. `answered_by` is the model that speaks, once one does."""
+    """One request. `answered_by` is the model that speaks, once one does. `ask_of` is what each is asked, by its own
+    table; Trouble for one that can't be."""
 
     def __init__(
-        self, route: list[Entry], ask: Ask, left_s: Callable[[], float | None], metrics: Metrics
+        self,
+        route: list[Entry],
+        ask_of: Callable[[Entry], Ask],
+        left_s: Callable[[], float | None],
+        metrics: Metrics,
     ) -> None:
         self.answered_by = route[0]
         self._route = route
-        self._ask = ask
+        self._ask_of = ask_of
         self._left_s = left_s
         self._metrics = metrics
         self._has_begun = False
@@ -54,7 +63,8 @@ class Speaking:
                 await self._try(entry, tell)
             except Trouble as trouble:
                 last = self._failed(entry, trouble, last)
-                if self._has_begun or not trouble.traits.falls_back:
+                # What a fallback can't do, the next one may: that the first has failed in passing is not undone by it.
+                if self._has_begun or not (place or trouble.traits.falls_back):
                     break
             else:
                 return
@@ -63,10 +73,10 @@ class Speaking:
 
     async def _try(self, entry: Entry, tell: Tell) -> None:
         """The tries of one model. Trouble is the last one's."""
-        failures = 0
+        failures, ask = 0, self._ask_of(entry)
         while True:
             try:
-                return await self._once(entry, tell)
+                return await self._once(entry, ask, tell)
             except Trouble as trouble:
                 failures += 1
                 wait_s = self._wait_s(entry, trouble, failures)
@@ -94,7 +104,7 @@ class Speaking:
             random_unit=random.random(),  # noqa: S311 - jitter, no secret
         )
 
-    async def _once(self, entry: Entry, tell: Tell) -> None:
+    async def _once(self, entry: Entry, ask: Ask, tell: Tell) -> None:
         """One try, with the breaker and the metrics told what came of it."""
         loop, breaker = asyncio.get_running_loop(), entry.breaker
         refused_s = breaker.refuse_s(loop.time())
@@ -106,15 +116,15 @@ class Speaking:
         outcome = "cancelled"
         try:
             async with _place(entry):
-                await self._listen(entry, tell)
+                await self._listen(entry, ask, tell)
             outcome = "completed"
         except Trouble as trouble:
             trouble.message = entry.told(trouble.message)
             outcome = trouble.code
-            if trouble.traits.opens:
+            if self._is_of_the_provider(trouble):
                 if breaker.failed(loop.time()):
                     _LOG.warning("models of %s: the circuit is open", entry.table.circuit)
-            elif trouble.upstream_status is not None:
+            elif trouble.upstream_status is not None and not self._has_begun:
                 # It answers, if only with no.
                 breaker.worked()
             raise
@@ -123,25 +133,41 @@ class Speaking:
             if is_trying:
                 breaker.let_go(loop.time())
 
-    async def _listen(self, entry: Entry, tell: Tell) -> None:
+    def _is_of_the_provider(self, trouble: Trouble) -> bool:
+        """Whether it counts against the provider, whose circuit it may open."""
+        if isinstance(trouble, _Slow):
+            return False
+        # An answer that has begun as one and breaks off is no wrong address.
+        return trouble.traits.opens or (self._has_begun and trouble.code == "model_malformed")
+
+    async def _listen(self, entry: Entry, ask: Ask, tell: Tell) -> None:
         """Everything that one try brings, each within its limit."""
         loop, table = asyncio.get_running_loop(), entry.table
         provider = await entry.provider()
-        began_at = loop.time()
-        stream = cast("AsyncGenerator[Said, None]", provider.stream(self._ask))
+        asked_at = loop.time()
+        # In which somebody took what was said: no time of the model's.
+        taking_s = 0.0
+        stream = cast("AsyncGenerator[Said, None]", provider.stream(ask))
         limit, limit_s = "first_token_s", table.first_token_s
         try:
             while True:
-                whole_left_s = began_at + table.whole_s - loop.time()
+                whole_left_s = asked_at + taking_s + table.whole_s - loop.time()
                 if whole_left_s < limit_s:
                     limit, limit_s = "whole_s", whole_left_s
-                said = await _next(entry, stream, limit_s, f"{limit} = {getattr(table, limit):g} is over")
+                is_slow = self._has_begun and limit == "whole_s"
+                late = (_Slow if is_slow else Trouble)(
+                    "model_timeout", f"{limit} = {getattr(table, limit):g} is over"
+                )
+                said = await _next(entry, stream, limit_s, late)
                 if not self._has_begun and not isinstance(said, Tokens):
                     self._has_begun = True
-                    self._metrics.model_began(entry.name, loop.time() - began_at)
-                    entry.breaker.worked()
+                    self._metrics.model_began(entry.name, loop.time() - asked_at)
+                    entry.breaker.began()
+                told_at = loop.time()
                 await tell(said)
+                taking_s += loop.time() - told_at
                 if isinstance(said, Finished):
+                    entry.breaker.worked()
                     return
                 limit, limit_s = "silence_s", table.silence_s
         finally:
@@ -153,22 +179,26 @@ class Speaking:
         message = (
             f"model {entry.name!r} ({entry.table.model}) failed{begun}: {trouble.message}; {traits.advice}"
         )
-        retry_after_s = trouble.retry_after_s
+        is_retryable = traits.is_retryable
+        retry_after_s = trouble.retry_after_s if is_retryable else None
         if before is not None:
             message += f" (before: {before.code} of {before.model!r})"
+            if not is_retryable:
+                # The one before may be well again by then.
+                is_retryable, retry_after_s = before.retryable, before.retry_after_s
         return ModelFailed(
             message,
             code=trouble.code,
             model=entry.name,
-            retryable=traits.is_retryable,
-            retry_after_s=retry_after_s if traits.is_retryable else None,
+            retryable=is_retryable,
+            retry_after_s=retry_after_s,
             upstream_status=trouble.upstream_status,
             has_begun=self._has_begun,
         )
 
 
-async def _next(entry: Entry, stream: AsyncGenerator[Said, None], limit_s: float, late: str) -> Said:
-    """What comes next, within `limit_s`; `late` is said when it doesn't. Trouble is all that it raises."""
+async def _next(entry: Entry, stream: AsyncGenerator[Said, None], limit_s: float, late: Trouble) -> Said:
+    """What comes next, within `limit_s`; `late` is raised when it doesn't. Trouble is all that it raises."""
     limit = asyncio.timeout(max(limit_s, 0.0))
     try:
         async with limit:
@@ -179,7 +209,7 @@ async def _next(entry: Entry, stream: AsyncGenerator[Said, None], limit_s: float
         raise
     except Exception as error:  # noqa: BLE001 - a provider may be anybody's
         if limit.expired():
-            raise Trouble("model_timeout", late) from None
+            raise late from None
         # A provider of somebody else's that does not tell its failures as it should.
         stack = entry.hide("".join(traceback.format_exception(error)))
         _LOG.error("a provider of models failed in a way of its own", extra={"stack": stack})
