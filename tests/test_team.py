@@ -24,6 +24,7 @@ from commander import (
     Message,
     ModelFailed,
     Output,
+    Published,
     QuestionUnanswered,
     Turn,
     agent,
@@ -86,6 +87,9 @@ async def test_all_that_a_member_says_and_asks_bears_its_path_in_its_order() -> 
         assert last.fields["completed"] == {"summary": f"knows {path}"}
         ids = {event.fields["artifact_id"] for event in of(run, path) if event.kind == "artifact"}
         assert ids == {f"{path}:artifact-1"}
+        # Whoever asks first: an attempt that begins anew asks the same under the same ids.
+        (asked,) = [event for event in of(run, path) if event.kind == "tool_call"]
+        assert asked.fields["call_id"] == f"{path}:call-1"
     assert run.text == "Both at work. left: LEFT yes, knows left; right: RIGHT no, knows right; "
     assert run.usage.output_tokens == 6
 
@@ -198,6 +202,45 @@ async def test_a_member_is_asked_what_it_is_told_and_has_the_rest_of_the_turn() 
         "system: Be brief. | user: Go; en; ada; find",
         "user: Ho; en; ada; find",
     ]
+
+
+@asynchronous
+async def test_ids_of_long_paths_are_short_and_each_path_s_own() -> None:
+    async def calls(turn: Turn) -> str:
+        return str([await turn.call_tool("find", q=q) for q in "xy"])
+
+    async def nests(turn: Turn) -> Said:
+        async with turn.team() as team:
+            for number in range(3):
+                team.start(f"{'n' * 40}{number}", calls)
+            yield "nested"
+
+    @agent
+    async def root(turn: Turn) -> Said:
+        async with turn.team() as team:
+            team.start("m" * 40, nests)
+            yield "on"
+
+    run = await run_agent(root, tools={"find": lambda q: q})
+    ids = {event.fields["call_id"] for event in run.events if event.kind == "tool_call"}
+    assert len(ids) == 6
+    assert max(map(len, ids)) < 64
+
+
+@asynchronous
+async def test_a_member_begins_anew_where_the_root_goes_on() -> None:
+    async def tells(turn: Turn) -> str:
+        return f"{turn.published} {turn.attempt}"
+
+    @agent(on_restart="continue")
+    async def root(turn: Turn) -> Said:
+        assert turn.published is not None
+        async with turn.team() as team:
+            member = team.start("tells", tells, answer_as="kept")
+        yield f"{turn.published.content} {(await member).text}"
+
+    run = await run_agent(root, attempt=2, published=Published("so far"))
+    assert run.text == "so far None 2"
 
 
 @asynchronous
@@ -751,6 +794,35 @@ def test_a_stop_closes_the_models_connections_of_all_members(
         server.wait_left(1)
         server.wait_left(2)
         session.stop_ack(pb.STOP_PHASE_APPLIED)
+
+
+def test_a_member_that_ignores_its_stop_holds_its_slot_and_is_told_once_more(
+    dispatcher: ScriptedDispatcher,
+) -> None:
+    ignored: list[int] = []
+
+    async def stubborn(turn: Turn) -> Said:
+        yield "on"
+        for number in range(2):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                ignored.append(number)
+
+    @agent
+    async def root(turn: Turn) -> Said:
+        async with turn.team() as team:
+            team.start("stubborn", stubborn)
+            yield "on"
+
+    with serving(dispatcher.address, root, stop_grace_s=0.2, slots=2):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        while "onon" not in session.content:
+            session.next()
+        session.stop()
+        session.stop_ack(pb.STOP_PHASE_ABANDONED)
+        session.stop_ack(pb.STOP_PHASE_APPLIED)
+    assert ignored == [0, 1]
 
 
 def test_a_model_that_fails_is_the_failure_of_its_member(
