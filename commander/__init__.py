@@ -12,6 +12,7 @@
 """
 
 from commander.agent import Agent, agent
+from commander.blocking_team import BlockingMember, BlockingTeam
 from commander.conversation import Blob, JsonPart, Message, Published, PublishedCall, ToolOffer, UserMessage
 from commander.errors import (
     AgentError,
@@ -36,6 +37,8 @@ __all__ = [
     "AgentError",
     "Artifact",
     "Blob",
+    "BlockingMember",
+    "BlockingTeam",
     "BlockingTurn",
     "Content",
     "Embedding",

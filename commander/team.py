@@ -115,7 +115,7 @@ class Teams:
         return Turn(self.crossing, self.models, self)
 
     def blocking_turn(self) -> BlockingTurn:
-        return BlockingTurn(self.crossing, self.models, self.stage.loop)
+        return BlockingTurn(self.crossing, self.models, self, self.stage.loop)
 
     def team(self) -> "Team":
         return Team(self)

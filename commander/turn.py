@@ -26,6 +26,7 @@ from commander.errors import TOOL_FAILURES, QuestionUnanswered, Stopped, ToolFai
 from commander.outputs import Artifact, Content, Embedding, Output, Progress, Thought, Used
 
 if TYPE_CHECKING:
+    from commander.blocking_team import BlockingTeam
     from commander.models.blocking import BlockingModel
     from commander.models.model import Model, TurnModels
     from commander.team import Team, Teams
@@ -251,9 +252,12 @@ class Turn(Asked):
 class BlockingTurn(Asked):
     """One turn of a sync agent, in a thread of its own. Everything that waits blocks that thread."""
 
-    def __init__(self, crossing: Passage, models: "TurnModels", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, crossing: Passage, models: "TurnModels", teams: "Teams", loop: asyncio.AbstractEventLoop
+    ) -> None:
         super().__init__(crossing)
         self._models = models
+        self._teams = teams
         self._loop = loop
         self._emitting = Lock()
 
@@ -272,6 +276,12 @@ class BlockingTurn(Asked):
         from commander.models.blocking import BlockingModel  # noqa: PLC0415 - it knows turns as well
 
         return BlockingModel(self._models.model(name, None), self._loop, self.emit)
+
+    def team(self) -> "BlockingTeam":
+        """Sub-agents beside each other: `with turn.team() as team: team.start("insight", …)`."""
+        from commander.blocking_team import BlockingTeam  # noqa: PLC0415 - it knows turns as well
+
+        return BlockingTeam(self._teams.team(), self._loop)
 
     def delegate(
         self,

@@ -83,7 +83,7 @@ class BlockingAnswer:
 
     def __next__(self) -> Output | str:
         if not self._taken:
-            self._taken = _there(self._take(), self._loop)[::-1]
+            self._taken = there(self._take(), self._loop)[::-1]
         if not self._taken:
             raise StopIteration
         return self._taken.pop()
@@ -98,7 +98,7 @@ class BlockingAnswer:
 
     def close(self) -> None:
         """The rest is not wanted: returns when the connection is closed."""
-        _there(self._answer.aclose(), self._loop)
+        there(self._answer.aclose(), self._loop)
 
     @property
     def text(self) -> str:
@@ -137,7 +137,7 @@ class BlockingAnswer:
             return []
 
 
-def _there(doing: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+def there(doing: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
     """Waits for what is done in the agents' loop. Stopped when the turn is over."""
     try:
         return asyncio.run_coroutine_threadsafe(doing, loop).result()
