@@ -52,6 +52,7 @@ from commander.models.scripted import (
     ScriptedModel,
     ScriptError,
     fails,
+    load,
     wants,
 )
 from commander.models.words import Finished, Reasoning, Tokens
@@ -445,6 +446,9 @@ async def running_agent(
         deadline=None if time_left_s is None else time.monotonic() + time_left_s,
         published=published,
     )
+    if models:
+        # It takes seconds, and more on a busy machine: nothing that the agent has to answer for.
+        await asyncio.to_thread(load)
     run = AgentRun(agent, request, scripted, answers, models or {}, patience_s)
     living = asyncio.ensure_future(run.live())
     try:

@@ -5,6 +5,7 @@ pydantic-ai's own model for functions in place of a provider's. What an agent do
 """
 
 import asyncio
+import importlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,15 @@ RETRY_FIRST_S: Final = 0.01
 
 class ScriptError(AssertionError):
     """The agent asked for something that the test has not scripted, or something was scripted that does not fit."""
+
+
+def load() -> None:
+    """Imports what scripted models need. ScriptError where it is not installed."""
+    try:
+        for name in ("commander.models.adaptor", "pydantic_ai.models.function"):
+            importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise ScriptError(MISSING) from None
 
 
 class Hangs:
@@ -163,11 +173,6 @@ class Scripted:
         self.models: Models = open_models(Settings(models=tables), {}, metrics, self._connect)
 
     def _connect(self, connection: Connection) -> Provider:
-        try:
-            # Here, and not above: it takes a second or two, in a thread.
-            from commander.models import adaptor  # noqa: F401, PLC0415
-        except ModuleNotFoundError:
-            raise Trouble("model_not_configured", MISSING) from None
         return _Speaker(connection, partial(self._answer, connection.model))
 
     def _answer(self, name: str, ask: Ask) -> tuple[ModelRequest, list[Piece]]:
@@ -191,9 +196,9 @@ class _Speaker:
         self._answer = answer
 
     async def stream(self, ask: Ask) -> AsyncIterator[Said]:
-        from pydantic_ai.models.function import FunctionModel  # noqa: PLC0415 - see above
+        from pydantic_ai.models.function import FunctionModel  # noqa: PLC0415 - see `load`
 
-        from commander.models.adaptor import Adaptor  # noqa: PLC0415 - see above
+        from commander.models.adaptor import Adaptor  # noqa: PLC0415 - see `load`
 
         request, pieces = self._answer(ask)
         model = FunctionModel(stream_function=lambda *_: _played(pieces), model_name=request.model)
@@ -211,7 +216,7 @@ class _Speaker:
 
 async def _played(pieces: Sequence[Piece]) -> AsyncIterator[Any]:
     """The pieces in the words of pydantic-ai."""
-    from pydantic_ai.models.function import DeltaThinkingPart, DeltaToolCall  # noqa: PLC0415 - see above
+    from pydantic_ai.models.function import DeltaThinkingPart, DeltaToolCall  # noqa: PLC0415 - see `load`
 
     # The library insists on something.
     yield ""
