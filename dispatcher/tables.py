@@ -5,6 +5,7 @@ Knows what a table looks like and what contradicts itself within one; reads secr
 that a file that was rotated is taken up. Starts nothing. `settings.py` loads the tables, `serve.py` builds from them.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -128,7 +129,22 @@ def _grpc_address(text: str) -> str:
 
 
 def _is_here(address: str) -> bool:
-    return address.startswith(("unix:", "127.", "localhost:", "[::1]:"))
+    """What is sent there does not leave this machine, whatever a resolver says."""
+    return address.startswith("unix:") or _is_own(address.rpartition(":")[0].strip("[]"))
+
+
+def _is_own(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_https_or_own(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" or _is_own(parts.hostname or "")
 
 
 def _allowed_host(text: str) -> str:
@@ -215,6 +231,10 @@ class McpTable(Source):
             raise ValueError("env and cwd are for a command's process; for a url, headers carry secrets")
         if self.command and self.headers:
             raise ValueError("headers go to a url; a command gets secrets by env")
+        if self.url and self.headers and not _is_https_or_own(self.url):
+            raise ValueError(
+                "headers would be sent in the clear: https is right, or a server of this machine"
+            )
         return self
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_dispatcher_settings import one_refusal, refused, told
 
 from dispatcher.settings import change, render
-from dispatcher.tables import McpTable, Secret, SecretError, secrets_of
+from dispatcher.tables import GrpcTable, McpTable, Secret, SecretError, secrets_of
 
 FILES = '[mcp.files]\ncommand = ["npx", "files"]\n'
 
@@ -76,6 +76,14 @@ def test_tables_are_printed_so_that_they_load_and_without_secrets() -> None:
             '[grpc.a]\nservice="x.Y"\naddress="b:1"\ntls=false\nheaders={A="x"}',
             "grpc.a: headers would be sent in the clear",
         ),
+        (
+            '[grpc.a]\nservice="x.Y"\naddress="127.b.example:1"\ntls=false\nheaders={A="x"}',
+            "grpc.a: headers would be sent in the clear",
+        ),
+        (
+            '[mcp.a]\nurl="http://b/mcp"\nheaders={A="hunter2"}',
+            "mcp.a: headers would be sent in the clear: https is right, or a server of this machine",
+        ),
         ('[grpc.a]\nservice="x.Y"\naddress="b:1"\ntls=false\ntls_ca="x"', "grpc.a: tls_ca is for tls = true"),
         ("[mpc.a]", "settings.toml: mpc: there is no such setting; did you mean mcp?"),
     ],
@@ -84,6 +92,13 @@ def test_each_mistake_is_named(toml: str, problem: str) -> None:
     said = one_refusal(toml=toml)
     assert problem in said
     assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("here", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]"])
+def test_secrets_may_stay_on_this_machine_in_the_clear(here: str) -> None:
+    headers = {"A": "x"}
+    McpTable.model_validate({"url": f"http://{here}:1/mcp", "headers": headers})
+    GrpcTable.model_validate({"address": f"{here}:1", "service": "x.Y", "tls": False, "headers": headers})
 
 
 def test_mistakes_of_all_tables_and_settings_are_told_at_once() -> None:

@@ -126,6 +126,24 @@ async def test_the_key_the_deadline_and_secrets_go_with_the_call(tmp_path: Path)
 
 
 @asynchronous
+async def test_no_proxy_of_the_environment_sees_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        writer.close()
+
+    reached = asyncio.Event()
+    async with await asyncio.start_server(note, "127.0.0.1", 0) as proxy, stock_service() as stock:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        for name in ("grpc_proxy", "https_proxy", "no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        address = f"localhost:{stock.port}"
+        async with using(stock, address=address, headers={"Authorization": "hunter2"}) as (runner, _):
+            outcome = await runner.run(ask("stock_Who"))
+            assert "hunter2" in outcome.result_json
+        assert not reached.is_set()
+
+
+@asynchronous
 async def test_a_server_that_goes_is_away_and_comes_back() -> None:
     async with stock_service() as stock:
         context = using(stock)

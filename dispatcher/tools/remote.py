@@ -188,6 +188,8 @@ class RemoteService:
         options = [
             ("grpc.max_receive_message_length", self._table.message_bytes_max),
             ("grpc.enable_retries", 0),
+            # The settings say it all: a proxy of the environment would read the secrets of a server in the clear.
+            ("grpc.enable_http_proxy", 0),
         ]
         credentials = self._credentials()
         if credentials is None:
