@@ -5,11 +5,13 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.tools import ToolArgumentsError, ToolLoadError
-from dispatcher.tools.openapi import Operation, read
+from dispatcher.tools.openapi import read
+from dispatcher.tools.openapi_request import Operation
 from dispatcher.tools.outbound import is_public
 from dispatcher.tools.schema import ArgumentsSchema
 
@@ -29,7 +31,7 @@ ID = parameter("id", "path", required=True)
 
 
 def look(*parameters: dict[str, Any], **more: Any) -> Operation:
-    operations = read(document(parameters=[ID, *parameters], **more), [])
+    operations = read(document(parameters=[ID, *parameters], **more), [], 100)
     assert not operations.problems
     (operation,) = operations.found
     ArgumentsSchema(operation.name, operation.schema)
@@ -67,6 +69,9 @@ def test_what_is_in_a_query_comes_out_of_it(given: dict[str, str]) -> None:
         ({"explode": False}, [1, 2], "q=1%2C2"),
         ({"style": "deepObject"}, {"a": 1, "b": True}, "q%5Ba%5D=1&q%5Bb%5D=true"),
         ({}, {"a": 1}, "a=1"),
+        ({"explode": False}, {"a": 1, "b": True}, "q=a%2C1%2Cb%2Ctrue"),
+        ({"style": "pipeDelimited", "explode": False}, [1, 2], "q=1%7C2"),
+        ({"style": "spaceDelimited", "explode": False}, [1, 2], "q=1+2"),
         ({}, False, "q=false"),
         ({}, None, "q="),
     ],
@@ -109,44 +114,154 @@ def test_arguments_of_one_name_stay_apart() -> None:
         ({"parameters": [{"$ref": "http://evil/x"}]}, "only parts of the same document"),
         ({"parameters": [ID, parameter("q", "query", {"$ref": "#/nope"})]}, "'#/nope', which is not there"),
         (
+            {"parameters": [{**ID, "style": "matrix"}]},
+            "its parameter 'id' is of style 'matrix'; simple can be",
+        ),
+        ({"parameters": [ID, parameter("a b", "header", required=True)]}, "it needs the header 'a b'"),
+        (
             {"parameters": [ID], "requestBody": {"required": True, "content": {"image/png": {}}}},
             "its body is image/png",
         ),
     ],
 )
 def test_what_can_not_be_used_costs_its_operation(operation: dict[str, Any], problem: str) -> None:
-    operations = read(document(**operation), [])
+    operations = read(document(**operation), [], 100)
     assert not operations.found
     assert problem in operations.problems[0]
 
 
-def test_aliases_that_multiply_are_refused() -> None:
-    levels = "".join(f"l{n}: &l{n} {{properties: {{a: *l{n - 1}, b: *l{n - 1}}}}}\n" for n in range(1, 40))
-    text = f"""
-l0: &l0 {{type: string}}
-{levels}
+# Ten million of them, in a few lines.
+LEVELS = "l0: &l0 [x]\n" + "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]\n" for n in range(1, 8))
+MERGED = "l0: &l0 {x: 1}\n" + "".join(f"l{n}: &l{n} {{<<: [*l{n - 1}, *l{n - 1}]}}\n" for n in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("levels", "operation"),
+    [
+        (LEVELS, "{parameters: [{name: q, in: query, schema: {default: *l7}}]}"),
+        (LEVELS, "{parameters: [{name: q, in: query, schema: {enum: *l7}}]}"),
+        (LEVELS, "{operationId: *l7}"),
+        (LEVELS, "{summary: *l7}"),
+        (MERGED, "{}"),
+        ("l0: &l0 [*l0]\n", "{}"),
+    ],
+)
+def test_aliases_that_multiply_or_hold_themselves_are_refused(levels: str, operation: str) -> None:
+    with pytest.raises(ToolLoadError, match="its alias"):
+        read(f"{levels}openapi: 3.1.0\npaths:\n  /a: {{get: {operation}}}\n".encode(), [], 100)
+
+
+def test_aliases_stand_for_what_they_name() -> None:
+    text = """
 openapi: 3.1.0
 paths:
-  /a: {{get: {{operationId: look, parameters: [{{name: q, in: query, schema: *l39}}]}}}}
+  /a: {get: {parameters: [{name: q, in: query, schema: &s {enum: [a]}}, {name: r, in: query, schema: *s}]}}
 """
-    operations = read(text.encode(), [])
-    assert "nested more than" in operations.problems[0]
+    (operation,) = read(text.encode(), [], 100).found
+    assert operation.schema["properties"] == {"q": {"enum": ["a"]}, "r": {"enum": ["a"]}}
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.text() | st.integers(),
-        lambda s: st.lists(s) | st.dictionaries(st.text(), s),
-    )
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 100_000, "{a: " * 100_000])
+def test_a_document_that_is_too_deep_is_refused(text: str) -> None:
+    with pytest.raises(ToolLoadError, match="nested more than"):
+        read(text.encode(), [], 100)
+
+
+def deep(levels: int) -> Any:
+    return {"properties": {"a": deep(levels - 1)}} if levels else {}
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        (deep(40), "its schema is nested more than 64 deep"),
+        ({"default": deep(40)}, "its schema is nested more than 64 deep"),
+        ({"enum": ["x" * 300_000]}, "its schema is over 262,144 bytes of JSON"),
+        ({"properties": {"x" * 300_000: {}}}, "its schema is over 262,144 bytes of JSON"),
+        ({"description": "x" * 300_000}, "its schema is over 262,144 bytes of JSON"),
+    ],
 )
+def test_a_schema_that_is_too_much_costs_its_operation(schema: Any, problem: str) -> None:
+    operations = read(document(parameters=[ID, parameter("q", "query", schema)]), [], 100)
+    assert problem in operations.problems[0]
+
+
+def test_no_more_is_read_than_may_be_for_all_operations() -> None:
+    get = {"get": {"parameters": [{"name": "q", "in": "query", "schema": {"$ref": "#/x"}}]}}
+    told = {"openapi": "3.1.0", "x": {"enum": ["x" * 250_000]}, "paths": {f"/{n}": get for n in range(20)}}
+    operations = read(json.dumps(told).encode(), [], 100)
+    assert len(operations.found) == 16
+    assert "with it, the schemas of the document are over" in operations.problems[0]
+    few = read(json.dumps(told).encode(), [], 3)
+    assert (len(few.found), few.left_out, few.problems) == (3, 17, [])
+
+
+def test_a_chain_of_references_may_be_long_and_its_end_is_known() -> None:
+    chain: dict[str, Any] = {str(n): {"properties": {"n": {"$ref": f"#/x/{n + 1}"}}} for n in range(200)}
+    told = json.loads(document(parameters=[ID, parameter("q", "query", {"$ref": "#/x/0"})]))
+    operations = read(json.dumps({**told, "x": chain | {"200": TEXT}}).encode(), [], 100)
+    (operation,) = operations.found
+    assert operation.schema["$defs"]["200"] == TEXT  # type: ignore[index]
+    ArgumentsSchema(operation.name, operation.schema)
+
+
+@pytest.mark.parametrize("reference", ["#/x/1", "#/y/%7Ba%7D~1b"])
+def test_a_reference_may_lead_into_a_list_or_be_escaped(reference: str) -> None:
+    told = json.loads(document(parameters=[ID, {"$ref": reference}]))
+    q = parameter("q", "query")
+    operations = read(json.dumps({**told, "x": [None, q], "y": {"{a}/b": q}}).encode(), [], 100)
+    assert "q" in operations.found[0].places
+
+
+def test_no_argument_goes_to_a_header_that_is_not_the_callers() -> None:
+    names = [
+        "X-Api-KEY",
+        "host",
+        "Content-Length",
+        "TRANSFER-ENCODING",
+        "Connection",
+        "Cookie",
+        "Authorization",
+    ]
+    names += ["Accept", "content-type", "Idempotency-Key", "bad name", "X-Trace"]
+    told = document(parameters=[ID, *(parameter(name, "header") for name in names)])
+    (operation,) = read(told, [], 100, {"x-api-key": "hunter2"}).found
+    assert list(operation.places) == ["id", "X-Trace"]
+
+
+SCALARS = st.none() | st.booleans() | st.text() | st.integers() | st.dates()
+# Some of the words that a document has, so that what they say is odd.
+WORDS = st.sampled_from(
+    [
+        "parameters",
+        "requestBody",
+        "content",
+        "schema",
+        "in",
+        "name",
+        "query",
+        "required",
+        "$ref",
+        "enum",
+        "style",
+    ]
+)
+ANYTHING = st.recursive(
+    SCALARS, lambda s: st.lists(s) | st.dictionaries(WORDS | st.text() | st.integers() | st.none(), s)
+)
+
+
+@given(ANYTHING)
 def test_no_document_does_harm(anything: Any) -> None:
     for told in (
         anything,
         {"openapi": "3.0", "paths": anything},
-        {"openapi": "3.0", "paths": {"/a": {"get": anything}}},
+        {"openapi": 3.0, "paths": {"/a": {"get": anything}}, "servers": [anything]},
+        {"openapi": "3.0", "paths": {"/a": {"get": {"parameters": [anything]}}}},
+        {"openapi": "3.0", "paths": {"/a": {"get": {"requestBody": {"content": anything}}}}},
     ):
         try:
-            read(json.dumps(told).encode(), [])
+            read(yaml.dump(told, Dumper=yaml.CSafeDumper, allow_unicode=True).encode(), [], 100)
         except ToolLoadError as error:
             assert str(error)  # noqa: PT017 - one sentence, whatever it was
 

@@ -25,14 +25,14 @@ from dispatcher.tools.contract import (
     ToolLimits,
     ToolLoadError,
 )
-from dispatcher.tools.openapi import Operation, Operations, read
+from dispatcher.tools.openapi import Operations, read
+from dispatcher.tools.openapi_request import Operation
 from dispatcher.tools.outbound import Answer, BrokenError, Guard, Limits, Outbound
 
 log = logging.getLogger(__name__)
 
 Offer = Callable[[str, Iterable[Tool]], list[str]]
 
-DESCRIPTION_CHARS_MAX: Final = 4_096
 # What of an answer that is an error is told to the agent.
 TOLD_CHARS_MAX: Final = 500
 
@@ -109,7 +109,10 @@ class HttpApi:
         except SecretError as error:
             log.error("%s", error)  # noqa: TRY400 - a mistake of the settings, not ours
             raise ToolError("a secret that it needs is not there; whoever runs this can see which") from None
-        headers = {**request.headers, **secrets}
+        theirs = {name.lower() for name in secrets}
+        headers = {
+            name: each for name, each in request.headers.items() if name.lower() not in theirs
+        } | secrets
         if not operation.is_reading:
             headers["Idempotency-Key"] = key
         return await self._outbound.exchange(
@@ -146,7 +149,7 @@ class HttpApi:
         if len(document) > self._table.document_bytes_max:
             raise ToolLoadError(f"{self.source}.openapi: it is over {self._table.document_bytes_max:,} bytes")
         try:
-            operations = read(document, self._table.operations)
+            operations = read(document, self._table.operations, self._table.tools_max, self._table.headers)
         except ToolLoadError as error:
             raise ToolLoadError(f"{self.source}.openapi: {error}") from None
         operations.server = self._server_of(operations.server)
@@ -171,13 +174,14 @@ class HttpApi:
         """Raises ToolLoadError."""
         operations = self._operations(document)
         self._server = operations.server
-        problems, chosen = list(operations.problems), operations.found
-        if len(chosen) > self._table.tools_max:
+        problems = list(operations.problems)
+        if operations.left_out:
+            count = len(operations.found) + operations.left_out
             problems.append(
-                f"it has {len(chosen)} operations; the first {self._table.tools_max}, tools_max, are taken: choose by "
+                f"it has {count} operations; the first {self._table.tools_max}, tools_max, are taken: choose by "
                 "operations"
             )
-        tools = [HttpTool(self, each, self._prefix, self._table) for each in chosen[: self._table.tools_max]]
+        tools = [HttpTool(self, each, self._prefix, self._table) for each in operations.found]
         problems += self._offer(self.source, tools)
         for problem in problems:
             log.warning("%s: %s", self.source, problem[:300])
@@ -190,7 +194,7 @@ class HttpTool:
 
     def __init__(self, api: HttpApi, operation: Operation, prefix: str, table: HttpTable) -> None:
         self.name: Final = prefix + operation.name
-        self.description: Final = operation.description[:DESCRIPTION_CHARS_MAX]
+        self.description: Final = operation.description
         self.parameters_schema: Final = operation.schema
         self.limits: Final = ToolLimits(table.timeout_s, table.output_bytes, table.concurrency)
         self.is_idempotent: Final = operation.is_reading or operation.name in table.idempotent

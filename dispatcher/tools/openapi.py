@@ -1,87 +1,45 @@
-"""An OpenAPI document as operations that can be called: one JSON Schema for the arguments, and a request made of them.
+"""An OpenAPI document as operations that can be called, each with one JSON Schema for its arguments.
 
-Pure: bytes in, operations out; arguments in, a request out. Knows OpenAPI 3.0 and 3.1, JSON and YAML. Whatever of a
-document can't be used costs the operation that needs it, with a sentence that says why.
+Pure: bytes in, operations out. Knows OpenAPI 3.0 and 3.1. Whatever of a document can't be used costs the operation that
+needs it, with a sentence that says why.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import unquote
 
-from dispatcher.tools.contract import NAME_CHARS, ToolArgumentsError, ToolLoadError
+from dispatcher.tools.contract import NAME_CHARS, ToolLoadError, said
+from dispatcher.tools.openapi_document import parsed
+from dispatcher.tools.openapi_request import FORM, Operation, Place
+from dispatcher.tools.schema import SCHEMA_BYTES_MAX
 
 METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
-# References within references; no honest schema goes deeper.
+# References within references, and lists and objects in each other; no honest schema goes deeper.
 DEPTH_MAX: Final = 64
-VALUES_MAX: Final = 50_000
+# Values and characters that are read for all operations of a document: more than a message takes of all tools.
+READ_MAX: Final = 4_194_304
+DESCRIPTION_CHARS_MAX: Final = 4_096
 _LOCAL: Final = "#/"
 # What says nothing about values.
 _IDLE: Final = frozenset({"example", "examples", "xml", "discriminator", "externalDocs"})
 _JSON: Final = re.compile(r"application/(?:[\w.+-]+\+)?json", re.IGNORECASE)
-_FORM: Final = "application/x-www-form-urlencoded"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one argument goes: `kind` is path, query or header; `name` is the document's."""
-
-    kind: str
-    name: str
-    # A list as name=a&name=b rather than name=a,b; an object as name[key]=value.
-    explodes: bool = True
-    is_deep: bool = False
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be sent. `target` is the path and the query, escaped."""
-
-    method: str
-    target: str
-    headers: Mapping[str, str]
-    body: bytes | None
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One that can be called."""
-
-    name: str
-    description: str
-    method: str
-    path: str
-    schema: Mapping[str, object]
-    # By argument.
-    places: Mapping[str, Place]
-    # What the argument `body` is sent as; empty: there is none.
-    body_type: str = ""
-
-    @property
-    def is_reading(self) -> bool:
-        """To send it twice does no more than to send it once."""
-        return self.method in ("GET", "HEAD")
-
-    def request(self, arguments: Mapping[str, object]) -> Request:
-        """Raises ToolArgumentsError for what fits the schema and no request."""
-        path, query, headers = self.path, [], {"Accept": "application/json, text/*;q=0.9, */*;q=0.1"}
-        for argument, place in self.places.items():
-            if argument not in arguments:
-                continue
-            value = arguments[argument]
-            if place.kind == "path":
-                path = path.replace(f"{{{place.name}}}", _segment(argument, value))
-            elif place.kind == "header":
-                headers[place.name] = _header(argument, value)
-            else:
-                query += _pairs(place, value)
-        body = None
-        if self.body_type and "body" in arguments:
-            body = _body(self.body_type, arguments["body"])
-            headers["Content-Type"] = self.body_type
-        return Request(self.method, path + (f"?{urlencode(query)}" if query else ""), headers, body)
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# What a request needs to be what it is, or says who sends it: the dispatcher's, whatever a document has of it.
+_OWN_HEADERS: Final = frozenset(
+    [
+        *("accept", "accept-encoding", "authorization", "connection", "content-encoding", "content-length"),
+        *("content-type", "cookie", "expect", "host", "idempotency-key", "keep-alive", "proxy-authorization"),
+        *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+    ]
+)
+# By place: the styles that are known, the first one where none is told, and what is between items.
+_STYLES: Final[Mapping[str, Mapping[str, str]]] = {
+    "query": {"form": ",", "spaceDelimited": " ", "pipeDelimited": "|", "deepObject": ","},
+    "path": {"simple": ","},
+    "header": {"simple": ","},
+}
 
 
 @dataclass
@@ -91,83 +49,96 @@ class Operations:
     server: str
     found: list[Operation] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    # Asked for, and not read, because there are more than may be.
+    left_out: int = 0
 
 
-def read(document: bytes, wanted: list[str]) -> Operations:
-    """The operations that are wanted, by operationId or "GET /path"; all where none is named. Raises ToolLoadError
-    where it is no OpenAPI document."""
-    root = _parsed(document)
-    version = str(root.get("openapi", ""))
+class _Allowance:
+    """What may still be read: of one operation, and of all."""
+
+    def __init__(self) -> None:
+        self._all = READ_MAX
+        self._one = 0
+
+    def begin(self) -> None:
+        """The next operation."""
+        self._one = SCHEMA_BYTES_MAX
+
+    def spend(self, size: int) -> None:
+        """Raises ToolLoadError."""
+        self._one -= size
+        self._all -= size
+        if self._one < 0:
+            raise ToolLoadError(f"its schema is over {SCHEMA_BYTES_MAX:,} bytes of JSON")
+        if self._all < 0:
+            raise ToolLoadError(f"with it, the schemas of the document are over {READ_MAX:,} bytes of JSON")
+
+
+def read(document: bytes, wanted: list[str], most: int, own_headers: Collection[str] = ()) -> Operations:
+    """The first `most` operations that are wanted, by operationId or "GET /path"; of all where none is named.
+    `own_headers` are the caller's: no argument goes there. Raises ToolLoadError where it is no OpenAPI document."""
+    root = parsed(document)
+    version = root.get("openapi")
+    version = str(version) if isinstance(version, str | float) else ""
     if not version.startswith("3.") or not isinstance(root.get("paths"), dict):
         raise ToolLoadError('it is no OpenAPI document of version 3: "openapi": "3…" and "paths" are needed')
     servers = root.get("servers")
     first = servers[0] if isinstance(servers, list) and servers and isinstance(servers[0], dict) else {}
-    operations = Operations(str(first.get("url", "")))
-    names: list[str] = []
+    operations = Operations(_str(first.get("url")))
+    kept = _OWN_HEADERS | {each.lower() for each in own_headers}
+    allowance = _Allowance()
+    names, labels = [], set()
     for method, path, item, told in _listed(root["paths"]):
-        name = str(told.get("operationId") or f"{method}{path}")
+        name = _str(told.get("operationId")) or f"{method}{path}"
         label = f"{method.upper()} {path}"
         names.append(name)
+        labels.add(label)
         if wanted and name not in wanted and label not in wanted:
             continue
+        if len(operations.found) >= most:
+            operations.left_out += 1
+            continue
+        allowance.begin()
         try:
-            operations.found.append(_Reading(root, version).operation(name, method, path, item, told))
+            reading = _Reading(root, version, allowance.spend, kept)
+            operations.found.append(reading.operation(name, method, path, item, told))
         except ToolLoadError as error:
-            operations.problems.append(f"operation {name!r}: {error}")
-    labels = {f"{method.upper()} {path}" for method, path, _, _ in _listed(root["paths"])}
+            operations.problems.append(f"operation {name[:100]!r}: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever a document has of others', the rest of it counts
+            operations.problems.append(f"operation {name[:100]!r}: it can't be read: {said(error)[:200]}")
     missing = [each for each in wanted if each not in names and each not in labels]
     if missing:
-        operations.problems.append(
-            f"there is no operation {', '.join(missing)}; there are {', '.join(names[:20])}"
-        )
+        some = ", ".join(each[:100] for each in names[:20])
+        operations.problems.append(f"there is no operation {', '.join(missing)}; there are {some}")
     return operations
 
 
-def _parsed(document: bytes) -> dict[str, Any]:
-    try:
-        root = json.loads(document)
-    except (ValueError, RecursionError):
-        root = _yaml(document)
-    if not isinstance(root, dict):
-        raise ToolLoadError("it is no OpenAPI document: an object is needed")
-    return root
-
-
-def _yaml(document: bytes) -> object:
-    import yaml  # noqa: PLC0415 - of an extra, and most documents of machines are JSON
-
-    try:
-        return yaml.load(document, Loader=_plain_loader(yaml))  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ToolLoadError(f"it is neither JSON nor YAML: {' '.join(str(error).split())[:200]}") from None
-
-
-def _plain_loader(yaml: Any) -> Any:
-    """JSON's values alone: a date stays the text that it is."""
-    known = {
-        first: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    return type("Plain", (yaml.SafeLoader,), {"yaml_implicit_resolvers": known})
-
-
-def _listed(paths: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
+def _listed(paths: Mapping[Any, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
     for path, item in paths.items():
         for method in METHODS:
-            if isinstance(item, dict) and isinstance(item.get(method), dict):
-                yield method, str(path), item, item[method]
+            if isinstance(path, str) and isinstance(item, dict) and isinstance(item.get(method), dict):
+                yield method, path, item, item[method]
 
 
 class _Reading:
-    """One operation, with the parts of the document that its schema refers to."""
+    """One operation, with the parts of the document that its schema refers to. `spend` is told what is read, and may
+    say that it is too much."""
 
-    def __init__(self, root: Mapping[str, Any], version: str) -> None:
+    def __init__(
+        self,
+        root: Mapping[str, Any],
+        version: str,
+        spend: Callable[[int], None],
+        own_headers: Collection[str],
+    ) -> None:
         self._root = root
         self._is_old = version.startswith("3.0")
-        # Looked at so far: YAML's aliases can make a little text a great many.
-        self._values = 0
+        self._spend = spend
+        self._own_headers = own_headers
         self._definitions: dict[str, object] = {}
         self._named: dict[str, str] = {}
+        # Named, and not yet read: name and reference. One after the other, however long the chain of them is.
+        self._undefined: list[tuple[str, str]] = []
 
     def operation(
         self, name: str, method: str, path: str, item: Mapping[str, Any], told: Mapping[str, Any]
@@ -176,9 +147,7 @@ class _Reading:
         required: list[str] = []
         places: dict[str, Place] = {}
         for parameter in self._parameters(item, told):
-            if parameter["in"] == "cookie":
-                if parameter.get("required"):
-                    raise ToolLoadError(f"it needs the cookie {parameter['name']!r}, which can't be sent")
+            if not self._can_be_sent(parameter):
                 continue
             argument = self._argument(parameter, properties)
             properties[argument] = self._described(self._parameter_schema(parameter), parameter)
@@ -195,16 +164,18 @@ class _Reading:
             "required": required,
             "additionalProperties": False,
         }
+        self._define()
         if self._definitions:
             schema["$defs"] = self._definitions
-        texts = [str(told.get(key) or "").strip() for key in ("summary", "description")]
-        description = "\n".join(dict.fromkeys(filter(None, texts)))
-        return Operation(_fit(name), description, method.upper(), path, schema, places, body_type)
+        texts = [_str(told.get(key))[:DESCRIPTION_CHARS_MAX].strip() for key in ("summary", "description")]
+        description = "\n".join(dict.fromkeys(filter(None, texts)))[:DESCRIPTION_CHARS_MAX]
+        return Operation(name, _fit(name), description, method.upper(), path, schema, places, body_type)
 
     def _parameters(self, item: Mapping[str, Any], told: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """The path's, and the operation's own instead of those of the same place and name."""
         found: dict[tuple[str, str], Mapping[str, Any]] = {}
         for each in (*_list(item.get("parameters")), *_list(told.get("parameters"))):
+            self._spend(1)
             parameter = self._followed(each)
             if parameter.get("in") not in ("path", "query", "header", "cookie") or not isinstance(
                 parameter.get("name"), str
@@ -213,18 +184,31 @@ class _Reading:
             found[parameter["in"], parameter["name"]] = parameter
         return list(found.values())
 
+    def _can_be_sent(self, parameter: Mapping[str, Any]) -> bool:
+        """Whether it is an argument. Raises ToolLoadError for one that is needed and can't be sent."""
+        name, where = parameter["name"], parameter["in"]
+        if where == "header" and name.lower() in self._own_headers:
+            return False
+        if where == "cookie" or (where == "header" and not _TOKEN.fullmatch(name)):
+            if parameter.get("required"):
+                raise ToolLoadError(f"it needs the {where} {name[:100]!r}, which can't be sent")
+            return False
+        return True
+
     def _argument(self, parameter: Mapping[str, Any], taken: Mapping[str, object]) -> str:
         name = str(parameter["name"])
+        self._spend(len(name))
         return f"{parameter['in']}_{name}" if name in taken or name == "body" else name
 
     def _parameter_schema(self, parameter: Mapping[str, Any]) -> object:
         if "schema" in parameter:
             return self._schema(parameter["schema"])
-        raise ToolLoadError(f"its parameter {parameter['name']!r} has no schema")
+        raise ToolLoadError(f"its parameter {parameter['name'][:100]!r} has no schema")
 
     def _described(self, schema: object, parameter: Mapping[str, Any]) -> object:
-        text = parameter.get("description")
-        if isinstance(schema, dict) and isinstance(text, str) and text and "$ref" not in schema:
+        text = _str(parameter.get("description"))
+        if isinstance(schema, dict) and text and "$ref" not in schema:
+            self._spend(len(text))
             return {"description": text, **schema}
         return schema
 
@@ -233,20 +217,19 @@ class _Reading:
             return ""
         body = self._followed(told["requestBody"])
         content = body.get("content")
-        types = content if isinstance(content, dict) else {}
+        types = [each for each in content if isinstance(each, str)] if isinstance(content, dict) else []
         chosen = next((each for each in types if _JSON.match(each)), None)
-        chosen = chosen or next((each for each in types if each in (_FORM, "text/plain")), None)
+        chosen = chosen or next((each for each in types if each in (FORM, "text/plain")), None)
         if chosen is None:
             if not body.get("required"):
                 return ""
-            raise ToolLoadError(
-                f"its body is {', '.join(types) or 'nothing'}; JSON, a form or text can be sent"
-            )
-        media = types[chosen]
+            some = ", ".join(each[:100] for each in types[:10]) or "nothing"
+            raise ToolLoadError(f"its body is {some}; JSON, a form or text can be sent")
+        media = content[chosen] if isinstance(content, dict) else None
         properties["body"] = self._schema(media.get("schema", {}) if isinstance(media, dict) else {})
         if body.get("required"):
             required.append("body")
-        return str(chosen)
+        return chosen
 
     # --- references --------------------------------------------------------------------------------------
 
@@ -262,54 +245,75 @@ class _Reading:
 
     def _at(self, reference: object) -> object:
         if not isinstance(reference, str) or not reference.startswith(_LOCAL):
-            raise ToolLoadError(
-                f"it refers to {str(reference)[:100]!r}; only parts of the same document are known"
-            )
+            shown = reference[:100] if isinstance(reference, str) else type(reference).__name__
+            raise ToolLoadError(f"it refers to {shown!r}; only parts of the same document are known")
         found: object = self._root
         for step in reference.removeprefix(_LOCAL).split("/"):
-            name = step.replace("~1", "/").replace("~0", "~")
-            if not isinstance(found, dict) or name not in found:
+            name = unquote(step).replace("~1", "/").replace("~0", "~")
+            if isinstance(found, dict) and name in found:
+                found = found[name]
+            elif isinstance(found, list) and re.fullmatch("[0-9]{1,9}", name) and int(name) < len(found):
+                found = found[int(name)]
+            else:
                 raise ToolLoadError(f"it refers to {reference[:100]!r}, which is not there")
-            found = found[name]
         return found
 
     def _schema(self, told: object, depth: int = 0) -> object:
         """A copy that stands alone: what it refers to is among the definitions."""
-        self._values += 1
-        if depth > DEPTH_MAX or self._values > VALUES_MAX:
-            raise ToolLoadError(
-                f"its schema is nested more than {DEPTH_MAX} deep, or has over {VALUES_MAX:,} values"
-            )
-        if isinstance(told, list):
-            return [self._schema(each, depth + 1) for each in told]
-        if not isinstance(told, dict):
-            return told
-        if isinstance(told.get("$ref"), str):
+        if isinstance(told, dict) and isinstance(told.get("$ref"), str):
             return {"$ref": f"#/$defs/{self._defined(told['$ref'])}"}
-        copied = {
-            str(key): self._keyword(key, value, depth) for key, value in told.items() if key not in _IDLE
-        }
+        if not isinstance(told, dict):
+            return self._copied(told, depth, self._schema)
+        kept = {key: value for key, value in told.items() if key not in _IDLE}
+        copied: dict[str, object] = {}
+        self._enter(kept, depth)
+        for key, value in kept.items():
+            copied[str(key)] = self._keyword(key, value, depth)
         return _of_old(copied) if self._is_old else copied
 
-    def _keyword(self, key: str, value: object, depth: int) -> object:
+    def _keyword(self, key: object, value: object, depth: int) -> object:
         if key in ("enum", "const", "default"):
-            return value
+            return self._value(value, depth + 1)
         if key in ("properties", "patternProperties", "$defs") and isinstance(value, dict):
             # The keys in here are names of somebody's, whatever keywords they look like.
-            return {str(name): self._schema(each, depth + 1) for name, each in value.items()}
+            return self._copied(value, depth + 1, self._schema)
         return self._schema(value, depth + 1)
+
+    def _value(self, told: object, depth: int) -> object:
+        """A copy of what is no schema."""
+        return self._copied(told, depth, self._value)
+
+    def _copied(self, told: object, depth: int, each: Callable[[object, int], object]) -> object:
+        self._enter(told, depth)
+        if isinstance(told, list):
+            return [each(item, depth + 1) for item in told]
+        if isinstance(told, dict):
+            return {str(name): each(item, depth + 1) for name, item in told.items()}
+        return told
+
+    def _enter(self, told: object, depth: int) -> None:
+        """Raises ToolLoadError where it is too deep or too much."""
+        if depth > DEPTH_MAX:
+            raise ToolLoadError(f"its schema is nested more than {DEPTH_MAX} deep")
+        self._spend(1 + len(told) if isinstance(told, str) else 1)
+        if isinstance(told, dict):
+            self._spend(sum(len(key) if isinstance(key, str) else 1 for key in told))
 
     def _defined(self, reference: str) -> str:
         if reference in self._named:
             return self._named[reference]
-        name = _fit(reference.rpartition("/")[2])
+        name = _fit(reference.rpartition("/")[2][:100])
         while name in self._definitions:
             name += "_"
         self._named[reference] = name
-        # Before it is read: it may refer to itself.
         self._definitions[name] = {}
-        self._definitions[name] = self._schema(self._at(reference))
+        self._undefined.append((name, reference))
         return name
+
+    def _define(self) -> None:
+        while self._undefined:
+            name, reference = self._undefined.pop()
+            self._definitions[name] = self._schema(self._at(reference))
 
 
 def _of_old(schema: dict[str, object]) -> dict[str, object]:
@@ -330,61 +334,21 @@ def _list(told: object) -> list[Any]:
     return told if isinstance(told, list) else []
 
 
+def _str(told: object) -> str:
+    return told if isinstance(told, str) else ""
+
+
 def _fit(name: str) -> str:
     """A name that models take."""
     return re.sub(r"_+", "_", "".join(each if each in NAME_CHARS else "_" for each in name)).strip("_")
 
 
 def _place(parameter: Mapping[str, Any]) -> Place:
-    style = parameter.get("style", "form" if parameter["in"] == "query" else "simple")
-    explodes = parameter.get("explode", style == "form")
-    return Place(parameter["in"], parameter["name"], bool(explodes), style == "deepObject")
-
-
-# --- arguments into a request ----------------------------------------------------------------------------
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return ",".join(map(_text, value))
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _segment(argument: str, value: object) -> str:
-    """One segment of a path: nothing in it can lead to another."""
-    text = _text(value)
-    if text in ("", ".", ".."):
-        raise ToolArgumentsError(f"$.{argument}: {text!r} can't stand in a path; give a name or a number")
-    return quote(text, safe="")
-
-
-def _header(argument: str, value: object) -> str:
-    text = _text(value)
-    if not text.isascii() or not text.isprintable():
-        raise ToolArgumentsError(f"$.{argument}: it goes into a header; printable ASCII is needed")
-    return text
-
-
-def _pairs(place: Place, value: object) -> list[tuple[str, str]]:
-    if isinstance(value, list) and place.explodes:
-        return [(place.name, _text(each)) for each in value]
-    if isinstance(value, dict):
-        if place.is_deep:
-            return [(f"{place.name}[{key}]", _text(each)) for key, each in value.items()]
-        if place.explodes:
-            return [(key, _text(each)) for key, each in value.items()]
-    return [(place.name, _text(value))]
-
-
-def _body(kind: str, value: object) -> bytes:
-    if kind == _FORM:
-        if not isinstance(value, dict):
-            raise ToolArgumentsError("$.body: it is sent as a form; an object is needed")
-        return urlencode([(key, _text(each)) for key, each in value.items()]).encode()
-    if kind == "text/plain":
-        return _text(value).encode("utf-8", "replace")
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    """Raises ToolLoadError for a way of writing that is not known."""
+    where, styles = parameter["in"], _STYLES[parameter["in"]]
+    style = parameter.get("style", next(iter(styles)))
+    if style not in styles:
+        told = f"its parameter {parameter['name'][:100]!r} is of style {str(style)[:100]!r}"
+        raise ToolLoadError(f"{told}; {' or '.join(styles)} can be sent in a {where}")
+    explodes = bool(parameter.get("explode", style == "form"))
+    return Place(where, parameter["name"], explodes, style == "deepObject", styles[style])
