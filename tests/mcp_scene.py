@@ -16,6 +16,7 @@ from dispatcher.tools import RunnerLimits, ToolRunner
 from dispatcher.tools.sources import Sources, sources_of
 
 BOX = str(Path(__file__).parent / "mcp_box.py")
+RAW = str(Path(__file__).parent / "mcp_raw.py")
 # Quick to come back, and patient: the machine may be busy.
 QUICK: dict[str, Any] = {
     "start_wait_s": 60,
@@ -29,6 +30,12 @@ QUICK: dict[str, Any] = {
 def box(*flags: str, **keys: Any) -> McpTable:
     """The table of a box that speaks over stdio."""
     return McpTable.model_validate({"command": [sys.executable, BOX, *flags], **QUICK, **keys})
+
+
+def raw(*flags: str, **keys: Any) -> McpTable:
+    """The table of a server of bad manners, which starts in no time: without packages."""
+    command = [sys.executable, "-I", "-S", RAW, *flags]
+    return McpTable.model_validate({"command": command, **QUICK, "message_bytes_max": 100_000, **keys})
 
 
 @contextlib.contextmanager

@@ -8,9 +8,10 @@ import asyncio
 import json
 import logging
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
@@ -28,10 +29,9 @@ from dispatcher.tools.contract import (
 from dispatcher.tools.openapi import Operations, read
 from dispatcher.tools.openapi_request import Operation
 from dispatcher.tools.outbound import Answer, BrokenError, Guard, Limits, Outbound
+from dispatcher.tools.stations import Offer
 
 log = logging.getLogger(__name__)
-
-Offer = Callable[[str, Iterable[Tool]], list[str]]
 
 # What of an answer that is an error is told to the agent.
 TOLD_CHARS_MAX: Final = 500
@@ -49,7 +49,8 @@ class HttpApi:
         self._offer = offer
         self._guard = guard(table.allow_hosts)
         self._outbound: Outbound | None = None
-        self._document: bytes | None = None
+        # Of a document in a file, which was read before anything starts.
+        self._operations: Operations | None = None
         self._server = ""
         self._is_up = False
         self._known = asyncio.Event()
@@ -69,19 +70,20 @@ class HttpApi:
             return
         try:
             with open(self._table.openapi, "rb") as file:  # noqa: PTH123 - reads no more than may be
-                self._document = file.read(self._table.document_bytes_max + 1)
+                document = file.read(self._table.document_bytes_max + 1)
         except OSError as error:
             raise ToolLoadError(
                 f"{self.source}.openapi: {self._table.openapi!r} can't be read: {error.strerror}"
             ) from None
-        self._operations(self._document)
+        self._operations = self._read(document)
 
     async def begin(self) -> None:
         t = self._table
         tls = ssl.create_default_context(cafile=str(t.tls_ca)) if t.tls_ca else None
         self._outbound = Outbound(self._guard, Limits(t.connect_s, t.answer_bytes_max, t.redirects_max), tls)
-        if self._document is not None:
-            self._take(self._document)
+        if self._operations is not None:
+            known = self._operations
+            await self._take(lambda: known)
             return
         self._task = asyncio.create_task(self._fetch(tls), name=self.source)
         try:
@@ -135,7 +137,7 @@ class HttpApi:
                         )
                     if answer.status != 200:
                         raise ToolError(f"the answer is {answer.status}")
-                    return self._take(answer.body)
+                    return await self._take(partial(self._read, answer.body))
                 except (ToolError, ToolLoadError, TimeoutError) as error:
                     why = str(error) or f"no answer within {t.connect_s:g} s"
                     log.warning("%s.openapi: %s; next try in %.1f s", self.source, why, delay_s)
@@ -144,7 +146,7 @@ class HttpApi:
         finally:
             await way.close()
 
-    def _operations(self, document: bytes) -> Operations:
+    def _read(self, document: bytes) -> Operations:
         """Raises ToolLoadError."""
         if len(document) > self._table.document_bytes_max:
             raise ToolLoadError(f"{self.source}.openapi: it is over {self._table.document_bytes_max:,} bytes")
@@ -170,10 +172,15 @@ class HttpApi:
             raise ToolLoadError(f"{self.source}.allow_hosts: {error}") from None
         return server
 
-    def _take(self, document: bytes) -> None:
-        """Raises ToolLoadError."""
-        operations = self._operations(document)
-        self._server = operations.server
+    async def _take(self, read_it: Callable[[], Operations]) -> None:
+        """`read_it` is called in a thread, and so is what is made of it. Raises ToolLoadError."""
+        problems = await self._offer(self.source, lambda: self._made(read_it()))
+        for problem in problems:
+            log.warning("%s: %s", self.source, problem[:300])
+        self._is_up = True
+        self._known.set()
+
+    def _made(self, operations: Operations) -> tuple[list[Tool], list[str]]:
         problems = list(operations.problems)
         if operations.left_out:
             count = len(operations.found) + operations.left_out
@@ -181,12 +188,9 @@ class HttpApi:
                 f"it has {count} operations; the first {self._table.tools_max}, tools_max, are taken: choose by "
                 "operations"
             )
-        tools = [HttpTool(self, each, self._prefix, self._table) for each in operations.found]
-        problems += self._offer(self.source, tools)
-        for problem in problems:
-            log.warning("%s: %s", self.source, problem[:300])
-        self._is_up = True
-        self._known.set()
+        # Of the tools that are made here, and before any of them may be called.
+        self._server = operations.server
+        return [HttpTool(self, each, self._prefix, self._table) for each in operations.found], problems
 
 
 class HttpTool:

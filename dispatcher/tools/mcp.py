@@ -13,8 +13,9 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, cast
 
 import anyio
@@ -33,17 +34,16 @@ from dispatcher.tools import mcp_process
 from dispatcher.tools.bounded import BoundedTransport
 from dispatcher.tools.contract import SourceState, Tool, ToolAway, ToolContext, ToolError, ToolLimits, said
 from dispatcher.tools.mcp_results import returned
+from dispatcher.tools.stations import Offer
 
 log = logging.getLogger(__name__)
-
-# Asks the runner to offer these instead of what the source has offered so far; gives what is wrong with which.
-Offer = Callable[[str, Iterable[Tool]], list[str]]
 
 PAGES_MAX: Final = 100
 # A description goes to a model with every session.
 DESCRIPTION_CHARS_MAX: Final = 4_096
-# However often a server says that its tools have changed.
+# However often a server says that its tools have changed: doubled each time, while it goes on saying so.
 RELIST_S: Final = 0.2
+RELIST_MAX_S: Final = 30.0
 # An HTTP server that takes longer to answer anything is waited for by its calls' own timeouts.
 CONNECT_HTTP_S: Final = 10.0
 _META: Final = "chatstream/"
@@ -78,6 +78,8 @@ class McpServer:
         self._retry_at = 0.0
         self._listed = asyncio.Event()
         self._problems: list[str] = []
+        # What it listed when its tools were last taken.
+        self._found: list[TheirTool] = []
         self._scope = anyio.CancelScope()
         self._task: asyncio.Task[None] | None = None
         # The SDK logs a traceback for what is somebody else's mistake; what matters of it is said here.
@@ -208,6 +210,7 @@ class McpServer:
     async def _stay(self, client: Client, connection: _Connection) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_follow, client, connection)
+            relist_s = RELIST_S
             while await self._is_there(connection):
                 try:
                     with anyio.fail_after(self._table.connect_s):
@@ -216,8 +219,8 @@ class McpServer:
                     connection.lost(f"it did not answer within {self._table.connect_s:g} s")
                 except MCPError as error:
                     connection.lost(_shortly(error.message))
-                # However often it says that they have changed.
-                await anyio.sleep(RELIST_S)
+                await anyio.sleep(relist_s)
+                relist_s = min(2 * relist_s, RELIST_MAX_S) if connection.news.is_set() else RELIST_S
             # From now on calls are told that it is away, while those under way learn how theirs ended.
             self._leave(connection)
             tasks.cancel_scope.cancel()
@@ -240,8 +243,10 @@ class McpServer:
             cursor = page.next_cursor
             if cursor is None or len(found) > 10 * self._table.tools_max:
                 break
-        tools, problems = self._chosen(found)
-        problems += self._offer(self.source, tools)
+        if found == self._found and self._listed.is_set() and not self._problems:
+            return
+        problems = await self._offer(self.source, partial(self._chosen, found))
+        self._found = found
         if problems != self._problems:
             for problem in problems:
                 log.warning("%s: %s", self.source, _shortly(problem))

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from dispatcher.tools.contract import NAME_CHARS, ToolLoadError, said
 from dispatcher.tools.openapi_document import parsed
 from dispatcher.tools.openapi_request import FORM, Operation, Place
-from dispatcher.tools.schema import SCHEMA_BYTES_MAX
+from dispatcher.tools.schema import SOURCE_SCHEMA_BYTES_MAX
 
 METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
 # References within references, and lists and objects in each other; no honest schema goes deeper.
@@ -62,14 +62,14 @@ class _Allowance:
 
     def begin(self) -> None:
         """The next operation."""
-        self._one = SCHEMA_BYTES_MAX
+        self._one = SOURCE_SCHEMA_BYTES_MAX
 
     def spend(self, size: int) -> None:
         """Raises ToolLoadError."""
         self._one -= size
         self._all -= size
         if self._one < 0:
-            raise ToolLoadError(f"its schema is over {SCHEMA_BYTES_MAX:,} bytes of JSON")
+            raise ToolLoadError(f"its schema is over {SOURCE_SCHEMA_BYTES_MAX:,} bytes of JSON")
         if self._all < 0:
             raise ToolLoadError(f"with it, the schemas of the document are over {READ_MAX:,} bytes of JSON")
 

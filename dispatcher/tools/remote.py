@@ -6,8 +6,9 @@ use the one channel. A method is a tool when it takes one message and answers wi
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, cast
 
 import grpc
@@ -32,10 +33,9 @@ from dispatcher.tools.contract import (
     said,
 )
 from dispatcher.tools.remote_schema import pool_of, schema_of
+from dispatcher.tools.stations import Offer
 
 log = logging.getLogger(__name__)
-
-Offer = Callable[[str, Iterable[Tool]], list[str]]
 
 # Of what a server tells; no honest service needs more.
 FILES_MAX: Final = 1_000
@@ -56,6 +56,8 @@ class RemoteService:
         self._why_away = "it was not reached yet"
         self._known = asyncio.Event()
         self._problems: list[str] = []
+        # Its description when its tools were last taken.
+        self._files: list[bytes] = []
         self._channel: aio.Channel | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -122,8 +124,8 @@ class RemoteService:
         while True:
             try:
                 async with asyncio.timeout(t.connect_s):
-                    files = await _described(channel, t.service, self._metadata())
-                self._take(files)
+                    files = await _described(channel, t.service, self._metadata(), t.message_bytes_max)
+                await self._take(files)
             except (
                 aio.AioRpcError,
                 SecretError,
@@ -145,21 +147,23 @@ class RemoteService:
         self._is_up, self._why_away = False, why
         log.warning("%s is away: %s; next try in %.1f s", self.source, why, delay_s)
 
-    def _take(self, files: list[bytes]) -> None:
+    async def _take(self, files: list[bytes]) -> None:
         """Raises TypeError, KeyError, DecodeError, ToolLoadError for what is no description of the service."""
-        service = pool_of(files, _standard).FindServiceByName(self._table.service)
-        tools, problems = self._chosen(service)
-        problems += self._offer(self.source, tools)
-        if problems != self._problems:
-            for problem in problems:
-                log.warning("%s: %s", self.source, problem[:300])
-        self._problems = problems
+        if files != self._files or self._problems:
+            problems = await self._offer(self.source, partial(self._made, files))
+            self._files = files
+            if problems != self._problems:
+                for problem in problems:
+                    log.warning("%s: %s", self.source, problem[:300])
+            self._problems = problems
         if not self._is_up:
             log.info("%s is up", self.source)
         self._is_up = True
         self._known.set()
 
-    def _chosen(self, service: ServiceDescriptor) -> tuple[list[Tool], list[str]]:
+    def _made(self, files: list[bytes]) -> tuple[list[Tool], list[str]]:
+        """In a thread."""
+        service: ServiceDescriptor = pool_of(files, _standard).FindServiceByName(self._table.service)
         wanted, names = self._table.methods, [each.name for each in service.methods]
         problems = [
             f"it has no method {each}; it has {', '.join(names)}" for each in wanted if each not in names
@@ -270,25 +274,29 @@ async def _asking(
 
 
 async def _described(
-    channel: aio.Channel, service: str, metadata: tuple[tuple[str, str], ...]
+    channel: aio.Channel, service: str, metadata: tuple[tuple[str, str], ...], bytes_max: int
 ) -> list[bytes]:
-    """The files of the service, as far as its server tells them."""
+    """The files of the service, as far as its server tells them, in an order that is the same each time."""
     found: dict[str, bytes] = {}
+    # Needed by those that were found, in order; each is asked for once.
+    needed: dict[str, None] = {}
+    asked: set[str] = set()
     async with _asking(channel, metadata) as ask:
-        waiting = await ask(file_containing_symbol=service)
-        while waiting:
-            data = waiting.pop()
-            file = FileDescriptorProto.FromString(data)
-            if file.name in found:
-                continue
-            found[file.name] = data
-            if len(found) > FILES_MAX:
-                raise ToolLoadError(f"its description has over {FILES_MAX:,} files")
-            told = {FileDescriptorProto.FromString(each).name for each in waiting}
-            for name in file.dependency:
-                if name not in found and name not in told and _standard(name) is None:
-                    waiting += await ask(file_by_filename=name)
-    return list(found.values())
+        told = await ask(file_containing_symbol=service)
+        while True:
+            for data in told:
+                file = FileDescriptorProto.FromString(data)
+                found.setdefault(file.name, data)
+                needed.update(dict.fromkeys(file.dependency))
+            if len(found) > FILES_MAX or sum(map(len, found.values())) > bytes_max:
+                raise ToolLoadError(f"its description has over {FILES_MAX:,} files or {bytes_max:,} bytes")
+            missing = next(
+                (name for name in needed if not (name in found or name in asked or _standard(name))), None
+            )
+            if missing is None:
+                return [found[name] for name in sorted(found)]
+            asked.add(missing)
+            told = await ask(file_by_filename=missing)
 
 
 def _standard(name: str) -> bytes | None:

@@ -34,7 +34,7 @@ from dispatcher.tools.places import PlacesClosedError, PlacesFullError
 from dispatcher.tools.result import encode, encode_if_short
 from dispatcher.tools.rules import Rules
 from dispatcher.tools.station import RunnerLimits, Station, ToolStats
-from dispatcher.tools.stations import Stations
+from dispatcher.tools.stations import Make, Stations
 from dispatcher.tools.threads import Threads
 
 # (tool name, "ok" or a failure code, seconds from request to outcome). Unknown names are told as
@@ -70,6 +70,8 @@ class ToolRunner:
         self._threads = Threads(self._limits.threads, self._limits.waiting)
         # For checking long arguments and writing long results: a thread that no tool can hold up.
         self._paperwork = Threads(1, self._limits.waiting, "tool-json")
+        # For documents and schemas of sources.
+        self._desk = Threads(2, self._limits.waiting, "tool-source")
         self._closed = False
         self._stations = Stations(tools, self._limits)
 
@@ -98,10 +100,12 @@ class ToolRunner:
         """`changed` is called whenever there are other offers than before."""
         self._stations.watchers.append(changed)
 
-    def replace(self, source: str, tools: Iterable[Tool]) -> list[str]:
-        """What `source` offers from now on. Calls under way end as they would have. A tool that can't be offered is
-        left out: returns why, for each."""
-        return self._stations.replace(source, tools, self._limits)
+    async def replace(self, source: str, make: Make) -> list[str]:
+        """What `source` offers from now on: what `make` gives, called in a thread. Calls under way end as they would
+        have. A tool that can't be offered is left out: returns why, for each. Raises what `make` raises."""
+        checking = self._stations.checking(source, make, self._limits)
+        checked = await Call(self._desk, lambda _: None).in_thread(checking)
+        return self._stations.replace(source, checked, self._limits)
 
     def stats(self) -> dict[str, ToolStats]:
         """By tool name, as of now."""
@@ -148,6 +152,7 @@ class ToolRunner:
                 call.abandon()
         self._threads.close()
         self._paperwork.close()
+        self._desk.close()
         live = [call.ended for station in stations for call in station.live]
         if live:
             await asyncio.wait(live, timeout=grace_s)

@@ -23,6 +23,8 @@ from dispatcher.tools.contract import ToolArgumentsError, ToolLoadError
 
 # A schema is told to a model with every session.
 SCHEMA_BYTES_MAX = 262_144
+# Of a tool of somebody else's, who may have a thousand: it takes seconds to check what is much longer.
+SOURCE_SCHEMA_BYTES_MAX = 65_536
 
 
 class TooManyStepsError(Exception):
@@ -63,20 +65,16 @@ class ArgumentsSchema:
 
     __slots__ = ("_values", "text")
 
-    def __init__(self, tool_name: str, schema: Mapping[str, object]) -> None:
-        """Raises ToolLoadError that names the tool and what is wrong with its schema."""
+    def __init__(self, tool_name: str, schema: Mapping[str, object] | str) -> None:
+        """`schema` may be its text, by `schema_text`. Raises ToolLoadError that names the tool and what is wrong."""
+        self.text = schema if isinstance(schema, str) else schema_text(tool_name, schema)
         try:
-            self.text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-            if len(self.text.encode("utf-8")) > SCHEMA_BYTES_MAX:
-                raise ToolLoadError(f"its schema is over {SCHEMA_BYTES_MAX:,} bytes of JSON")
             own = json.loads(self.text)  # a copy: nobody changes it later, and it will be changed here
             if not isinstance(own, dict) or own.get("type") != "object":
                 raise ToolLoadError('its schema is not that of a JSON object; add "type": "object"')
             self._values = ValueSchema(own)
         except ToolLoadError as error:
             raise ToolLoadError(f"tool {tool_name!r}: {error}") from error.__cause__
-        except (TypeError, ValueError) as error:
-            raise ToolLoadError(f"tool {tool_name!r}: its schema is not JSON: {error}") from error
         except RecursionError:
             raise ToolLoadError(f"tool {tool_name!r}: its schema is nested too deeply") from None
 
@@ -85,6 +83,20 @@ class ArgumentsSchema:
         misfit = self._values.misfit(arguments)
         if misfit:
             raise ToolArgumentsError(f"the arguments don't fit: {misfit}")
+
+
+def schema_text(tool_name: str, schema: Mapping[str, object], bytes_max: int = SCHEMA_BYTES_MAX) -> str:
+    """A schema as agents are told it. Quick, beside what it takes to check it. Raises ToolLoadError that names the
+    tool."""
+    try:
+        text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        if len(text.encode("utf-8")) > bytes_max:
+            raise ToolLoadError(f"tool {tool_name!r}: its schema is over {bytes_max:,} bytes of JSON")
+    except (TypeError, ValueError) as error:
+        raise ToolLoadError(f"tool {tool_name!r}: its schema is not JSON: {error}") from error
+    except RecursionError:
+        raise ToolLoadError(f"tool {tool_name!r}: its schema is nested too deeply") from None
+    return text
 
 
 # --- once, when the tool is loaded -----------------------------------------------------------------------

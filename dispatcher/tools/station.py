@@ -89,7 +89,8 @@ def source_of(tool: Tool) -> str:
 class Station:
     """Where one tool is worked: its limits now, its places, its calls, what came of them."""
 
-    def __init__(self, tool: Tool, limits: RunnerLimits) -> None:
+    def __init__(self, tool: Tool, limits: RunnerLimits, schema: ArgumentsSchema | None = None) -> None:
+        """`schema` is the tool's, where it was checked already. Raises ToolLoadError."""
         self.tool = tool
         wanted = tool.limits.output_bytes or 0
         if wanted > limits.output_bytes_ceiling:
@@ -97,7 +98,7 @@ class Station:
                 f"tool {tool.name!r}: output_bytes is {wanted:,}; at most {limits.output_bytes_ceiling:,} fit a "
                 "message"
             )
-        self.schema = ArgumentsSchema(tool.name, tool.parameters_schema)
+        self.schema = schema or ArgumentsSchema(tool.name, tool.parameters_schema)
         self.offer = ToolOffer(tool.name, tool.description, self.schema.text)
         self.live: set[Call] = set()
         self.calls = 0
@@ -108,9 +109,8 @@ class Station:
         self.breaker = Breaker(limits.failures, limits.open_s)
         self.limit(limits)
 
-    def take_on(self, tool: Tool) -> bool:
+    def take_on(self, tool: Tool, schema: ArgumentsSchema) -> bool:
         """Works this tool from now on, with the same places and numbers, where it is the same to whoever calls it."""
-        schema = ArgumentsSchema(tool.name, tool.parameters_schema)
         is_same = self.offer == ToolOffer(tool.name, tool.description, schema.text)
         if is_same and tool.limits == self.tool.limits and source_of(tool) == source_of(self.tool):
             self.tool = tool

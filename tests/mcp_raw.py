@@ -1,0 +1,86 @@
+"""An MCP server of bad manners, without an SDK, over stdio. Each of its tools does one wrong thing.
+
+What it is asked for is noted in the file that `--state` names, with the time.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+STATE = Path(sys.argv[sys.argv.index("--state") + 1] if "--state" in sys.argv else os.devnull)
+# Longer than the tests take a message to be.
+LONG = "x" * 200_000
+TOOLS: dict[str, Callable[[int], None]] = {}
+LOCK = threading.Lock()
+
+
+def tool(act: Callable[[int], None]) -> None:
+    """Offers it by its name; it is called with the number of its call."""
+    TOOLS[act.__name__] = act
+
+
+def write(text: bytes) -> None:
+    with LOCK:
+        while text:
+            text = text[os.write(1, text) :]
+
+
+def send(**message: Any) -> None:
+    write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+
+
+def answer(number: int, text: str = "ok") -> None:
+    send(id=number, result={"content": [{"type": "text", "text": text}]})
+
+
+def for_ever(act: Callable[[], object]) -> None:
+    def repeat() -> None:
+        while True:
+            act()
+
+    threading.Thread(target=repeat, daemon=True).start()
+
+
+@tool
+def fine(number: int) -> None:
+    answer(number)
+
+
+@tool
+def changes(number: int) -> None:
+    """Says without end that its tools have changed."""
+    answer(number)
+
+    def change() -> None:
+        send(method="notifications/tools/list_changed")
+        time.sleep(0.02)
+
+    for_ever(change)
+
+
+def take(message: dict[str, Any]) -> None:
+    number, method = message.get("id"), message.get("method")
+    with STATE.open("a") as file:
+        file.write(f"{time.monotonic():.3f} {method}\n")
+    if number is None:
+        return
+    if method == "initialize":
+        told = {"protocolVersion": "2025-06-18", "serverInfo": {"name": "raw", "version": "1"}}
+        send(id=number, result={**told, "capabilities": {"tools": {"listChanged": True}}})
+    elif method == "tools/list":
+        send(
+            id=number, result={"tools": [{"name": each, "inputSchema": {"type": "object"}} for each in TOOLS]}
+        )
+    elif method == "tools/call":
+        TOOLS[message["params"]["name"]](number)
+    else:
+        send(id=number, error={"code": -32601, "message": "no such method"})
+
+
+for line in sys.stdin.buffer:
+    take(json.loads(line))
