@@ -72,6 +72,9 @@ PLAIN = "text/plain; charset=latin-1"
 # By the last word of the path: status, headers, body. Those that wait for ever, or move, are made below.
 ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "text": (200, {"Content-Type": PLAIN}, "é".encode("latin-1")),
+    # Another word by its own account, which is not taken.
+    "odd": (200, {"Content-Type": 'text/plain; Charset="punycode"'}, b"fiancee-hta"),
+    "wide": (200, {"Content-Type": "application/json"}, json.dumps(["x"] * 30_000).encode()),
     "nothing": (204, {}, b""),
     "picture": (200, {"Content-Type": "image/png"}, b"\x89PNG"),
     "liar": (200, {"Content-Type": "application/json"}, b"{"),

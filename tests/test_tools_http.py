@@ -153,6 +153,16 @@ def test_answers_become_outcomes(kind: str, code: str, words: str, retryable: bo
     scene()
 
 
+@asynchronous
+async def test_only_some_charsets_are_known_and_long_answers_are_told_to_be_so() -> None:
+    async with http_service() as service, using(service, output_bytes=2_000) as runner:
+        assert (await answer(runner, "odd")).result_json == '"fiancee-hta"'
+        assert "has 5,000 bytes; at most 2,000" in message_of(await answer(runner, "long"))
+        assert code_of(await answer(runner, "wide")) == "too_large"
+    async with http_service() as service, using(service) as runner:
+        assert json.loads((await answer(runner, "wide")).result_json) == ["x"] * 30_000
+
+
 @pytest.mark.parametrize(("idempotent", "retryable"), [([], False), (["attempt"], True)])
 def test_what_may_have_changed_something_is_retryable_only_where_that_does_no_harm(
     idempotent: list[str], retryable: bool

@@ -1,11 +1,18 @@
 """HTTP answers of bounded length, for the SDK of MCP, which reads a JSON answer whole, however long it is.
 
-A stream of events has no length of its own; the SDK bounds each of its events.
+A stream of events has no length of its own; the SDK bounds each of its events. An answer that is compressed is refused:
+a few kilobytes of it are gigabytes to whoever unpacks them, and none was asked for. And an answer that breaks is the
+failure of its own request: the SDK would end all that are under way.
 """
 
+import json
 from collections.abc import AsyncIterator
+from typing import Final
 
 import httpx2
+
+# The code of an error that stands for an answer which broke; none of the protocol's.
+BROKEN: Final = -32050
 
 
 class BoundedTransport(httpx2.AsyncHTTPTransport):
@@ -16,11 +23,37 @@ class BoundedTransport(httpx2.AsyncHTTPTransport):
         self._bytes_max = bytes_max
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await super().handle_async_request(request)
+        request.headers["Accept-Encoding"] = "identity"
+        try:
+            response = await super().handle_async_request(request)
+            await _require_plain(response)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+            raise  # nobody is there: all that are under way learn of it
+        except (httpx2.TransportError, httpx2.StreamError) as error:
+            if request.method != "POST":
+                raise
+            return _failed(await request.aread(), str(error) or type(error).__name__)
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = _Bounded(response.stream, self._bytes_max)
         return response
+
+
+async def _require_plain(response: httpx2.Response) -> None:
+    """Raises StreamError."""
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        await response.aclose()
+        raise httpx2.StreamError(f"the answer is compressed ({encoding[:50]!r}), which was not asked for")
+
+
+def _failed(request: bytes, why: str) -> httpx2.Response:
+    """What a server would answer that knew of it."""
+    number = json.loads(request).get("id")
+    if number is None:
+        return httpx2.Response(202)
+    error = {"code": BROKEN, "message": " ".join(why.split())[:300]}
+    return httpx2.Response(200, json={"jsonrpc": "2.0", "id": number, "error": error})
 
 
 class _Bounded(httpx2.AsyncByteStream):
@@ -30,11 +63,14 @@ class _Bounded(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = self._bytes_max
-        async for chunk in self._stream:
-            left -= len(chunk)
-            if left < 0:
-                raise httpx2.StreamError(f"the answer is over {self._bytes_max:,} bytes")
-            yield chunk
+        try:
+            async for chunk in self._stream:
+                left -= len(chunk)
+                if left < 0:
+                    raise httpx2.StreamError(f"the answer is over {self._bytes_max:,} bytes")
+                yield chunk
+        except httpx2.TransportError as error:
+            raise httpx2.StreamError(f"the answer broke off: {error}") from None
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -7,6 +7,7 @@ The document is a file, read before anything starts, or at an address, read when
 import asyncio
 import json
 import logging
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from dispatcher.tables import HttpTable, SecretError, secrets_of
+from dispatcher.tools.call import NoThreadError
 from dispatcher.tools.contract import (
     SourceState,
     Tool,
@@ -29,10 +31,30 @@ from dispatcher.tools.contract import (
 from dispatcher.tools.openapi import Operations, read
 from dispatcher.tools.openapi_request import Operation
 from dispatcher.tools.outbound import Answer, BrokenError, Guard, Limits, Outbound
+from dispatcher.tools.result import ResultTooLargeError
 from dispatcher.tools.stations import Offer
 
 log = logging.getLogger(__name__)
 
+# A longer answer is read in a thread.
+READ_ON_LOOP_BYTES_MAX: Final = 65_536
+# Whatever else an answer says that it is, is read as UTF-8: of the many that Python knows, some take hours.
+CHARSETS: Final = frozenset(
+    [
+        *("us-ascii", "utf-8", "utf-16", "utf-16le", "utf-16be", "latin-1", "iso-8859-1", "iso-8859-2"),
+        *(
+            "iso-8859-15",
+            "windows-1250",
+            "windows-1251",
+            "windows-1252",
+            "koi8-r",
+            "shift_jis",
+            "euc-jp",
+            "euc-kr",
+        ),
+        *("gb2312", "gbk", "big5"),
+    ]
+)
 # What of an answer that is an error is told to the agent.
 TOLD_CHARS_MAX: Final = 500
 
@@ -217,32 +239,43 @@ class HttpTool:
                 raise ToolError(error.message, retryable=True) from None
             raise
         if 200 <= answer.status < 300:
-            return _value(answer)
+            return await _value(answer, context)
         raise _failure(answer, can_repeat=self.is_idempotent)
 
 
-def _value(answer: Answer) -> object:
-    """JSON as its value, text as text. Raises ToolError for what is neither."""
+async def _value(answer: Answer, context: ToolContext) -> object:
+    """JSON as its value, text as text. Raises ToolError for what is neither, or longer than may be told."""
     kind, _, more = answer.headers.get("content-type", "").partition(";")
     kind = kind.strip().lower()
     if not answer.body:
         return None
     if kind == "application/json" or kind.endswith("+json"):
+        if len(answer.body) <= READ_ON_LOOP_BYTES_MAX:
+            return _json(answer.body)
         try:
-            return json.loads(answer.body)
-        except (ValueError, RecursionError):
-            raise ToolError("the server's answer says that it is JSON, and is not") from None
+            return await context.in_thread(_json, answer.body)
+        except NoThreadError:
+            return _json(answer.body)  # it was answered: better late than lost
     if kind.startswith("text/") or not kind or kind.endswith("xml"):
-        charset = more.rpartition("charset=")[2].strip(' "') if "charset=" in more else "utf-8"
-        try:
-            return answer.body.decode(charset, "replace")
-        except LookupError:
-            return answer.body.decode("utf-8", "replace")
+        # No character of the charsets below has more than two bytes there, and one has one at least when it is told.
+        if len(answer.body) > 2 * context.output_bytes:
+            size, most = len(answer.body), context.output_bytes
+            raise ResultTooLargeError(f"the server's answer has {size:,} bytes; at most {most:,} may be")
+        told = re.search(r"charset=[\s\"']*([\w.:-]+)", more, re.IGNORECASE)
+        charset = told[1].lower() if told else ""
+        return answer.body.decode(charset if charset in CHARSETS else "utf-8", "replace")
     raise ToolError(f"the server's answer is {kind[:100]}, which is neither JSON nor text")
 
 
+def _json(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise ToolError("the server's answer says that it is JSON, and is not") from None
+
+
 def _failure(answer: Answer, *, can_repeat: bool) -> ToolError:
-    told = " ".join(answer.body.decode("utf-8", "replace").split())[:TOLD_CHARS_MAX]
+    told = " ".join(answer.body[: 4 * TOLD_CHARS_MAX].decode("utf-8", "replace").split())[:TOLD_CHARS_MAX]
     text = f"the server answered {answer.status}" + (f": {told}" if told else "")
     if answer.status in (401, 403):
         return ToolDenied(text)

@@ -24,14 +24,20 @@ from mcp import Client, MCPError
 from mcp.client import IncomingMessage, Transport
 from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import Subscription, SubscriptionLost
-from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, RequestParamsMeta, ToolListChangedNotification
+from mcp_types import (
+    CONNECTION_CLOSED,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    RequestParamsMeta,
+    ToolListChangedNotification,
+)
 from mcp_types import Tool as TheirTool
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from dispatcher.tables import McpTable, SecretError, secrets_of
 from dispatcher.tools import mcp_process
-from dispatcher.tools.bounded import BoundedTransport
+from dispatcher.tools.bounded import BROKEN, BoundedTransport
 from dispatcher.tools.contract import SourceState, Tool, ToolAway, ToolContext, ToolError, ToolLimits, said
 from dispatcher.tools.mcp_results import returned
 from dispatcher.tools.stations import Offer
@@ -136,6 +142,13 @@ class McpServer:
         try:
             result = await connection.client.call_tool(tool, arguments, meta=meta)
         except MCPError as error:
+            if error.code in (BROKEN, PARSE_ERROR):
+                # Its own answer alone broke; asking for its tools shows whether the server is still there.
+                connection.news.set()
+                text = (
+                    f"the server's answer broke: {_shortly(error.message)}; it may have done part of its work"
+                )
+                raise ToolError(text, retryable=is_idempotent) from None
             if error.code != CONNECTION_CLOSED:
                 if error.code == INVALID_REQUEST:
                     # It may have begun anew and know nothing of us: asking for its tools shows it.
