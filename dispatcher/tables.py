@@ -8,6 +8,7 @@ that a file that was rotated is taken up. Starts nothing. `settings.py` loads th
 import ipaddress
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -147,6 +148,15 @@ def _is_https_or_own(url: str) -> bool:
     return parts.scheme == "https" or _is_own(parts.hostname or "")
 
 
+def _require_certificates(ca: Path | None) -> None:
+    if ca is None:
+        return
+    try:
+        ssl.create_default_context(cafile=str(ca))
+    except OSError:  # an SSLError too
+        raise ValueError("tls_ca should be a file that this user can read, with certificates in PEM") from None
+
+
 def _allowed_host(text: str) -> str:
     if not re.fullmatch(r"([A-Za-z0-9._-]+|[0-9A-Fa-f:]+)(:[0-9]{1,5})?", text):
         raise ValueError(
@@ -259,8 +269,7 @@ class HttpTable(Source):
     def _goes_together(self) -> Self:
         if "://" in self.openapi:
             _url(self.openapi)
-        if self.tls_ca is not None and not os.access(self.tls_ca, os.R_OK):
-            raise ValueError("tls_ca should be a file that this user can read")
+        _require_certificates(self.tls_ca)
         return self
 
 
@@ -283,8 +292,7 @@ class GrpcTable(Source):
     def _goes_together(self) -> Self:
         if self.tls_ca is not None and not self.tls:
             raise ValueError("tls_ca is for tls = true")
-        if self.tls_ca is not None and not os.access(self.tls_ca, os.R_OK):
-            raise ValueError("tls_ca should be a file that this user can read")
+        _require_certificates(self.tls_ca)
         if self.headers and not self.tls and not _is_here(self.address):
             raise ValueError(
                 "headers would be sent in the clear: tls = true is right, or a server of this machine"

@@ -83,6 +83,8 @@ ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "forbidden": (403, {}, b""),
     "unfit": (422, {"Content-Type": PLAIN}, b"kind: is odd"),
     "busy": (429, {"Retry-After": "7"}, b""),
+    "never": (429, {"Retry-After": "Mon, 01 Jan 2020 00:00:00 +99999999999999"}, b""),
+    "someday": (429, {"Retry-After": "999999999"}, b""),
     "broken": (500, {}, b""),
 }
 
@@ -141,6 +143,8 @@ class Service:
         return True
 
     def _answer(self, word: str, path: str) -> tuple[int, dict[str, str], bytes]:
+        if path == "/openapi.json" and self.document == b"302":
+            return 302, {"Location": self.moves_to}, b""
         if path == "/openapi.json":
             return 200, {"Content-Type": "application/json"}, self.document
         if word in ("301", "302", "303", "307", "308"):

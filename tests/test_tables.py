@@ -70,6 +70,8 @@ def test_tables_are_printed_so_that_they_load_and_without_secrets() -> None:
             "http.a.allow_hosts[0]: should be the name or address",
         ),
         ('[http.a]\nopenapi="x"\ntls_ca="/no/ca"', "http.a: tls_ca should be a file that this user can read"),
+        ('[http.a]\nopenapi="x"\ntls_ca="/dev/null"', "can read, with certificates in PEM"),
+        ('[grpc.a]\nservice="x.Y"\naddress="b:1"\ntls_ca="/dev/null"', "can read, with certificates in PEM"),
         ('[grpc.a]\nservice="x.Y"', "grpc.a.address: is missing"),
         ('[grpc.a]\nservice="x.Y"\naddress="b"', "grpc.a.address: should be HOST:PORT, [IPV6]:PORT"),
         (

@@ -154,6 +154,49 @@ def test_answers_become_outcomes(kind: str, code: str, words: str, retryable: bo
 
 
 @asynchronous
+async def test_an_absurd_time_to_wait_is_none_or_a_day() -> None:
+    async with http_service() as service, using(service) as runner:
+        for kind, told_s in (("never", None), ("someday", 86_400)):
+            outcome = await answer(runner, kind)
+            assert "answered 429" in message_of(outcome)
+            assert outcome.error is not None
+            assert outcome.error.retry_after_s == told_s
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b'{"openapi": "3.1.0", "paths": {}, "servers": [{"url": "http://["}]}',
+        b"openapi: 3.1.0\npaths: {/a: {post: {requestBody: {content: {1: {}}}}}}\nservers: [{url: 'http://['}]",
+        b"",
+    ],
+)
+def test_a_document_that_is_odd_is_asked_for_again(document: bytes) -> None:
+    @asynchronous
+    async def scene() -> None:
+        async with http_service() as service:
+            good, service.document = service.document, document
+            quick = {"restart_backoff_s": 0.02, "start_wait_s": 0}
+            async with using(service, **quick) as runner:
+
+                async def asked() -> int:
+                    return len(service.received)
+
+                async def offered() -> int:
+                    return len(runner.offers())
+
+                await eventually(asked, lambda times: times >= 2)
+                service.moves_to = "http://["
+                service.document = b"302"
+                seen = len(service.received)
+                await eventually(asked, lambda times: times >= seen + 2)
+                service.document = good
+                await eventually(offered)
+
+    scene()
+
+
+@asynchronous
 async def test_only_some_charsets_are_known_and_long_answers_are_told_to_be_so() -> None:
     async with http_service() as service, using(service, output_bytes=2_000) as runner:
         assert (await answer(runner, "odd")).result_json == '"fiancee-hta"'
@@ -307,7 +350,7 @@ def test_each_redirect_is_a_target_like_the_first(status: str) -> None:
         async with http_service() as service, http_service() as inside:
             listed = [f"127.0.0.1:{service.port}"]
             async with using(service, allow_hosts=listed, headers={"X-Key": "hunter2"}) as runner:
-                for target in (f"{inside.url}/secrets", "file:///etc/passwd", "//127.0.0.1/x"):
+                for target in (f"{inside.url}/secrets", "file:///etc/passwd", "//127.0.0.1/x", "http://["):
                     service.moves_to = target
                     assert code_of(await answer(runner, status)) == "denied"
                 assert inside.received == []

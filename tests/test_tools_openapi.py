@@ -275,6 +275,11 @@ def test_what_is_public_is_not_private_by_any_name(address: Any) -> None:
         assert not (address.is_multicast)
 
 
+@pytest.mark.parametrize("address", ["192.0.0.8", "192.0.0.9", "192.88.99.1", "fec0::1", "3fff::1"])
+def test_what_some_versions_of_the_library_call_public_is_not(address: str) -> None:
+    assert not is_public(address)
+
+
 @given(st.ip_addresses(v=4, network="10.0.0.0/8"), st.sampled_from(["::ffff:{}", "64:ff9b::{}", "::{}"]))
 def test_a_private_address_in_another_dress_is_private(address: Any, dress: str) -> None:
     assert not is_public(dress.format(address))

@@ -27,6 +27,7 @@ from dispatcher.tools.contract import (
     ToolError,
     ToolLimits,
     ToolLoadError,
+    said,
 )
 from dispatcher.tools.openapi import Operations, read
 from dispatcher.tools.openapi_request import Operation
@@ -55,6 +56,8 @@ CHARSETS: Final = frozenset(
         *("gb2312", "gbk", "big5"),
     ]
 )
+# Who says a year means to be left alone, and may have changed its mind by tomorrow.
+RETRY_AFTER_S_MAX: Final = 86_400.0
 # What of an answer that is an error is told to the agent.
 TOLD_CHARS_MAX: Final = 500
 
@@ -160,9 +163,13 @@ class HttpApi:
                     if answer.status != 200:
                         raise ToolError(f"the answer is {answer.status}")
                     return await self._take(partial(self._read, answer.body))
-                except (ToolError, ToolLoadError, TimeoutError) as error:
-                    why = str(error) or f"no answer within {t.connect_s:g} s"
-                    log.warning("%s.openapi: %s; next try in %.1f s", self.source, why, delay_s)
+                except TimeoutError:
+                    why = f"no answer within {t.connect_s:g} s"
+                except (ToolError, ToolLoadError) as error:
+                    why = str(error)
+                except Exception as error:  # noqa: BLE001 - whatever it came to, it may be right the next time
+                    why = said(error)[:300]
+                log.warning("%s.openapi: %s; next try in %.1f s", self.source, why, delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, t.restart_backoff_max_s)
         finally:
@@ -182,11 +189,16 @@ class HttpApi:
     def _server_of(self, told: str) -> str:
         """Where its operations are, without a slash at the end. Raises ToolLoadError."""
         base = self._table.openapi if "://" in self._table.openapi else ""
-        server = (self._table.server or urljoin(base, told)).rstrip("/")
-        parts = urlsplit(server)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "{" in server:
+        try:
+            server = (self._table.server or urljoin(base, told)).rstrip("/")
+            parts = urlsplit(server)
+            is_one = parts.scheme in ("http", "https") and parts.hostname and "{" not in server
+        except ValueError:
+            is_one = False
+        if not is_one:
             raise ToolLoadError(
-                f"{self.source}.server: the document has {told!r}, which is no address; give the address of the service"
+                f"{self.source}.server: the document has {told[:200]!r}, which is no address; "
+                "give the address of the service"
             )
         try:
             self._guard.judge(parts)
@@ -291,7 +303,8 @@ def _retry_after_s(answer: Answer) -> float | None:
     told = answer.headers.get("retry-after", "")
     try:
         if told.isdigit():
-            return float(told[:9])
-        return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+            return min(float(told[:9]), RETRY_AFTER_S_MAX)
+        left_s = (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
         return None
+    return min(max(0.0, left_s), RETRY_AFTER_S_MAX)

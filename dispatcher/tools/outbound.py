@@ -30,6 +30,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Public by its number, and answers with the secrets of the machine that asks.
 METADATA: Final = frozenset({ipaddress.ip_address("168.63.129.16")})
+# No public addresses, whatever the library of this version says: protocols' own, relays, old site-local, documentation.
+HIDDEN: Final = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "3fff::/20")))
 # IPv6 addresses that carry one of IPv4, which is where they lead.
 _NAT64: Final = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 ADDRESSES_TRIED_MAX: Final = 3
@@ -75,7 +77,9 @@ def is_public(address: str) -> bool:
 
 
 def _is_public(found: Address) -> bool:
-    return found.is_global and not (found.is_multicast or found.is_reserved) and found not in METADATA
+    if found in METADATA or any(found in network for network in HIDDEN):
+        return False
+    return found.is_global and not (found.is_multicast or found.is_reserved)
 
 
 def _carried(found: Address) -> Iterable[Address]:
@@ -204,9 +208,7 @@ class Outbound:
                         "the server redirects a call that may change something; that is not followed"
                     )
                 method, body = "GET", None
-            url = urljoin(url, target)
-            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-                raise ToolDenied("the server redirects to what is no address of HTTP")
+            url = _redirected(url, target)
         raise ToolError(f"the server redirects more than {self._limits.redirects} times")
 
     async def _once(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
@@ -239,6 +241,17 @@ class Outbound:
             if len(body) > self._limits.answer_bytes:
                 raise ToolError(f"the server's answer is over {self._limits.answer_bytes:,} bytes")
         return bytes(body)
+
+
+def _redirected(url: str, target: str) -> str:
+    """Raises ToolDenied."""
+    try:
+        url = urljoin(url, target)
+        if urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname:
+            return url
+    except ValueError:
+        pass
+    raise ToolDenied("the server redirects to what is no address of HTTP")
 
 
 def _place(parts: SplitResult) -> tuple[str, int]:
