@@ -154,7 +154,9 @@ def _require_certificates(ca: Path | None) -> None:
     try:
         ssl.create_default_context(cafile=str(ca))
     except OSError:  # an SSLError too
-        raise ValueError("tls_ca should be a file that this user can read, with certificates in PEM") from None
+        raise ValueError(
+            "tls_ca should be a file that this user can read, with certificates in PEM"
+        ) from None
 
 
 def _allowed_host(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pool, message_factory, timestamp_pb2
+from google.protobuf import any_pb2, descriptor_pool, message_factory, source_context_pb2, timestamp_pb2
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 from grpc import aio
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 F = FieldDescriptorProto
 NAME = "warehouse.v1.Stock"
@@ -33,7 +33,7 @@ TYPES = FileDescriptorProto(
     name="warehouse/types.proto",
     package="warehouse.v1",
     syntax="proto3",
-    dependency=["google/protobuf/timestamp.proto"],
+    dependency=[f"google/protobuf/{name}.proto" for name in ("timestamp", "any", "source_context")],
     enum_type=[
         EnumDescriptorProto(
             name="Size",
@@ -53,11 +53,14 @@ TYPES = FileDescriptorProto(
                 _field("parts", 4, F.TYPE_MESSAGE, repeated=True, of=".warehouse.v1.Item"),
                 _field("since", 5, F.TYPE_MESSAGE, of=".google.protobuf.Timestamp"),
                 _field("shelf", 6, F.TYPE_UINT32),
+                _field("seal", 7, F.TYPE_BYTES),
+                _field("more", 8, F.TYPE_MESSAGE, of=".google.protobuf.Any"),
+                _field("origin", 9, F.TYPE_MESSAGE, of=".google.protobuf.SourceContext"),
             ],
         )
     ],
 )
-_METHODS = ("Put", "Refuse", "Later", "Deny", "Misfit", "Hang", "Who")
+_METHODS = ("Put", "Refuse", "Later", "Deny", "Misfit", "Hang", "Who", "Drop", "Garble")
 SERVICE = FileDescriptorProto(
     name="warehouse/stock.proto",
     package="warehouse.v1",
@@ -102,6 +105,8 @@ class Stock:
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
             case "Misfit":
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "item_name is odd")
+            case "Drop":
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
             case "Hang":
                 self.hung.set()
                 try:
@@ -115,11 +120,30 @@ class Stock:
         return item
 
 
+class BareReflection(reflection_pb2_grpc.ServerReflectionServicer):
+    """Tells of its own files, and of nothing that comes with protobuf, as some servers do."""
+
+    async def ServerReflectionInfo(  # noqa: N802 - the contract's name
+        self, asked: AsyncIterator[reflection_pb2.ServerReflectionRequest], _: Any
+    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
+        async for each in asked:
+            file = {"": SERVICE, TYPES.name: TYPES}.get(each.file_by_filename)
+            if file is None:
+                error = reflection_pb2.ErrorResponse(error_message=f"nothing of {each.file_by_filename}")
+                yield reflection_pb2.ServerReflectionResponse(error_response=error)
+                continue
+            found = reflection_pb2.FileDescriptorResponse(file_descriptor_proto=[file.SerializeToString()])
+            yield reflection_pb2.ServerReflectionResponse(file_descriptor_response=found)
+
+
 @contextlib.asynccontextmanager
-async def stock_service(port: int = 0, tls: grpc.ServerCredentials | None = None) -> AsyncIterator[Stock]:
+async def stock_service(
+    port: int = 0, tls: grpc.ServerCredentials | None = None, *, bare: bool = False
+) -> AsyncIterator[Stock]:
     pool = descriptor_pool.DescriptorPool()
-    timestamp_pb2.DESCRIPTOR.CopyToProto(timestamp := FileDescriptorProto())
-    for file in (timestamp, TYPES, SERVICE):
+    for module in (timestamp_pb2, any_pb2, source_context_pb2):
+        pool.Add(FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb))
+    for file in (TYPES, SERVICE):
         pool.Add(file)
     kind = message_factory.GetMessageClass(pool.FindMessageTypeByName("warehouse.v1.Item"))
     stock = Stock()
@@ -128,12 +152,19 @@ async def stock_service(port: int = 0, tls: grpc.ServerCredentials | None = None
         async def answer(item: Any, context: Any) -> Any:
             return await stock.answer(method, item, context)
 
-        return grpc.unary_unary_rpc_method_handler(answer, kind.FromString, kind.SerializeToString)
+        def written(item: Any) -> bytes:
+            return b"\xff" * 9 if method == "Garble" else bytes(item.SerializeToString())
+
+        return grpc.unary_unary_rpc_method_handler(answer, kind.FromString, written)
 
     server = aio.server()
     handlers = {method: handler(method) for method in _METHODS}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
-    reflection.enable_server_reflection((NAME,), server, pool=pool)
+    if bare:
+        add: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        add(BareReflection(), server)
+    else:
+        reflection.enable_server_reflection((NAME,), server, pool=pool)
     address = f"127.0.0.1:{port}"
     stock.port = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
     await server.start()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import grpc
 import pytest
 from asynchronous import asynchronous, eventually
 from certificates import certify, needs_openssl
-from google.protobuf import timestamp_pb2
+from google.protobuf import any_pb2, source_context_pb2, timestamp_pb2
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 from hypothesis import given
 from hypothesis import strategies as st
 from stock_service import NAME, TYPES, Stock, stock_service
@@ -19,9 +20,11 @@ from tool_scene import ask, code_of, message_of
 
 from dispatcher.tables import GrpcTable
 from dispatcher.tools import ToolArgumentsError, ToolRunner
+from dispatcher.tools.remote import RemoteService
 from dispatcher.tools.remote_schema import pool_of, schema_of
 from dispatcher.tools.schema import ArgumentsSchema
 from dispatcher.tools.sources import Sources, sources_of
+from dispatcher.tools.stations import Make
 
 QUICK: dict[str, Any] = {
     "service": NAME,
@@ -49,7 +52,8 @@ async def test_methods_are_offered_with_a_schema_of_their_message() -> None:
     async with stock_service() as stock, using(stock) as (runner, _):
         names = [offer.name for offer in runner.offers()]
         assert names == [
-            f"stock_{name}" for name in ("Put", "Refuse", "Later", "Deny", "Misfit", "Hang", "Who")
+            f"stock_{name}"
+            for name in ("Put", "Refuse", "Later", "Deny", "Misfit", "Hang", "Who", "Drop", "Garble")
         ]
         schema = json.loads(runner.offers()[0].parameters_schema_json)
         assert schema["properties"]["size"] == {"enum": ["SMALL", "LARGE"]}
@@ -83,6 +87,12 @@ async def test_a_call_goes_there_and_back() -> None:
         ("Put", {"shelf": -1}, "invalid_arguments", "at least 0", False),
         ("Put", {"since": "yesterday"}, "invalid_arguments", "since", False),
         ("Put", {"count": 1 << 70}, "invalid_arguments", "count", False),
+        ("Put", {"seal": "!!!"}, "invalid_arguments", "$.seal", False),
+        ("Put", {"seal": "A"}, "invalid_arguments", "seal", False),
+        ("Put", {"more": {"@type": 5}}, "invalid_arguments", "", False),
+        ("Put", {"item_name": "x" * 5_000}, "too_large", "over 4,096 bytes, message_bytes_max", False),
+        ("Drop", {}, "failed", "Socket closed; it may have done part of its work", False),
+        ("Garble", {}, "failed", "no message of its method; it may have done its work", False),
         ("Refuse", {}, "failed", "NOT_FOUND: no such item", False),
         ("Later", {}, "failed", "RESOURCE_EXHAUSTED: come back", True),
         ("Deny", {}, "denied", "PERMISSION_DENIED: not you", False),
@@ -94,9 +104,9 @@ def test_what_goes_wrong_is_told_by_its_kind(
 ) -> None:
     @asynchronous
     async def scene() -> None:
-        async with stock_service() as stock, using(stock) as (runner, _):
+        async with stock_service() as stock, using(stock, message_bytes_max=4096) as (runner, _):
             outcome = await runner.run(ask(f"stock_{tool}", arguments))
-            assert code_of(outcome) == code
+            assert code_of(outcome) == code, outcome
             assert words in message_of(outcome)
             assert outcome.error is not None
             assert outcome.error.retryable == retryable
@@ -123,6 +133,61 @@ async def test_the_key_the_deadline_and_secrets_go_with_the_call(tmp_path: Path)
         assert json.loads(outcome.result_json) == {"item_name": "order-7 Bearer hunter2"}
         # It is written in few digits, and rounded up.
         assert 0 < stock.time_left_s < 110
+
+
+@asynchronous
+async def test_a_call_that_broke_is_retryable_only_where_a_repeat_does_no_harm() -> None:
+    async with stock_service() as stock, using(stock, idempotent=["Drop"]) as (runner, _):
+        outcome = await runner.run(ask("stock_Drop"))
+        assert outcome.error is not None
+        assert outcome.error.retryable
+
+
+@asynchronous
+async def test_a_call_that_finds_nobody_has_the_server_looked_for() -> None:
+    async with stock_service() as stock:
+        context = using(stock, refresh_s=3600)
+        runner, sources = await context.__aenter__()
+    outcome = await runner.run(ask("stock_Put"))
+    assert outcome.error is not None
+    assert outcome.error.retryable == ("nothing ran" in outcome.error.message), outcome
+
+    async def is_up() -> bool:
+        return sources.states()[0].is_up
+
+    await eventually(is_up, lambda up: not up)
+    await context.__aexit__(None, None, None)
+
+
+@asynchronous
+async def test_a_server_need_not_tell_what_comes_with_protobuf() -> None:
+    async with stock_service(bare=True) as stock, using(stock) as (runner, _):
+        item = {"origin": {"file_name": "x"}, "seal": "eA=="}
+        outcome = await runner.run(ask("stock_Put", item))
+        assert json.loads(outcome.result_json) == item
+
+
+@asynchronous
+async def test_a_description_that_does_unforeseen_harm_is_asked_for_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failures: list[Exception] = [ValueError("odd"), RecursionError("deep")]
+    taken = asyncio.Event()
+
+    async def offer(_: str, make: Make) -> list[str]:
+        if failures:
+            raise failures.pop()
+        make()
+        taken.set()
+        return []
+
+    async with stock_service() as stock:
+        told = {"address": f"127.0.0.1:{stock.port}", "tls": False, **QUICK}
+        async with Sources([RemoteService("stock", GrpcTable.model_validate(told), offer)]) as sources:
+            await taken.wait()
+            assert sources.states()[0].is_up
+    assert "grpc.stock is away: RecursionError: deep" in caplog.text
+    assert "grpc.stock is away: ValueError: odd" in caplog.text
 
 
 @asynchronous
@@ -204,9 +269,35 @@ SCALARS = st.dictionaries(
 )
 
 
+def file(name: str, *needed: str, messages: Sequence[DescriptorProto] = ()) -> bytes:
+    told = FileDescriptorProto(
+        name=name, package="p", syntax="proto3", dependency=needed, message_type=messages
+    )
+    return told.SerializeToString()
+
+
+def test_chains_of_messages_and_files_may_be_long() -> None:
+    messages = [DescriptorProto(name=f"M{n}") for n in range(500)]
+    for n, message in enumerate(messages[:-1]):
+        message.field.add(name="n", number=1, type=11, label=1, type_name=f".p.M{n + 1}")
+    files = [file(f"{n}.proto", f"{n + 1}.proto") for n in range(1_500)]
+    pool = pool_of([*files, file("1500.proto", messages=messages)], lambda _: None)
+    definitions = schema_of(pool.FindMessageTypeByName("p.M0"))["$defs"]
+    assert isinstance(definitions, dict)
+    assert len(definitions) == 499
+    assert all(definitions.values())
+
+
+@pytest.mark.parametrize("files", [[file("a", "b"), file("b", "a")], [file("a", "a")], [file("a", "b")]])
+def test_files_that_do_not_fit_together_are_refused(files: list[bytes]) -> None:
+    with pytest.raises(TypeError):
+        pool_of(files, lambda _: None)
+
+
 @given(SCALARS)
 def test_what_fits_the_schema_is_json_that_protobuf_may_read(arguments: dict[str, object]) -> None:
-    standard = {"google/protobuf/timestamp.proto": timestamp_pb2.DESCRIPTOR.serialized_pb}
+    modules = (timestamp_pb2, any_pb2, source_context_pb2)
+    standard = {each.DESCRIPTOR.name: each.DESCRIPTOR.serialized_pb for each in modules}
     pool = pool_of([TYPES.SerializeToString()], standard.get)
     schema = ArgumentsSchema("put", schema_of(pool.FindMessageTypeByName("warehouse.v1.Item")))
     try:

@@ -5,14 +5,29 @@ use the one channel. A method is a tool when it takes one message and answers wi
 """
 
 import asyncio
+import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import grpc
-from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf import (
+    any_pb2,
+    api_pb2,
+    descriptor_pb2,
+    duration_pb2,
+    empty_pb2,
+    field_mask_pb2,
+    json_format,
+    message_factory,
+    source_context_pb2,
+    struct_pb2,
+    timestamp_pb2,
+    type_pb2,
+    wrappers_pb2,
+)
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import DecodeError, Message
@@ -20,6 +35,7 @@ from grpc import StatusCode, aio
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dispatcher.tables import GrpcTable, SecretError, secrets_of
+from dispatcher.tools.call import NoThreadError
 from dispatcher.tools.contract import (
     SourceState,
     Tool,
@@ -33,6 +49,7 @@ from dispatcher.tools.contract import (
     said,
 )
 from dispatcher.tools.remote_schema import pool_of, schema_of
+from dispatcher.tools.result import ResultTooLargeError
 from dispatcher.tools.stations import Offer
 
 log = logging.getLogger(__name__)
@@ -40,7 +57,29 @@ log = logging.getLogger(__name__)
 # Of what a server tells; no honest service needs more.
 FILES_MAX: Final = 1_000
 _DENIED: Final = frozenset({StatusCode.PERMISSION_DENIED, StatusCode.UNAUTHENTICATED})
-_LATER: Final = frozenset({StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED})
+# What the library says itself.
+_UNREACHED: Final = "failed to connect"
+_TOO_LONG: Final = "CLIENT: Received message larger than max"
+# A longer message is made and read in a thread: a value takes some 5 µs.
+ON_LOOP_BYTES_MAX: Final = 16_384
+# Files that come with protobuf: servers need not tell of them.
+_MODULES: Final = (
+    *(
+        any_pb2,
+        api_pb2,
+        descriptor_pb2,
+        duration_pb2,
+        empty_pb2,
+        field_mask_pb2,
+        source_context_pb2,
+        struct_pb2,
+    ),
+    *(timestamp_pb2, type_pb2, wrappers_pb2),
+)
+_STANDARD: Final = {each.DESCRIPTOR.name: each.DESCRIPTOR.serialized_pb for each in _MODULES}
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class RemoteService:
@@ -55,6 +94,8 @@ class RemoteService:
         self._losses = 0
         self._why_away = "it was not reached yet"
         self._known = asyncio.Event()
+        # A call has found nobody: time to look.
+        self._news = asyncio.Event()
         self._problems: list[str] = []
         # Its description when its tools were last taken.
         self._files: list[bytes] = []
@@ -92,7 +133,9 @@ class RemoteService:
         if self._channel is not None:
             await self._channel.close()
 
-    async def call(self, method: MethodDescriptor, request: Message, context: ToolContext) -> Message:
+    async def call(
+        self, method: MethodDescriptor, request: Message, context: ToolContext, *, is_idempotent: bool
+    ) -> bytes:
         """Raises ToolError. Cancelling it cancels the call on the server."""
         if self._channel is None or not self._is_up:
             retry_s = self._table.restart_backoff_s
@@ -102,17 +145,16 @@ class RemoteService:
         except SecretError as error:
             log.error("%s", error)  # noqa: TRY400 - a mistake of the settings, not ours
             raise ToolError("a secret that it needs is not there; whoever runs this can see which") from None
-        answers = message_factory.GetMessageClass(method.output_type)
-        ask = self._channel.unary_unary(
+        ask: Any = self._channel.unary_unary(
             f"/{method.containing_service.full_name}/{method.name}",
             request_serializer=type(request).SerializeToString,
-            response_deserializer=answers.FromString,
         )
         try:
-            answer = await ask(request, timeout=context.time_left_s(), metadata=metadata)
+            answer: bytes = await ask(request, timeout=context.time_left_s(), metadata=metadata)
         except aio.AioRpcError as error:
-            raise _failure(error) from None
-        assert isinstance(answer, Message)
+            if error.code() is StatusCode.UNAVAILABLE:
+                self._news.set()
+            raise _failure(error, self._table.message_bytes_max, is_idempotent=is_idempotent) from None
         return answer
 
     # --- its description ---------------------------------------------------------------------------------
@@ -126,21 +168,17 @@ class RemoteService:
                 async with asyncio.timeout(t.connect_s):
                     files = await _described(channel, t.service, self._metadata(), t.message_bytes_max)
                 await self._take(files)
-            except (
-                aio.AioRpcError,
-                SecretError,
-                ToolLoadError,
-                TimeoutError,
-                TypeError,
-                KeyError,
-                DecodeError,
-            ) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it came to, it may be right the next time
                 self._lose(_reason(error, t.connect_s), delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, t.restart_backoff_max_s)
             else:
                 delay_s = t.restart_backoff_s
-                await asyncio.sleep(t.refresh_s)
+                # However many calls fail in the meantime.
+                await asyncio.sleep(min(t.restart_backoff_s, t.refresh_s))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), t.refresh_s)
+                self._news.clear()
 
     def _lose(self, why: str, delay_s: float) -> None:
         self._losses += self._is_up
@@ -163,7 +201,7 @@ class RemoteService:
 
     def _made(self, files: list[bytes]) -> tuple[list[Tool], list[str]]:
         """In a thread."""
-        service: ServiceDescriptor = pool_of(files, _standard).FindServiceByName(self._table.service)
+        service: ServiceDescriptor = pool_of(files, _STANDARD.get).FindServiceByName(self._table.service)
         wanted, names = self._table.methods, [each.name for each in service.methods]
         problems = [
             f"it has no method {each}; it has {', '.join(names)}" for each in wanted if each not in names
@@ -226,6 +264,7 @@ class RemoteTool:
         self.source: Final = service.source
         self._service = service
         self._method = method
+        self._pool = method.containing_service.file.pool
 
     def __repr__(self) -> str:
         return f"<RemoteTool {self.name} of {self.source}>"
@@ -235,20 +274,45 @@ class RemoteTool:
         return self._service.is_away
 
     async def call(self, arguments: dict[str, object], context: ToolContext) -> object:
+        size = len(json.dumps(arguments))
+        request = await _beside(context, size, self._request, arguments)
+        answer = await self._service.call(self._method, request, context, is_idempotent=self.is_idempotent)
+        return await _beside(context, len(answer), self._value, answer)
+
+    def _request(self, arguments: dict[str, object]) -> Message:
         request = message_factory.GetMessageClass(self._method.input_type)()
-        pool = self._method.containing_service.file.pool
         try:
-            json_format.ParseDict(arguments, request, descriptor_pool=pool)
-        except json_format.ParseError as error:
-            raise ToolArgumentsError(" ".join(str(error).split())[:300]) from None
-        answer = await self._service.call(self._method, request, context)
+            json_format.ParseDict(arguments, request, descriptor_pool=self._pool)
+        except Exception as error:  # noqa: BLE001 - not all that it raises for odd values is an error of its own
+            told = str(error) if isinstance(error, json_format.ParseError) else said(error)
+            raise ToolArgumentsError(" ".join(told.split())[:300]) from None
+        return request
+
+    def _value(self, answer: bytes) -> object:
         try:
-            return json_format.MessageToDict(answer, preserving_proto_field_name=True, descriptor_pool=pool)
-        except (TypeError, ValueError) as error:
+            message = message_factory.GetMessageClass(self._method.output_type).FromString(answer)
+            return json_format.MessageToDict(
+                message, preserving_proto_field_name=True, descriptor_pool=self._pool
+            )
+        except DecodeError:
+            raise ToolError(
+                "the server's answer is no message of its method; it may have done its work"
+            ) from None
+        except Exception as error:  # noqa: BLE001 - not all that it raises for odd values is an error of its own
             raise ToolError(f"the server's answer has no JSON form: {said(error)[:200]}") from None
 
 
-@asynccontextmanager
+async def _beside(context: ToolContext, size: int, work: Callable[[T], R], given: T) -> R:
+    """In a thread where it would take long."""
+    if size <= ON_LOOP_BYTES_MAX:
+        return work(given)
+    try:
+        return await context.in_thread(work, given)
+    except NoThreadError:
+        return work(given)  # better late than lost
+
+
+@contextlib.asynccontextmanager
 async def _asking(
     channel: aio.Channel, metadata: tuple[tuple[str, str], ...]
 ) -> AsyncIterator[Callable[..., Any]]:
@@ -291,7 +355,7 @@ async def _described(
             if len(found) > FILES_MAX or sum(map(len, found.values())) > bytes_max:
                 raise ToolLoadError(f"its description has over {FILES_MAX:,} files or {bytes_max:,} bytes")
             missing = next(
-                (name for name in needed if not (name in found or name in asked or _standard(name))), None
+                (name for name in needed if not (name in found or name in asked or name in _STANDARD)), None
             )
             if missing is None:
                 return [found[name] for name in sorted(found)]
@@ -299,24 +363,22 @@ async def _described(
             told = await ask(file_by_filename=missing)
 
 
-def _standard(name: str) -> bytes | None:
-    """A file that comes with protobuf."""
-    if not name.startswith("google/protobuf/"):
-        return None
-    try:
-        return descriptor_pool.Default().FindFileByName(name).serialized_pb
-    except KeyError:
-        return None
-
-
-def _failure(error: aio.AioRpcError) -> ToolError:
-    code = error.code()
-    text = f"the server answered {code.name}: {' '.join((error.details() or '').split())[:500]}"
+def _failure(error: aio.AioRpcError, bytes_max: int, *, is_idempotent: bool) -> ToolError:
+    code, details = error.code(), " ".join((error.details() or "").split())[:500]
+    text = f"the server answered {code.name}: {details}"
     if code is StatusCode.INVALID_ARGUMENT:
         return ToolArgumentsError(text)
     if code in _DENIED:
         return ToolDenied(text)
-    return ToolError(text, retryable=code in _LATER)
+    if code is StatusCode.RESOURCE_EXHAUSTED:
+        if _TOO_LONG in details:
+            return ResultTooLargeError(f"the server's answer is over {bytes_max:,} bytes, message_bytes_max")
+        return ToolError(text, retryable=True)  # refused, before anything was done
+    if code is StatusCode.UNAVAILABLE:
+        if details.startswith(_UNREACHED):
+            return ToolError(f"the server can't be reached: {details}; nothing ran", retryable=True)
+        return ToolError(f"{text}; it may have done part of its work", retryable=is_idempotent)
+    return ToolError(text)
 
 
 def _reason(error: Exception, connect_s: float) -> str:

@@ -4,13 +4,15 @@ Pure: descriptors in, schemas out. Fields have their names of the .proto file; w
 own mapping.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
+# Of those that come with protobuf; more than there are.
+STANDARD_FILES_MAX: Final = 100
 _F = FieldDescriptor
 _WHOLE: Final = {"type": "integer"}
 # JSON readers lose digits of these, so protobuf writes them as text and takes both.
@@ -30,7 +32,8 @@ _SCALARS: Final[dict[int, dict[str, Any]]] = {
     _F.TYPE_FIXED64: _LONG,
     _F.TYPE_BOOL: {"type": "boolean"},
     _F.TYPE_STRING: {"type": "string"},
-    _F.TYPE_BYTES: {"type": "string", "description": "base64"},
+    # What is none is read as nothing by some readers, without a word.
+    _F.TYPE_BYTES: {"type": "string", "description": "base64", "pattern": "^[A-Za-z0-9+/_-]*={0,2}$"},
 }
 # What protobuf writes in a way of its own.
 _KNOWN: Final[dict[str, dict[str, Any]]] = {
@@ -52,12 +55,20 @@ def schema_of(message: Descriptor) -> dict[str, object]:
     """A schema that stands alone."""
     writing = _Writing()
     schema = writing.message(message)
+    writing.define()
     return {**schema, "$defs": writing.definitions} if writing.definitions else schema
 
 
 class _Writing:
     def __init__(self) -> None:
         self.definitions: dict[str, object] = {}
+        # Named, and not yet written: one after the other, however long the chain of them is.
+        self._undefined: list[Descriptor] = []
+
+    def define(self) -> None:
+        while self._undefined:
+            kind = self._undefined.pop()
+            self.definitions[kind.full_name] = self.message(kind)
 
     def message(self, message: Descriptor) -> dict[str, object]:
         return {
@@ -85,9 +96,8 @@ class _Writing:
         if kind.full_name in _WRAPPERS:
             return {"anyOf": [self._value(kind.fields_by_name["value"]), {"type": "null"}]}
         if kind.full_name not in self.definitions:
-            # Before it is written: it may hold itself.
             self.definitions[kind.full_name] = {}
-            self.definitions[kind.full_name] = self.message(kind)
+            self._undefined.append(kind)
         return {"$ref": f"#/$defs/{kind.full_name}"}
 
 
@@ -97,21 +107,28 @@ def pool_of(files: Iterable[bytes], standard: Callable[[str], bytes | None]) -> 
     told = {each.name: each for each in map(FileDescriptorProto.FromString, files)}
     pool = DescriptorPool()
     added: set[str] = set()
-
-    def add(name: str) -> None:
-        if name in added:
-            return
-        added.add(name)
-        file = told.get(name)
-        if file is None:
-            known = standard(name)
-            if known is None:
-                raise TypeError(f"the server tells nothing of {name}")
-            file = FileDescriptorProto.FromString(known)
-        for each in file.dependency:
-            add(each)
-        pool.Add(file)
-
-    for name in told:
-        add(name)
+    waiting: list[FileDescriptorProto] = [*told.values()][::-1]
+    while waiting:
+        file = waiting[-1]
+        needed = [name for name in file.dependency if name not in added]
+        if file.name in added or not needed:
+            waiting.pop()
+            if file.name not in added:
+                added.add(file.name)
+                pool.Add(file)
+            continue
+        if len(waiting) > 2 * len(told) + STANDARD_FILES_MAX:
+            raise TypeError(f"{file.name} needs itself, by way of {needed[0]}")
+        waiting.append(_file(needed[0], told, standard))
     return pool
+
+
+def _file(
+    name: str, told: Mapping[str, FileDescriptorProto], standard: Callable[[str], bytes | None]
+) -> FileDescriptorProto:
+    known = standard(name)
+    if known is not None:
+        return FileDescriptorProto.FromString(known)
+    if name not in told:
+        raise TypeError(f"the server tells nothing of {name}")
+    return told[name]
