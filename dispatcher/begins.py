@@ -11,6 +11,7 @@ Called by `patterns.py`, with patterns that RE2 has accepted: what RE2 refuses i
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 import re2
@@ -72,19 +73,23 @@ Node = One | Edge | Run | Choice | Repeat
 class Begin:
     """`begin` matches what could begin a match, and `whole` what the pattern does, without its capturing
     groups and safe to be put into a larger pattern. `may_be_empty`: it also matches empty text. `copies`: how many
-    characters its counted repeats stand for, `.{1,300}` for 300."""
+    characters its counted repeats stand for, `.{1,300}` for 300. `longest`: the characters of its longest match; None
+    where there is no longest."""
 
     begin: str
     whole: str
     may_be_empty: bool
     copies: int
+    longest: int | None
 
 
 def begin_of(pattern: str) -> Begin:
     """Raises ValueError, with the reason, for what it does not know."""
     parser = _Parser(pattern)
     node = parser.parse()
-    return Begin(_begin(node) or "", parser.whole, _may_be_empty(node), _copies(node, is_counted=False))
+    begin, copies = _begin(node) or "", _copies(node, is_counted=False)
+    longest = _longest(node)
+    return Begin(begin, parser.whole, _may_be_empty(node), copies, None if longest == inf else int(longest))
 
 
 def _may_be_empty(node: Node) -> bool:
@@ -112,6 +117,21 @@ def _copies(node: Node, *, is_counted: bool) -> int:
         case Repeat(part, least, most):
             times = max(least, most or 0, 1)
             return times * _copies(part, is_counted=is_counted or times > 1)
+
+
+def _longest(node: Node) -> float:
+    match node:
+        case One():
+            return 1
+        case Edge():
+            return 0
+        case Run(parts):
+            return sum(map(_longest, parts))
+        case Choice(options):
+            return max(map(_longest, options), default=0)
+        case Repeat(part, _, most):
+            each = _longest(part)
+            return each * (inf if most is None else most) if each else 0
 
 
 def _written(node: Node) -> str:

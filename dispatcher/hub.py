@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from dispatcher.audit import write_down
 from dispatcher.core import events
 from dispatcher.core.events import Effect, Event, Reply
 from dispatcher.core.mark import Mark
@@ -84,6 +85,7 @@ class Hub:
             events.Count: self._count,
             events.Measure: self._measure,
             events.Log: self._log,
+            events.Audit: self._audit,
             events.Accepted: self._answer,
             events.Declined: self._answer,
             events.Stopped: self._answer,
@@ -255,6 +257,9 @@ class Hub:
             "commander": effect.commander_id,
         }
         log.log(_LEVELS[effect.level], "%s", effect.text, extra={k: v for k, v in fields.items() if v})
+
+    def _audit(self, effect: events.Audit) -> None:
+        self._loop.call_soon(write_down, effect)
 
     def _leave(self, effect: events.Leave) -> None:
         self._idle()

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from dispatcher.core.holdback import Matcher
 from dispatcher.core.limits import Limits
 from dispatcher.core.policy import Mode, PolicyLimits
+from dispatcher.core.rules import RuleBook
 from dispatcher.settings import Loaded, Settings, SettingsError, change
 
 
@@ -24,6 +24,7 @@ MODES: Mapping[str, str] = {
     "content_chars_max": "content_mode",
     "thought_chars_max": "thought_mode",
     "tool_calls_max": "tool_calls_mode",
+    "repeated_calls_max": "repeated_calls_mode",
     "output_tokens_max": "output_tokens_mode",
     "total_time_s": "total_time_mode",
     "first_token_s": "first_token_mode",
@@ -80,12 +81,11 @@ def _limits_of(mode: str) -> list[str]:
     return sorted(name for name, its_mode in MODES.items() if its_mode == mode)
 
 
-def core_limits(settings: Settings, deny: Matcher | None, told_bytes: int = 0) -> Limits:
-    """The core's numbers, from settings. `deny` are the patterns, None where there are none; `told_bytes` is what a
+def core_limits(settings: Settings, rules: RuleBook | None, told_bytes: int = 0) -> Limits:
+    """The core's numbers, from settings, and what text is judged by; `told_bytes` is what a
     Start holds besides what was asked and what was published, which all have to fit one message."""
     s = settings
     room_bytes = s.max_message_bytes - s.request_bytes_max - told_bytes
-    enforced = s.deny_mode == "enforce"
     return Limits(
         sessions_max=s.sessions_max,
         queue_sessions_max=s.queue_sessions_max,
@@ -131,11 +131,12 @@ def core_limits(settings: Settings, deny: Matcher | None, told_bytes: int = 0) -
             total_time_mode=Mode(s.total_time_mode),
             first_token_s=s.first_token_s,
             first_token_mode=Mode(s.first_token_mode),
+            repeated_calls_max=s.repeated_calls_max,
+            repeated_calls_mode=Mode(s.repeated_calls_mode),
             output_tokens_max=s.output_tokens_max,
             output_tokens_mode=Mode(s.output_tokens_mode),
             deny_hold_chars_max=s.deny_hold_chars_max,
             deny_speakers_max=s.deny_speakers_max,
-            deny=deny if enforced else None,
-            deny_observed=None if enforced else deny,
+            rules=rules,
         ),
     )

@@ -10,7 +10,20 @@ LINE_CHARS_MAX: Final = 16_384
 # Who tells of calls that went wrong inside gRPC.
 GRPC_CORE: Final = "grpc._cython.cygrpc"
 # Fields that a line may carry besides its text, in this order.
-FIELDS: Final = ("session", "attempt", "link", "commander", "tool", "call")
+FIELDS: Final = (
+    "session",
+    "attempt",
+    "link",
+    "commander",
+    "tool",
+    "call",
+    "policy",
+    "rule",
+    "action",
+    "kind",
+    "agent",
+    "position",
+)
 
 
 class TextFormatter(logging.Formatter):

@@ -25,6 +25,8 @@ _COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("starts_refused", "Starts that a commander refused.", ("reason",)),
     ("packets_dropped", "Packets that did not count.", ("reason",)),
     ("policy_violations", "What policies found.", ("policy", "mode")),
+    ("rule_verdicts", "What single rules and patterns found, and what was done.", ("rule", "action")),
+    ("policy_reloads", "How often the policy file was read again, and what came of it.", ("outcome",)),
     ("resumes", "Sessions that a returning commander asked to resume.", ("verdict",)),
     ("attempts_lost", "Attempts whose commander was lost, and whose session another takes over.", ()),
     ("links_lost", "Links that ended without a goodbye.", ()),
@@ -51,6 +53,7 @@ _HISTOGRAMS: tuple[tuple[str, str, str, tuple[str, ...], tuple[float, ...]], ...
 )
 
 
+_POLICY_FILE = "1 for the version of the policy file that is in force: the SHA-256 of its bytes begins so."
 # What there is now, read at each scrape.
 _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "dispatcher_sessions": ("Sessions by state.", ("state",)),
@@ -96,11 +99,16 @@ class Metrics:
         self._viewers = Gauge(
             "dispatcher_http_viewers", "Who watches a session over HTTP now.", ["way"], registry=self.registry
         )
+        self._policy = Gauge("dispatcher_policy_file", _POLICY_FILE, ["version"], registry=self.registry)
         # Counted for each token, so they are plain numbers that a scrape reads.
         self.events_kept = 0
         self.packets_received = 0
         self.packets_unprocessed = 0
         self.registry.register(_Counted(self))
+
+    def policy_in_force(self, version: str) -> None:
+        self._policy.clear()
+        self._policy.labels(version).set(1)
 
     def count(self, effect: Count) -> None:
         counter = self._counters[effect.metric]
@@ -148,6 +156,7 @@ class Metrics:
             ("dispatcher_tool_call_seconds", "histogram", ("tool",), "Duration of tool calls."),
         ]
         rows.append(("dispatcher_http_viewers", "gauge", ("way",), "Who watches a session over HTTP now."))
+        rows.append(("dispatcher_policy_file", "gauge", ("version",), _POLICY_FILE))
         rows += [(name, "gauge", labels, text) for name, (text, labels) in _GAUGES.items()]
         for family in _Counted(self).collect():
             total = "_total" if family.type == "counter" else ""

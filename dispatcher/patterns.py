@@ -28,6 +28,8 @@ _PROGRAM_BYTES: Final = 32 << 20
 # What may follow a text, as far as an assertion at its end can tell: a word's character, or another. What
 # matches before the latter matches before the end of a line and of the text, too.
 _FOLLOWING: Final = (b"a", b" ")
+# The upper bits of all bytes of a character in UTF-8 but the first.
+_INSIDE_CHARACTER: Final = 0x80
 # The answer of the first program when there is nothing: only its third part, which always matches. Should it
 # ever run out of memory it answers None, and the others are asked.
 _WHOLE, _BEGIN, _NOTHING = 0, 1, [2]
@@ -54,6 +56,11 @@ def compile_patterns(patterns: Mapping[str, str]) -> "Patterns":
     whole = "|".join(f"(?:{begin.whole})" for begin in begins.values())
     begin = "|".join(begin.begin for begin in begins.values())
     return Patterns(singles, f"(?:{whole})", f"(?:{begin})\\z")
+
+
+def longest_match(name: str, pattern: str) -> int | None:
+    """In characters; None: there is no longest. Raises PatternError."""
+    return _checked(name, pattern).longest
 
 
 def _checked(name: str, pattern: str) -> Begin:
@@ -143,6 +150,18 @@ class Patterns:
         shown = _shown(text)
         found = self._whole.match(shown, len(_shown(text[:start])))
         return len(text) if found is None else _chars(shown, found.end())
+
+    def furthest(self, text: str, start: int, end: int, until: int) -> int:
+        shown = _shown(text)
+        at, last, furthest = (len(_shown(text[:index])) for index in (start, until, end))
+        while at < min(furthest, last):
+            found = self._whole.match(shown, at)
+            if found is not None:
+                furthest = max(furthest, found.end())
+            at += 1
+            while at < len(shown) and shown[at] & 0xC0 == _INSIDE_CHARACTER:
+                at += 1
+        return _chars(shown, furthest)
 
     def _certain(self, shown: bytes, at: int, final: bool) -> str:
         """The pattern that was the first to be certain to match at `at`; empty when none is yet."""

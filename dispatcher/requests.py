@@ -6,11 +6,11 @@ with it and what would be right.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final
 from zlib import crc32
 
-from google.protobuf.message import Message
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher import answers
@@ -24,9 +24,10 @@ from dispatcher.core.events import (
     Stopped,
     StopRequested,
 )
-from dispatcher.core.policy import Budgets
+from dispatcher.core.policy import Budgets, Guard
 from dispatcher.hub import Hub
 from dispatcher.identity import caller
+from dispatcher.readable import readable
 from dispatcher.rpc import codec
 from dispatcher.rpc.methods import REASON_CHARS_MAX
 
@@ -86,13 +87,36 @@ class Requests:
         count as left while a question of its is open."""
         if caller.get().role == "commander":
             raise WrongError("permission_denied", "a session needs a token of the role application or admin")
-        self._require_size(ask)
-        reply = self._submit(requested(ask, self._mint("s"), held_by_questions=held_by_questions))
+        self._require_size(ask.ByteSize())
+        event = requested(ask, self._mint("s"), held_by_questions=held_by_questions)
+        reply = self._submit(self._with_marks(ask, event))
         assert isinstance(reply, Accepted)
         return reply
 
-    def _require_size(self, asked: Message) -> None:
-        size = asked.ByteSize()
+    def _with_marks(self, ask: chat_pb2.Ask, event: SessionRequested) -> SessionRequested:
+        """What the user says goes on with the marks that rules want in it; all of it as it was is for the core to
+        judge."""
+        router = self._hub.router
+        agents = router.fleet.agents()
+        agent = ask.agent or (agents[0] if len(agents) == 1 else "")
+        policy = router.limits.policy
+        if "user" not in policy.book.judges(agent) or event.request is None:
+            return event
+        guard, said = Guard(policy, None, agent), []
+        own = codec.parse(chat_pb2.Ask, event.request)
+        for message in own.messages:
+            for part in message.parts if message.role == agent_pb2.ROLE_USER else ():
+                if part.WhichOneof("part") == "text":
+                    said.append(part.text)
+                    part.text = guard.rewrite(part.text, "", "user", is_json=False)[0]
+                elif part.WhichOneof("part") == "json":
+                    said.append(readable(part.json))
+                    part.json = guard.rewrite(part.json, "", "user", is_json=True)[0]
+        # A mark may be longer than what it stands for.
+        self._require_size(own.ByteSize())
+        return replace(event, request=own.SerializeToString(), said=tuple(said))
+
+    def _require_size(self, size: int) -> None:
         if size > self._request_bytes_max:
             most = self._request_bytes_max
             told = f"the request has {size} bytes as the contract writes it; request_bytes_max is {most}"
@@ -100,7 +124,7 @@ class Requests:
 
     def answer(self, session_id: str, answer: chat_pb2.AnswerQuestion) -> None:
         self.require_visible(session_id)
-        self._require_size(answer)
+        self._require_size(answer.ByteSize())
         value_json: str | None = None
         if answer.WhichOneof("result") == "value_json":
             value_json = answer.value_json
@@ -109,12 +133,13 @@ class Requests:
         elif not answer.decline:
             raise WrongError("invalid_request", "answer: neither value_json nor decline is set; set one")
         attempt = answer.attempt if answer.HasField("attempt") else None
-        self._submit(AnswerGiven(session_id, answer.question_id, value_json, attempt, caller.get().actor))
+        actor, said = caller.get().actor, readable(value_json or "")
+        self._submit(AnswerGiven(session_id, answer.question_id, value_json, attempt, actor, said))
 
     def message(self, session_id: str, message: chat_pb2.AddMessage) -> str:
         """The message's id."""
         self.require_visible(session_id)
-        self._require_size(message)
+        self._require_size(message.ByteSize())
         if not message.text:
             raise WrongError("invalid_request", "message.text: is empty")
         if len(message.idempotency_key) > LABEL_CHARS_MAX:

@@ -32,6 +32,7 @@ from dispatcher import auth, logs
 from dispatcher.calls import Calls
 from dispatcher.core import events
 from dispatcher.core.events import DrainRequested, JournalChanged, LimitsChanged, ShutdownRequested
+from dispatcher.core.limits import Limits
 from dispatcher.core.router import Router
 from dispatcher.edge.agents import Agents
 from dispatcher.edge.agui import AguiRuns
@@ -64,7 +65,9 @@ from dispatcher.leaving import Leaving
 from dispatcher.limits import LiveLimits, core_limits
 from dispatcher.listening import StartError, bind, http_listener, server_options, tls_context
 from dispatcher.metrics import Metrics, Snapshot
-from dispatcher.patterns import PatternError, Patterns, compile_patterns
+from dispatcher.patterns import PatternError
+from dispatcher.policies import Policies
+from dispatcher.policy_file import PolicyFileError
 from dispatcher.pulse import Pulse
 from dispatcher.requests import Requests
 from dispatcher.rpc import admin, chat, codec, interaction
@@ -214,17 +217,17 @@ def mint(kind: str) -> str:
 async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     """Serves in the running loop until a signal or Admin.Drain. Raises StartError."""
     settings = loaded.settings
-    deny = _deny(settings)
     # A series more for each that there is, of when it began: nobody asks for those.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no type for it
     metrics = Metrics()
+    policies = _policies(settings, metrics)
     rules = Rules(of_kind(loaded.tables, "tool"))
     runner = ToolRunner(tools, _runner_limits(settings), observe=metrics.tool_called, rules=rules)
     sources = sources_of(loaded.tables, runner)
     leaving = Leaving(settings.drain_deadline_s)
     try:
         async with sources, _access(settings) as access, asyncio.TaskGroup() as tasks:
-            router = Router(core_limits(settings, deny, _told_bytes(runner)))
+            router = Router(_core_limits(settings, policies, runner))
             hub = Hub(
                 router,
                 keeping.journal,
@@ -235,8 +238,12 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
             )
             keeping.stalled.append(lambda is_stalled: _stalled(hub, is_stalled))
             _take_up(keeping, hub, runner)
-            limits = LiveLimits(loaded, lambda changed: _apply(changed, deny, hub, runner))
-            runner.watch(lambda: _tell_core(limits.settings, deny, hub, runner))
+            limits = LiveLimits(loaded, lambda changed: _apply(changed, policies, hub, runner))
+
+            def tell_core() -> None:
+                _tell_core(limits.settings, policies, hub, runner)
+
+            runner.watch(tell_core)
             requests = Requests(hub, mint, settings.request_bytes_max)
             async with (
                 _grpc_server(settings, access, hub, requests, metrics, runner, limits, leaving) as serving,
@@ -248,6 +255,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
                     leaving.on_signals(),
                     Pulse(settings.blocked_after_s),
                 ):
+                    following = tasks.create_task(policies.follow(settings.policy_poll_s, tell_core))
                     # What is here now stays: a full collection need not look at it again.
                     gc.collect()
                     gc.freeze()
@@ -255,6 +263,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
                     _announce(serving.bound, web.url, metrics_url, runner)
                     _miss_tools(rules, runner)
                     await leaving.wanted.wait()
+                    following.cancel()
                     await _drain(hub, (serving, web), leaving)
             hub.close()
     except ExceptionGroup as group:
@@ -295,7 +304,22 @@ def _runner_limits(settings: Settings) -> RunnerLimits:
     )
 
 
-def _deny(settings: Settings) -> Patterns | None:
+def _policies(settings: Settings, metrics: Metrics) -> Policies:
+    """Raises StartError."""
+    policies = Policies(settings.policy_file, _deny(settings), settings.deny_hold_chars_max, metrics)
+    try:
+        policies.begin()
+    except (PolicyFileError, PatternError) as error:
+        raise StartError(str(error)) from None
+    return policies
+
+
+def _core_limits(settings: Settings, policies: Policies, runner: ToolRunner) -> Limits:
+    book = policies.book(deny_stops=settings.deny_mode == "enforce")
+    return core_limits(settings, book, _told_bytes(runner))
+
+
+def _deny(settings: Settings) -> dict[str, str]:
     """The patterns of text that must not leave, named by where they stand. Raises StartError."""
     patterns = {f"deny {number}": pattern for number, pattern in enumerate(settings.deny, 1)}
     path = settings.deny_file
@@ -309,10 +333,7 @@ def _deny(settings: Settings) -> Patterns | None:
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip() and not line.startswith("#"):
                 patterns[f"{path.name} line {number}"] = line.strip()
-    try:
-        return compile_patterns(patterns) if patterns else None
-    except PatternError as error:
-        raise StartError(str(error)) from None
+    return patterns
 
 
 @contextlib.asynccontextmanager
@@ -346,15 +367,15 @@ def _asking(access: auth.Access) -> auth.Access:
     return access
 
 
-def _apply(settings: Settings, deny: Patterns | None, hub: Hub, runner: ToolRunner) -> None:
+def _apply(settings: Settings, policies: Policies, hub: Hub, runner: ToolRunner) -> None:
     """Limits were changed by an operator."""
-    _tell_core(settings, deny, hub, runner)
+    _tell_core(settings, policies, hub, runner)
     runner.change_limits(_runner_limits(settings))
 
 
-def _tell_core(settings: Settings, deny: Patterns | None, hub: Hub, runner: ToolRunner) -> None:
-    """Limits were changed, or the tools on offer, which take a part of each Start."""
-    hub.submit(LimitsChanged(core_limits(settings, deny, _told_bytes(runner))))
+def _tell_core(settings: Settings, policies: Policies, hub: Hub, runner: ToolRunner) -> None:
+    """Limits were changed, or policies, or the tools on offer, which take a part of each Start."""
+    hub.submit(LimitsChanged(_core_limits(settings, policies, runner)))
 
 
 class Serving(NamedTuple):

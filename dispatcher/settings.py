@@ -418,6 +418,12 @@ class Settings(BaseModel):
         LIMITS, 200, "Tool calls; an agent that needs more is likely in a loop.", 0, 1_000_000
     )
     tool_calls_mode: Mode = mode("Whether tool_calls_max ends a session or is only counted.")
+    repeated_calls_max: int = limit(
+        LIMITS, 20, "The same tool call, with the same arguments; likely a loop. 0: no limit.", 0, 1_000_000
+    )
+    repeated_calls_mode: Mode = limit(
+        LIMITS, "observe", "Whether repeated_calls_max ends a session or is only counted."
+    )
     output_tokens_max: int = limit(
         LIMITS, 10_000_000, "Output tokens, as its agent reports them.", 1, 1 << 40
     )
@@ -455,6 +461,17 @@ class Settings(BaseModel):
         "Sub-agents of a session whose text is looked at at once; more count as a match.",
         1,
         100_000,
+    )
+
+    policy_file: File = setting(
+        DENY, None, "Rules on what is said, as data: observe, redact or stop. Read again on SIGHUP."
+    )
+    policy_poll_s: float = setting(
+        DENY,
+        5.0,
+        "The policy file is looked at so often, and read again when it is another. 0: never.",
+        0,
+        3600,
     )
 
     journal: JournalPlace = setting(

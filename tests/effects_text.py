@@ -230,6 +230,7 @@ _LINES: Final[dict[type[Any], Callable[[Any], str]]] = {
     events.Count: lambda count: _words("count", count.metric, *count.labels),
     events.Measure: lambda measure: "",
     events.Log: lambda log: "",
+    events.Audit: lambda audit: "",
     events.Accepted: lambda reply: _words("accepted", reply.session_id, "joined" if reply.joined else ""),
     events.Declined: lambda reply: _words(
         "declined", reply.code, _quoted(reply.message), retry_after_s=reply.retry_after_s

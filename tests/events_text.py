@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 from zlib import crc32
 
+from laws import MARK
+
 from dispatcher.core import events
 from dispatcher.core.events import Event, Selector
 from dispatcher.core.limits import Limits
@@ -25,7 +27,10 @@ from dispatcher.core.packets import (
     Usage,
 )
 from dispatcher.core.policy import Budgets, Mode
+from dispatcher.core.rules import KINDS, Judges, RuleBook
 from dispatcher.patterns import compile_patterns
+from dispatcher.readable import same_call
+from dispatcher.redaction import redacted_json
 
 _WORD = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")+')
 
@@ -107,7 +112,10 @@ def payload(kind: str, words: Words, said: str) -> tuple[str, object, Detail]:
     says = words.text("says")
     if read is None:
         return says, body, None
-    return says, body, read(words, said)
+    detail = read(words, said)
+    if isinstance(detail, ToolCall):
+        body = same_call(detail.tool_name, detail.arguments_json)
+    return says, body, detail
 
 
 def _done(words: Words, said: str) -> Done:
@@ -190,6 +198,7 @@ def ask(words: Words) -> Event:
         affinity_key=words.text("affinity"),
         idempotency_key=words.text("idempotency"),
         application=words.text("application"),
+        said=(said,) if (said := words.text("said")) else (),
         request_crc32=words.number("request_crc32"),
         budgets=Budgets(**given) if given else None,
         stop_when_unwatched_s=words.seconds("stop_when_unwatched_s"),
@@ -253,6 +262,12 @@ def limits_of(words: Words, before: Limits) -> Limits:
     for name, value in words.named.items():
         if name in ("deny", "deny_observed"):
             policy[name] = compile_patterns({pattern: pattern for pattern in value.split(",")})
+        elif name == "redact":
+            # Rules that put a mark into whatever anybody says.
+            rules = {pattern: pattern for pattern in value.split(",")}
+            judges = dict.fromkeys(KINDS, Judges(redact=compile_patterns(rules)))
+            marks = dict.fromkeys(rules, MARK)
+            policy["rules"] = RuleBook("v1", frozenset(rules), marks, {}, judges, redacted_json)
         elif name.endswith("_mode"):
             policy[name] = Mode(value)
         else:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 
 from dispatcher.core import packets as core
+from dispatcher.readable import same_call
 from dispatcher.rpc import codec
 
 UP: Final = agent_pb2.UpstreamPacket.DESCRIPTOR.oneofs_by_name["payload"]
@@ -58,6 +59,8 @@ def test_every_payload_is_read(case: str) -> None:
         assert (packet.text, packet.is_finish) == ("a-text", True)
     elif case == "thought":
         assert (packet.text, packet.body) == ("a-delta", "a-step_name")
+    elif case == "tool_call":
+        assert packet.body == same_call("a-tool_name", "a-arguments_json")
     else:
         assert isinstance(packet.body, bytes)
         if case == "question":

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from re2_grammar import Case, Grown, cases, first_begin, packets
 
-from dispatcher.core.holdback import Hold, Spot, Tally, Watch
+from dispatcher.core.holdback import Hold, Redaction, Spot, Tally, Watch
 from dispatcher.patterns import Patterns, compile_patterns
 
 # More than any text here has.
@@ -243,6 +243,111 @@ def test_examples(sources: list[str], pieces: list[str], gone: str, name: str | 
     assert (released, spot and spot.pattern) == (gone, name)
 
 
+# --- what is replaced --------------------------------------------------------------------------------------
+
+
+class Any(dict[str, str]):
+    """Every pattern has the same mark."""
+
+    def __missing__(self, pattern: str) -> str:
+        return "#"
+
+
+def redacted(matcher: Patterns, pieces: list[str], bound: int = ENOUGH) -> tuple[str, list[int]]:
+    """All that goes on, and where something was replaced."""
+    redaction = Redaction(matcher, Any(), bound)
+    gone, at = "", []
+    for number, piece in enumerate(pieces, 1):
+        released, spots, undecided = redaction.take(piece, number)
+        assert undecided is None
+        assert redaction.chars <= bound
+        gone += released
+        at += [spot.at for spot in spots]
+    released, spots = redaction.finish()
+    return gone + released, at + [spot.at for spot in spots]
+
+
+def without_matches(grown: list[Grown], text: str) -> tuple[str, list[int]]:
+    """The truth: RE2's longest match in the whole text from each character on, and a mark for what lies together."""
+    options = re2.Options()
+    options.longest_match = True
+    options.log_errors = False
+    programs = [re2.compile(pattern.source, options) for pattern in grown]
+    gone, at, hidden_until = "", [], 0
+    for here in range(len(text)):
+        found = (program.match(text, here) for program in programs)
+        end = max((match.end() for match in found if match), default=0)
+        if end and here >= hidden_until:
+            gone += "#"
+            at.append(here)
+        hidden_until = max(hidden_until, end)
+        gone += text[here] if here >= hidden_until else ""
+    return gone, at
+
+
+@given(case=cases(edges=True), draw=st.data())
+def test_no_character_of_any_match_goes_on_and_all_else_does(case: Case, draw: st.DataObject) -> None:
+    grown, text = case
+    assert redacted(matcher(grown), draw.draw(packets(text))) == without_matches(grown, text)
+
+
+@given(words=WORDS, text=st.text("ab", max_size=40), draw=st.data())
+def test_of_words_none_is_left_in_any_cut(words: list[str], text: str, draw: st.DataObject) -> None:
+    patterns = compile_patterns({word: word for word in words})
+    longest = max(map(len, words))
+    gone, _ = redacted(patterns, draw.draw(packets(text)), bound=longest)
+    assert not any(word in gone for word in words)
+    assert gone == redacted(patterns, [text], bound=longest)[0]
+
+
+@given(case=cases(edges=True), draw=st.data())
+def test_what_is_held_to_be_replaced_has_the_number_of_its_packet(case: Case, draw: st.DataObject) -> None:
+    grown, text = case
+    redaction = Redaction(matcher(grown), Any(), ENOUGH)
+    whose: list[int] = []
+    for number, piece in enumerate(draw.draw(packets(text)), 7):
+        whose += [number] * len(piece)
+        redaction.take(piece, number)
+        held = redaction.chars
+        assert redaction.since == (whose[-held] if held else None)
+
+
+@given(case=cases(edges=True), draw=st.data())
+def test_another_one_goes_on_where_it_stood(case: Case, draw: st.DataObject) -> None:
+    grown, text = case
+    cut = draw.draw(st.integers(0, len(text)))
+    first, then = Redaction(matcher(grown), Any(), ENOUGH), Redaction(matcher(grown), Any(), ENOUGH)
+    gone = first.take(text[:cut], 1)[0]
+    then.put_back(first.state)
+    gone += then.take(text[cut:], 2)[0] + then.finish()[0]
+    assert gone == without_matches(grown, text)[0]
+
+
+@pytest.mark.parametrize(
+    ("sources", "pieces", "gone"),
+    [
+        (["[0-9]{4}"], ["pin 12", "34 it is"], "pin # it is"),
+        (["[0-9]{4}"], ["pin 12", "3 it is"], "pin 123 it is"),
+        (["[0-9]{2}"], list("12345"), "#"),
+        (["abc", "cd"], ["a", "b", "cd!"], "#!"),
+        (["abc", "cd"], ["abc", " cd"], "# #"),
+        ([r"\bkey\b"], ["ke", "y", "s and key"], "keys and #"),
+        (["a"], ["aa"], "##"),
+        (["ab?"], ["a", "b", "a"], "##"),
+    ],
+)
+def test_examples_of_what_is_replaced(sources: list[str], pieces: list[str], gone: str) -> None:
+    patterns = compile_patterns({str(number): source for number, source in enumerate(sources)})
+    assert redacted(patterns, pieces)[0] == gone
+
+
+def test_a_match_that_may_grow_for_too_long_is_neither_shown_nor_waited_for() -> None:
+    redaction = Redaction(compile_patterns({"number": "[0-9]+"}), Any(), 4)
+    assert redaction.take("a 1234", 1) == ("a ", [], None)
+    assert redaction.take("5678", 2) == ("", [], Spot(2, ""))
+    assert redaction.since == 1
+
+
 def test_reprs_tell_no_text() -> None:
     secret = compile_patterns({"secret": "secret"})
     hold, watch = Hold(secret, 9), Watch(secret, 9, Tally(1))
@@ -250,3 +355,6 @@ def test_reprs_tell_no_text() -> None:
     watch.take("my sec")
     assert repr(hold) == "<Hold 3 characters released, 3 held>"
     assert repr(watch) == "<Watch 3 characters passed, 3 pending>"
+    redaction = Redaction(secret, Any(), 9)
+    redaction.take("my sec", 1)
+    assert repr(redaction) == "<Redaction 3 characters passed, 3 held>"

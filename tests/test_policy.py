@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dispatcher.core.endings import Ending
 from dispatcher.core.policy import (
+    CALLS_KNOWN_MAX,
     MEANINGS,
     PASS,
     Budgets,
@@ -18,7 +19,8 @@ from dispatcher.core.policy import (
     Verdict,
     Violation,
 )
-from dispatcher.core.windows import Kind, Release
+from dispatcher.core.rules import Judges, Kind, RuleBook, said_by_agents
+from dispatcher.core.windows import Release
 from dispatcher.patterns import compile_patterns
 
 SECRET = compile_patterns({"secret": "secret"})
@@ -88,6 +90,41 @@ def test_one_tool_call_too_many_stops() -> None:
     assert guard.tool_call() is PASS
     stop = Violation(Policy.TOOL_CALLS, ENFORCE, 1)
     assert guard.tool_call() == Verdict(False, (), (stop,), stop)
+
+
+def test_the_same_call_again_and_again_is_a_loop() -> None:
+    guard = Guard(PolicyLimits(repeated_calls_max=2, repeated_calls_mode=ENFORCE))
+    assert [guard.repeated(call) for call in ("a", "b", "a", "b")] == [PASS] * 4
+    stop = Violation(Policy.REPEATED_CALLS, ENFORCE, 2, agent="team")
+    assert guard.repeated("a", "team").stop == stop
+    assert stop.message == (
+        "repeated_calls_max: more than 2 times the same tool call with the same arguments; agent 'team' is likely in "
+        "a loop"
+    )
+
+
+def test_what_another_attempt_asks_again_is_no_loop() -> None:
+    guard = Guard(PolicyLimits(repeated_calls_max=2, repeated_calls_mode=ENFORCE))
+    for _ in range(3):
+        assert guard.repeated("a") is PASS
+        assert guard.repeated("a") is PASS
+        guard.begin_anew(0, 0)
+
+
+def test_an_observed_loop_is_told_of_once_and_none_where_there_is_no_limit() -> None:
+    guard = Guard(PolicyLimits(repeated_calls_max=1))
+    told = [violation for _ in range(5) for violation in guard.repeated("a").violations]
+    assert told == [Violation(Policy.REPEATED_CALLS, OBSERVE, 1)]
+    free = Guard(PolicyLimits(repeated_calls_max=0, repeated_calls_mode=ENFORCE))
+    assert {free.repeated("a") for _ in range(100)} == {PASS}
+
+
+def test_calls_are_known_up_to_a_bound() -> None:
+    guard = Guard(PolicyLimits(repeated_calls_max=1, repeated_calls_mode=ENFORCE))
+    for number in range(CALLS_KNOWN_MAX):
+        assert guard.repeated(f"{number}") is PASS
+    assert guard.repeated("new") is guard.repeated("new") is PASS
+    assert guard.repeated("0").stop is not None
 
 
 def test_output_tokens_are_those_of_the_whole_session() -> None:
@@ -363,12 +400,91 @@ def test_what_another_speaker_says_changes_nothing(pieces: list[str], data: st.D
             return
 
 
+# --- marks -------------------------------------------------------------------------------------------------
+
+PIN = compile_patterns({"pin": "[0-9]{4}"})
+BOOK = RuleBook("v1", frozenset({"pin"}), {"pin": "#"}, of_others=said_by_agents(Judges(SECRET, PIN)))
+
+
+def test_a_rule_puts_a_mark_and_nothing_ends() -> None:
+    guard = Guard(PolicyLimits(rules=BOOK))
+    assert guard.content("pin 12", 1) == Verdict(False, (Release("content", "pin "),), (), None)
+    assert guard.safe(1) == 0
+    told = Violation(Policy.RULE, Mode.REDACT, 0, "pin", "content", "", 4)
+    assert guard.content("34.", 2) == Verdict(False, (Release("content", "#."),), (told,), None)
+    assert guard.safe(2) == 2
+    assert told.message == "policy_file: rule 'pin' matches the content of the agent from character 4 on"
+    assert (told.action, Violation(Policy.RULE, OBSERVE).action) == ("redact", "observe")
+
+
+def test_what_comes_whole_is_rewritten_or_stops() -> None:
+    guard = Guard(PolicyLimits(rules=BOOK))
+    text, verdict = guard.rewrite("my 1234", "a", "tool_call", is_json=True)
+    told = Violation(Policy.RULE, Mode.REDACT, 0, "pin", "tool_call", "a", 3)
+    assert (text, verdict) == ("my #", Verdict(False, (), (told,), None))
+    assert guard.rewrite("my 123", "a", "tool_call", is_json=True) == ("my 123", PASS)
+    assert guard.statement("my 1234", 1, "a", "tool_call", rewritten=True) is PASS
+    stop = Violation(Policy.RULE, ENFORCE, 0, "pin", "question", "a", 3)
+    assert guard.statement("my 1234", 1, "a", "question").stop == stop
+    assert stop.message == "policy_file: rule 'pin' matches the question of agent 'a' from character 3 on"
+
+
+def test_rules_hold_for_the_agents_that_they_name_and_patterns_of_settings_have_their_name() -> None:
+    rules = RuleBook(of_agents={"support": said_by_agents(Judges(SECRET))})
+    assert Guard(PolicyLimits(rules=rules), None, "sales").content("a secret", 1) is PASS
+    stop = Guard(PolicyLimits(rules=rules), None, "support").content("a secret", 1).stop
+    assert stop is not None
+    assert stop.policy is Policy.DENY
+
+
+def test_what_nobody_looks_at_is_not_held() -> None:
+    rules = RuleBook(of_others={"thought": Judges(SECRET)})
+    guard = Guard(PolicyLimits(rules=rules))
+    assert guard.content("secret", 1) is PASS
+    assert guard.thought("sec", 2) == Verdict(False, (), (), None)
+
+
+@given(said=st.lists(st.tuples(st.sampled_from(["", "x"]), st.text("12sa ", max_size=5)), max_size=25))
+def test_of_every_speaker_what_is_shown_has_no_match_and_a_restart_changes_nothing(
+    said: list[tuple[str, str]],
+) -> None:
+    """Safe packets are those of which nothing is missing but what a mark stands for."""
+    limits = PolicyLimits(
+        rules=RuleBook(
+            names=frozenset({"pin", "word"}),
+            marks={"pin": "#"},
+            of_others={
+                "content": Judges(compile_patterns({"word": "s1+a"}), compile_patterns({"pin": "[12]{2,3}"}))
+            },
+        )
+    )
+    guard, among = Guard(limits), Guard(limits)
+    shown: dict[str, str] = {"": "", "x": ""}
+    for number, (agent, text) in enumerate(said, 1):
+        verdict, there = guard.content(text, number, agent), among.content(text, number, agent)
+        assert verdict == there
+        for release in verdict.releases if verdict is not PASS else (Release("content", text, agent),):
+            shown[release.agent] += release.text
+        if verdict.stop is not None:
+            break
+        assert 0 <= guard.safe(number) <= number
+        # Another life takes its place.
+        guard = Guard(limits)
+        assert guard.put_back(among.mark) == []
+        assert guard.safe(number) == among.safe(number)
+    else:
+        for release in guard.finish().releases:
+            shown[release.agent] += release.text
+        assert guard.safe(len(said)) == len(said)
+    assert not any(pair in text for text in shown.values() for pair in ("11", "12", "21", "22"))
+
+
 # --- what is told ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", Policy)
 def test_every_policy_ends_a_session_in_its_way(policy: Policy) -> None:
-    denies = policy.name.startswith("DENY")
+    denies = policy.name.startswith("DENY") or policy is Policy.RULE
     times = policy in (Policy.TOTAL_TIME, Policy.FIRST_TOKEN)
     assert policy.ending is (
         Ending.POLICY_BLOCKED if denies else Ending.DEADLINE_EXCEEDED if times else Ending.LIMIT_EXCEEDED

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.readable import readable
+from dispatcher.readable import readable, same_call
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,21 @@ def test_every_string_can_be_read(value: object) -> None:
             found += [*each.keys(), *each.values()]
         elif isinstance(each, list):
             found += each
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ('{"a": 1, "b": [2]}', '{"b":[2],"a":1}', True),
+        ('{"a": "\\u0061"}', '{"a": "a"}', True),
+        ('{"a": 1}', '{"a": 2}', False),
+        ('{"a": [1, 2]}', '{"a": [2, 1]}', False),
+        ("no JSON", "no JSON", True),
+        ("no JSON", "no  JSON", False),
+        ("[" * 100_000, "[" * 100_000, True),
+        ('"\\ud800"', '"\\ud800"', True),
+    ],
+)
+def test_calls_are_the_same_however_they_are_written(one: str, other: str, same: bool) -> None:
+    assert (same_call("tool", one) == same_call("tool", other)) == same
+    assert same_call("tool", one) != same_call("other", one)

@@ -8,7 +8,7 @@ from zlib import crc32
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from laws import Witness
+from laws import MARK, Witness
 
 from dispatcher.core import events
 from dispatcher.core.events import Effect, Event
@@ -37,6 +37,7 @@ from dispatcher.core.packets import (
     Usage,
 )
 from dispatcher.core.policy import Budgets, Mode, PolicyLimits
+from dispatcher.core.rules import Judges, RuleBook, said_by_agents
 from dispatcher.core.session import Session
 from dispatcher.patterns import compile_patterns
 
@@ -74,8 +75,17 @@ LIMITS = Limits(
         first_token_s=15.0,
         deny_hold_chars_max=8,
         deny_speakers_max=3,
-        deny=compile_patterns({"secret": "secret", "key": "key=[a-z]+;"}),
-        deny_observed=compile_patterns({"rude": "darn"}),
+        rules=RuleBook(
+            names=frozenset({"greeting"}),
+            marks={"greeting": MARK},
+            of_others=said_by_agents(
+                Judges(
+                    stop=compile_patterns({"secret": "secret", "key": "key=[a-z]+;"}),
+                    redact=compile_patterns({"greeting": "o a{1,2}h|ax"}),
+                    observe=compile_patterns({"rude": "darn"}),
+                )
+            ),
+        ),
     ),
 )
 LARGER = Limits(queue_sessions_max=0, journal_keep_sessions=0, heartbeat_interval_s=2.0, credit_packets=1)

@@ -15,6 +15,7 @@ from typing import Final
 from dispatcher.core.endings import FINISHED, STOP_OF_ENDING, Ending, Refusal
 from dispatcher.core.events import (
     Append,
+    Audit,
     CancelTools,
     CloseLink,
     Count,
@@ -52,6 +53,7 @@ from dispatcher.core.packets import (
 )
 from dispatcher.core.policy import PASS, Guard, Verdict
 from dispatcher.core.quota import Quotas
+from dispatcher.core.rules import Kind
 from dispatcher.core.session import AskedBelow, Session, Step, asked_bytes
 from dispatcher.core.timers import Timers
 from dispatcher.core.windows import Release
@@ -63,6 +65,10 @@ def unanswered(code: str, message: str) -> ToolOutcome:
     return ToolOutcome(told, ToolFailure(code, message))
 
 
+# Which parts of what people may read come with marks: all of a tool's answer, and of a call its arguments, the last.
+NONE: Final = slice(0)
+ALL: Final = slice(None)
+LAST: Final = slice(-1, None)
 # What becomes of the calls of an attempt that is lost.
 _BEGUN: Final = unanswered("unknown_outcome", "its caller was lost while it ran; nobody knows what it did")
 _NOT_BEGUN: Final = unanswered("cancelled", "its caller was lost before it ran")
@@ -251,7 +257,7 @@ class Board:
 
     def open_session(self, requested: SessionRequested) -> Session:
         """Enters a session and its first event. It has no slot yet and waits for none."""
-        guard = Guard(self.limits.policy, requested.budgets)
+        guard = Guard(self.limits.policy, requested.budgets, requested.agent)
         session = Session(
             requested,
             guard,
@@ -398,16 +404,40 @@ class Board:
         if due is not None:
             self.timers.set(("policy", session.session_id), due)
 
-    def may_pass(self, session: Session, text: str, agent: str) -> bool:
+    def may_pass(
+        self,
+        session: Session,
+        text: str,
+        agent: str,
+        kind: Kind = "statement",
+        rewritten: slice = NONE,
+    ) -> bool:
         """Judges what people may read in something that comes whole. False: it is not to be told, and the session
-        was ended."""
+        was ended. Marks are put into those of its parts that are `rewritten`, see `rewrite`."""
         guard = session.guard
         if guard is not None and text:
-            for part in text.split(PART):
-                verdict = guard.statement(part, session.received, agent)
+            parts = text.split(PART)
+            marked = range(len(parts))[rewritten]
+            for number, part in enumerate(parts):
+                is_rewritten = number in marked
+                verdict = guard.statement(part, session.received, agent, kind, rewritten=is_rewritten)
                 if verdict is not PASS:
                     self.violated(session, verdict)
         return session.live
+
+    def rewrite(self, session: Session, text: str, agent: str, kind: Kind, *, is_json: bool = True) -> str:
+        """What may go on of a text that comes whole and was judged: itself, or with marks in it."""
+        if session.guard is None:
+            return text
+        rewritten, verdict = session.guard.rewrite(text, agent, kind, is_json=is_json)
+        self.violated(session, verdict)
+        return rewritten
+
+    def marked(self, session: Session | None, text: str | None, *, is_json: bool = False) -> str | None:
+        """What the user says as it would go on; nobody is told of it."""
+        if session is None or session.guard is None or not text:
+            return text
+        return session.guard.rewrite(text, "", "user", is_json=is_json)[0]
 
     def release(self, session: Session, release: Release) -> None:
         """Text goes on that policies have let through."""
@@ -424,8 +454,21 @@ class Board:
         for violation in verdict.violations:
             labels = (violation.policy.value, violation.mode.value)
             self.out.append(Count("policy_violations", labels))
-            told = f"{violation.mode.value}: {violation.message}"
-            self.out.append(Log("warning", told, session.session_id, session.attempt))
+            if violation.pattern:
+                self.out.append(Count("rule_verdicts", (violation.pattern, violation.action)))
+            self.out.append(
+                Audit(
+                    session.session_id,
+                    session.attempt,
+                    violation.policy.value,
+                    violation.pattern,
+                    violation.action,
+                    violation.kind if violation.policy.stop_code == "policy_violation" else "",
+                    violation.agent,
+                    violation.at if violation.pattern else None,
+                    f"{violation.mode.value}: {violation.message}",
+                )
+            )
         broken = verdict.stop
         if broken is None or not session.live:
             return

@@ -104,6 +104,8 @@ class SessionRequested:
     request_crc32: int = 0
     # Of one that a session asks for: the call that it answers.
     delegated: Delegated | None = None
+    # What the user says in it, for policies to judge. It is kept nowhere; in `request` it stands with marks already.
+    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,8 @@ class AnswerGiven:
     attempt: int | None = None
     # Who it was, as its token names it.
     actor: str = ""
+    # All that people may read in it, for policies to judge.
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,6 +394,23 @@ class Log(NamedTuple):
     commander_id: str = ""
 
 
+class Audit(NamedTuple):
+    """Write down what a policy found, and what was done about it. Never any text.
+
+    `policy` is its name, `rule` that of a rule or pattern, if it has one. `kind` and `agent` say whose text, `position`
+    from which of its characters on; None where it was no text."""
+
+    session_id: str
+    attempt: int
+    policy: str
+    rule: str
+    action: Literal["observe", "redact", "stop", "failed_open"]
+    kind: str
+    agent: str
+    position: int | None
+    told: str
+
+
 # What a step answers to whoever caused it. At most one per step.
 
 
@@ -442,5 +463,6 @@ Effect = (
     | Count
     | Measure
     | Log
+    | Audit
     | Reply
 )

@@ -14,12 +14,21 @@ to let it go might let a match go, to wait on would be unbounded.
 `Watch` holds nothing back. It looks at what is released and finds each leftmost-longest match, one after the
 other; what is undecided for too long it finds too, and skips.
 
-Both belong to one speaker; `windows.py` has those of a session and is their only caller. Neither knows a
+`Redaction` puts a mark in place of what matches, and releases all else. It looks for the longest match from every
+character, not only behind the one before: of `abcd` with the patterns `abc` and `cd` nothing is left but a mark.
+
+    pattern   [0-9]{4}        text so far   "pin 12"        released   "pin "      held   "12"
+                              then          "34 it is"      released   "[redacted] it is"
+
+All three belong to one speaker; `windows.py` has those of a session and is their only caller. None knows a
 pattern language: they ask a `Matcher`, which `patterns.py` is.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
+
+from dispatcher.core.mark import Redacted
 
 # A watch looks at a long text in pieces of so many characters, so that each of many matches costs little.
 _WATCHED_PIECE_CHARS: Final = 256
@@ -52,6 +61,10 @@ class Matcher(Protocol):
 
     def end(self, text: str, start: int) -> int:
         """Where the longest match that begins at `start` ends. Asked only where there is one."""
+
+    def furthest(self, text: str, start: int, end: int, until: int) -> int:
+        """Where what is to be hidden ends: all matches that begin from `start` up to `end`, and in those matches, but
+        before `until`. `end` where there is none."""
 
 
 class Spot(NamedTuple):
@@ -241,3 +254,117 @@ class Watch:
         self._passed += until - len(self._left)
         self._left = text[until - 1 : until] if until else ""
         self._pending = text[until:]
+
+
+class Redaction:
+    """One speaker's text before patterns whose matches are replaced. `marks` are by the names of patterns.
+
+    A match may be undecided for no more than `chars_max` characters: patterns that could be are refused before.
+    Should it happen all the same, it is a spot without a pattern, and nothing more may be taken.
+    """
+
+    __slots__ = ("_arrivals", "_hidden", "_left", "_marks", "_matcher", "_max", "_passed", "_pending")
+
+    def __init__(self, matcher: Matcher, marks: Mapping[str, str], chars_max: int) -> None:
+        self._matcher = matcher
+        self._marks = marks
+        self._max = chars_max
+        self._left = ""
+        self._pending = ""  # what is held
+        # So many characters at its begin are in a match whose mark was released.
+        self._hidden = 0
+        self._passed = 0  # characters before it
+        # As in `Hold`.
+        self._arrivals: deque[tuple[int, int]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Redaction {self._passed} characters passed, {len(self._pending)} held>"
+
+    @property
+    def chars(self) -> int:
+        """How many characters are held; at most `chars_max`."""
+        return len(self._pending)
+
+    @property
+    def since(self) -> int | None:
+        """The packet that brought the first character held; None when none is."""
+        return self._arrivals[0][0] if self._arrivals else None
+
+    @property
+    def state(self) -> Redacted:
+        """What another one needs to go on where this one stands; see `put_back`."""
+        return Redacted(self._left, self._pending, self._hidden, self._passed, tuple(self._arrivals))
+
+    def drop(self) -> None:
+        """What is held is never released. What follows is judged as behind the last character that was."""
+        self._pending = ""
+        self._hidden = 0
+        self._arrivals.clear()
+
+    def put_back(self, state: Redacted) -> None:
+        """Goes on where another one stood, before anything was taken."""
+        self._left, self._pending, self._hidden, self._passed = state[:4]
+        self._arrivals = deque(state.arrivals)
+
+    def take(self, text: str, sequence: int) -> tuple[str, list[Spot], Spot | None]:
+        """What may go on, with marks; what was replaced; and where it was undecided for too long."""
+        if not text:
+            return "", [], None
+        out: list[str] = []
+        spots: list[Spot] = []
+        begin, undecided = 0, None
+        while begin < len(text) and undecided is None:
+            room = max(1, min(_WATCHED_PIECE_CHARS, self._max + 1 - len(self._pending)))
+            self._pending += text[begin : begin + room]
+            begin += room
+            undecided = self._look(out, spots, False)
+        if self._pending or undecided is not None:
+            self._arrivals.append((sequence, self._passed + max(1, len(self._pending))))
+        self._forget_arrivals()
+        return "".join(out), spots, undecided
+
+    def finish(self) -> tuple[str, list[Spot]]:
+        """What may go on of what is held, now that nothing follows."""
+        out: list[str] = []
+        spots: list[Spot] = []
+        self._look(out, spots, True)
+        self._forget_arrivals()
+        return "".join(out), spots
+
+    def _look(self, out: list[str], spots: list[Spot], final: bool) -> Spot | None:
+        while self._pending:
+            start = len(self._left)
+            text = self._left + self._pending
+            sighting = self._matcher.scan(text, start, final)
+            if sighting is None or sighting.match < 0:
+                hold = len(text) if sighting is None else sighting.hold
+                too_long = hold == start and len(self._pending) > self._max
+                self._pass(out, text, hold)
+                return Spot(self._passed, "") if too_long else None
+            self._pass(out, text, sighting.match)
+            start, hold = len(self._left), len(self._left) + sighting.hold - sighting.match
+            text = self._left + self._pending
+            if hold == start:
+                # It may become a longer one.
+                return Spot(self._passed, "") if len(self._pending) > self._max else None
+            if not self._hidden:
+                out.append(self._marks[sighting.pattern])
+                spots.append(Spot(self._passed, sighting.pattern))
+            end = self._matcher.furthest(text, start, start + max(1, self._hidden), hold)
+            self._hidden = end - start
+            self._pass(out, text, min(end, hold))
+        return None
+
+    def _pass(self, out: list[str], text: str, until: int) -> None:
+        count = until - len(self._left)
+        hidden = min(self._hidden, count)
+        out.append(self._pending[hidden:count])
+        self._hidden -= hidden
+        self._passed += count
+        self._left = text[until - 1 : until] if until else ""
+        self._pending = text[until:]
+
+    def _forget_arrivals(self) -> None:
+        arrivals = self._arrivals
+        while arrivals and arrivals[0][1] <= self._passed:
+            arrivals.popleft()

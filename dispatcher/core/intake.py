@@ -6,7 +6,7 @@ The hot path of the core: a token passes through `received` and `_content`. Call
 from collections.abc import Callable
 from typing import Final
 
-from dispatcher.core.board import Board
+from dispatcher.core.board import ALL, LAST, NONE, Board
 from dispatcher.core.endings import Ending, of_error
 from dispatcher.core.events import Count, Log, Measure, PacketsReceived, SessionRequested, ToolFinished
 from dispatcher.core.fleet import Link, SlotState
@@ -25,6 +25,7 @@ from dispatcher.core.packets import (
     Stop,
     StopAck,
     ToolCall,
+    ToolOutcome,
     ToolResult,
     Usage,
 )
@@ -431,9 +432,13 @@ class Intake:
         guard = session.guard
         assert guard is not None, session
         self._judged(session, guard.tool_call())
-        if not session.live or not board.may_pass(session, packet.text, packet.agent):
+        rewritten = LAST if detail.arguments_json else NONE
+        if not session.live or not board.may_pass(session, packet.text, packet.agent, "tool_call", rewritten):
             return
-        call = session.ledger.named(detail, session.session_id)
+        arguments = board.rewrite(session, detail.arguments_json, packet.agent, "tool_call")
+        call = session.ledger.named(detail._replace(arguments_json=arguments), session.session_id)
+        if session.ledger.find(session.attempt, call.call_id) is None and self._is_loop(session, packet):
+            return
         asked = session.ledger.ask(session.attempt, packet.agent, call)
         if asked is Asked.CONFLICT:
             self._breach(session, link, "tool_call: its call_id was used for another call")
@@ -449,6 +454,12 @@ class Intake:
         if asked is Asked.RUN:
             board.run_tool(session, known)
 
+    def _is_loop(self, session: Session, packet: Packet) -> bool:
+        """Whether a call that is none sent again is one too many of the same, and has ended its session."""
+        if session.guard is not None:
+            self._board.violated(session, session.guard.repeated(str(packet.body), packet.agent))
+        return not session.live
+
     def answer_call(self, event: ToolFinished) -> None:
         """A call has come to something: viewers and its agent are told, and what waited for its place runs."""
         board = self._board
@@ -459,9 +470,10 @@ class Intake:
         if session is None or call is None or event.attempt != session.attempt:
             board.out.append(Count("tool_outcomes_dropped"))
             return
-        outcome = event.outcome
-        if not board.may_pass(session, event.text, call.agent):
+        outcome = self._judged_outcome(session, call.agent, event)
+        if outcome is None:
             return
+        call.outcome = outcome
         result = ToolResult(event.call_id, call.request.tool_name, outcome)
         board.emit(session, "tool_result", call.agent, "", result)
         call.told_at = session.offset
@@ -470,6 +482,17 @@ class Intake:
             board.run_tool(session, owed)
         if session.finishing and session.link is not None:
             self.finish_minimal(session, session.link)
+
+    def _judged_outcome(self, session: Session, agent: str, event: ToolFinished) -> ToolOutcome | None:
+        """What may go on of what a tool has answered; None: nothing, and the session was ended."""
+        board, outcome, failure = self._board, event.outcome, event.outcome.failure
+        if not board.may_pass(session, event.text, agent, "tool_result", ALL):
+            return None
+        result_json = board.rewrite(session, outcome.result_json, agent, "tool_result")
+        if failure is not None:
+            message = board.rewrite(session, failure.message, agent, "tool_result", is_json=False)
+            failure = failure._replace(message=message)
+        return outcome._replace(result_json=result_json, failure=failure)
 
     def _question(self, session: Session, packet: Packet, link: Link) -> None:
         board = self._board
@@ -484,7 +507,7 @@ class Intake:
             told = f"question: {asked} are open, and questions_open_max allows no more"
             board.end(session, Ending.LIMIT_EXCEEDED, told)
             return
-        if not board.may_pass(session, packet.text, packet.agent):
+        if not board.may_pass(session, packet.text, packet.agent, "question"):
             return
         board.emit(session, "question", packet.agent, "", question.body, packet.size)
         session.asked.setdefault(question.question_id, session.attempt)

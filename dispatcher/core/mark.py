@@ -9,9 +9,19 @@ from dispatcher.core.packets import OnRestart, Usage
 Owed = tuple[int, int]
 
 
+class Redacted(NamedTuple):
+    """Of one speaker's text what waits to be redacted, the first characters of it `hidden`; see `holdback.py`."""
+
+    left: str
+    held: str
+    hidden: int
+    passed: int
+    arrivals: tuple[tuple[int, int], ...]
+
+
 class HeldText(NamedTuple):
     """What policies know of one speaker's text; see `holdback.py`. `arrivals` are pairs of a packet's number and of the
-    characters received with it."""
+    characters received with it. `redacted`: what came before `held` and waits for other patterns."""
 
     kind: str
     agent: str
@@ -20,6 +30,7 @@ class HeldText(NamedTuple):
     held: str
     released: int
     arrivals: tuple[tuple[int, int], ...]
+    redacted: Redacted | None = None
 
 
 class GuardMark(NamedTuple):

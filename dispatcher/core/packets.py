@@ -191,7 +191,8 @@ class Packet(NamedTuple):
 
     `text` is that of content and thoughts; of what comes whole, like a question, it is all that people may read in
     it, for policies to judge, parted by PART. `size` is the payload's bytes. `is_finish`: of content, the answer is
-    complete. `flaw` is what is wrong with it where something is.
+    complete. `body` of a tool call is the same for the same name and arguments. `flaw` is what is
+    wrong with it where something is.
     """
 
     kind: str

@@ -11,20 +11,23 @@ than can be looked at. Violations bear names and numbers, never text.
 from dataclasses import dataclass, fields
 from enum import Enum
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from dispatcher.core.endings import Ending
 from dispatcher.core.holdback import Matcher
 from dispatcher.core.mark import GuardMark
 from dispatcher.core.packets import StopCode
-from dispatcher.core.windows import Finding, Kind, Outcome, Release, Windows
+from dispatcher.core.rules import NOTHING, WORDS, ByKind, Finding, Judges, Kind, RuleBook, said_by_agents
+from dispatcher.core.windows import Outcome, Release, Windows
 
 
 class Mode(Enum):
-    """What a violation does: it stops the session, or it is only told of."""
+    """What a violation does: it stops the session, it is only told of, or a mark stands in its place. The last is for
+    rules alone."""
 
     ENFORCE = "enforce"
     OBSERVE = "observe"
+    REDACT = "redact"
 
 
 class Policy(Enum):
@@ -33,10 +36,12 @@ class Policy(Enum):
     CONTENT_CHARS = "content_chars_max"
     THOUGHT_CHARS = "thought_chars_max"
     TOOL_CALLS = "tool_calls_max"
+    REPEATED_CALLS = "repeated_calls_max"
     OUTPUT_TOKENS = "output_tokens_max"
     TOTAL_TIME = "total_time_s"
     FIRST_TOKEN = "first_token_s"  # noqa: S105 - a name, not a password
     DENY = "deny_patterns"
+    RULE = "policy_file"
     DENY_HOLD = "deny_hold_chars_max"
     DENY_SPEAKERS = "deny_speakers_max"
 
@@ -63,6 +68,11 @@ MEANINGS: Final[dict[Policy, Meaning]] = {
     Policy.CONTENT_CHARS: Meaning(Ending.LIMIT_EXCEEDED, "limit", "more than {limit} characters of content"),
     Policy.THOUGHT_CHARS: Meaning(Ending.LIMIT_EXCEEDED, "limit", "more than {limit} characters of thoughts"),
     Policy.TOOL_CALLS: Meaning(Ending.LIMIT_EXCEEDED, "limit", "more than {limit} tool calls"),
+    Policy.REPEATED_CALLS: Meaning(
+        Ending.LIMIT_EXCEEDED,
+        "limit",
+        "more than {limit} times the same tool call with the same arguments; {agent} is likely in a loop",
+    ),
     Policy.OUTPUT_TOKENS: Meaning(Ending.LIMIT_EXCEEDED, "limit", "more than {limit} output tokens"),
     Policy.TOTAL_TIME: Meaning(Ending.DEADLINE_EXCEEDED, "limit", "not done after {limit} s"),
     Policy.FIRST_TOKEN: Meaning(Ending.DEADLINE_EXCEEDED, "limit", "no first token after {limit} s"),
@@ -70,6 +80,11 @@ MEANINGS: Final[dict[Policy, Meaning]] = {
         Ending.POLICY_BLOCKED,
         "policy_violation",
         "pattern {pattern!r} matches the {kind} of {agent} from character {at} on",
+    ),
+    Policy.RULE: Meaning(
+        Ending.POLICY_BLOCKED,
+        "policy_violation",
+        "rule {pattern!r} matches the {kind} of {agent} from character {at} on",
     ),
     Policy.DENY_HOLD: Meaning(
         Ending.POLICY_BLOCKED,
@@ -80,6 +95,10 @@ MEANINGS: Final[dict[Policy, Meaning]] = {
         Ending.POLICY_BLOCKED, "policy_violation", "more than {limit} texts at once have to be looked at"
     ),
 }
+
+
+# Calls of an attempt that are counted, each for itself; of more, those that are new are not.
+CALLS_KNOWN_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +127,8 @@ class Budgets:
 class PolicyLimits:
     """What a session may do. Characters are code points. Seconds count from its opening, those to the first token
     from when a commander took it; `inf` is no deadline. `deny` is enforced, `deny_observed` only
-    told of. Raises ValueError naming the field."""
+    told of, in all that agents and tools say; where there are `rules`, these alone count. Raises ValueError naming the
+    field."""
 
     content_chars_max: int = 2_000_000
     content_chars_mode: Mode = Mode.ENFORCE
@@ -116,6 +136,9 @@ class PolicyLimits:
     thought_chars_mode: Mode = Mode.ENFORCE
     tool_calls_max: int = 200
     tool_calls_mode: Mode = Mode.ENFORCE
+    # The same call with the same arguments, in one attempt; 0: as often as it likes.
+    repeated_calls_max: int = 20
+    repeated_calls_mode: Mode = Mode.OBSERVE
     output_tokens_max: int = 10_000_000
     output_tokens_mode: Mode = Mode.ENFORCE
     total_time_s: float = 3_600.0
@@ -127,6 +150,13 @@ class PolicyLimits:
     deny_speakers_max: int = 1_000
     deny: Matcher | None = None
     deny_observed: Matcher | None = None
+    rules: RuleBook | None = None
+
+    @property
+    def book(self) -> RuleBook:
+        if self.rules is not None:
+            return self.rules
+        return RuleBook(of_others=said_by_agents(Judges(stop=self.deny, observe=self.deny_observed)))
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -141,8 +171,8 @@ class PolicyLimits:
 class Violation(NamedTuple):
     """A rule that was broken.
 
-    `limit` is what was allowed. For text, `pattern` is the pattern's name, `kind` and `agent` say whose text,
-    and `at` from which of its characters on, counted from 0.
+    `limit` is what was allowed. For text, `pattern` is the pattern's or the rule's name, `kind` and `agent` say whose
+    text, and `at` from which of its characters on, counted from 0.
     """
 
     policy: Policy
@@ -154,11 +184,20 @@ class Violation(NamedTuple):
     at: int = 0
 
     @property
+    def action(self) -> Literal["observe", "redact", "stop"]:
+        """What is done about it, in the audit trail's word."""
+        return "stop" if self.mode is Mode.ENFORCE else "redact" if self.mode is Mode.REDACT else "observe"
+
+    @property
     def message(self) -> str:
         """For people."""
-        whose = f"agent {self.agent!r}" if self.agent else "the agent"
+        whose = f"agent {self.agent!r}" if self.agent else "the user" if self.kind == "user" else "the agent"
         says = MEANINGS[self.policy].says.format(
-            limit=f"{self.limit:,.10g}", pattern=self.pattern, kind=self.kind, agent=whose, at=self.at
+            limit=f"{self.limit:,.10g}",
+            pattern=self.pattern,
+            kind=WORDS.get(self.kind, self.kind),
+            agent=whose,
+            at=self.at,
         )
         return f"{self.policy.value}: {says}"
 
@@ -229,15 +268,20 @@ class Guard:
     nothing."""
 
     __slots__ = (
+        "_book",
+        "_calls",
         "_content",
         "_content_free",
+        "_content_windows",
         "_cut_at",
         "_first_token",
         "_hold_chars_max",
         "_output_tokens",
+        "_repeated_calls",
         "_speakers_max",
         "_stopped",
         "_thought_free",
+        "_thought_windows",
         "_thoughts",
         "_tool_calls",
         "_total_time",
@@ -247,7 +291,7 @@ class Guard:
         "tool_calls",
     )
 
-    def __init__(self, limits: PolicyLimits, budgets: Budgets | None = None) -> None:
+    def __init__(self, limits: PolicyLimits, budgets: Budgets | None = None, agent: str = "") -> None:
         own = budgets or Budgets()
         self._content = _Bound(
             Policy.CONTENT_CHARS, limits.content_chars_max, limits.content_chars_mode, own.content_chars
@@ -258,6 +302,10 @@ class Guard:
         self._tool_calls = _Bound(
             Policy.TOOL_CALLS, limits.tool_calls_max, limits.tool_calls_mode, own.tool_calls
         )
+        self._repeated_calls = _Bound(
+            Policy.REPEATED_CALLS, limits.repeated_calls_max or inf, limits.repeated_calls_mode, None
+        )
+        self._calls: dict[str, int] = {}
         self._output_tokens = _Bound(
             Policy.OUTPUT_TOKENS, limits.output_tokens_max, limits.output_tokens_mode, own.output_tokens
         )
@@ -269,11 +317,14 @@ class Guard:
         )
         self._hold_chars_max = limits.deny_hold_chars_max
         self._speakers_max = limits.deny_speakers_max
+        self._book = limits.book
+        judges = self._book.judges(agent)
+        # None where nobody looks for anything.
         self._windows: Windows | None = None
-        if limits.deny is not None or limits.deny_observed is not None:
-            self._windows = Windows(
-                limits.deny, limits.deny_observed, self._hold_chars_max, self._speakers_max
-            )
+        if any(map(any, judges.values())):
+            self._windows = self._all_windows(judges)
+        self._content_windows = self._windows if any(judges.get("content", NOTHING)) else None
+        self._thought_windows = self._windows if any(judges.get("thought", NOTHING)) else None
         self._stopped: Verdict | None = None
         self._cut_at: int | None = None  # the packet of which something will never be released
         # What was received, in characters and calls.
@@ -299,9 +350,9 @@ class Guard:
         """Judges a piece of the answer, the next of this agent; `sequence` is its packet's."""
         self.content_chars = chars = self.content_chars + len(text)
         if chars <= self._content_free:
-            if self._windows is None:
+            if self._content_windows is None:
                 return PASS
-            out = self._windows.take("content", text, sequence, agent, "")
+            out = self._content_windows.take("content", text, sequence, agent, "")
             return PASS if out is None else self._verdict(out, [], sequence)
         return self._text(self._content, chars, "content", text, sequence, agent, "")
 
@@ -309,23 +360,50 @@ class Guard:
         """Judges a piece of reasoning. Where `step` is another than before, the step before ends."""
         self.thought_chars = chars = self.thought_chars + len(text)
         if chars <= self._thought_free:
-            if self._windows is None:
+            if self._thought_windows is None:
                 return PASS
-            out = self._windows.take("thought", text, sequence, agent, step)
+            out = self._thought_windows.take("thought", text, sequence, agent, step)
             return PASS if out is None else self._verdict(out, [], sequence)
         return self._text(self._thoughts, chars, "thought", text, sequence, agent, step)
 
-    def statement(self, text: str, sequence: int, agent: str = "") -> Verdict:
-        """Judges text that comes whole in one packet, e.g. a question's: it goes on unless there is a `stop`."""
+    def statement(
+        self, text: str, sequence: int, agent: str = "", kind: Kind = "statement", *, rewritten: bool = False
+    ) -> Verdict:
+        """Judges text that comes whole in one packet, e.g. a question's: it goes on unless there is a `stop`.
+        `rewritten`: marks are put into it where rules want them, see `rewrite`."""
         if self._stopped is not None or self._windows is None or not text:
             return self._stopped or PASS
-        out = self._windows.state(text, sequence, agent)
+        out = self._windows.state(text, sequence, agent, kind, rewritten=rewritten)
         return self._verdict(out, [], sequence) if out.findings else PASS
+
+    def rewrite(self, text: str, agent: str, kind: Kind, *, is_json: bool) -> tuple[str, Verdict]:
+        """A text that comes whole with the marks that rules want in it."""
+        windows = self._windows
+        if self._stopped is not None or windows is None or not text:
+            return text, PASS
+
+        def redact(part: str) -> tuple[str, list[Finding]]:
+            return windows.redact(part, agent, kind)
+
+        if is_json:
+            text, findings = self._book.redact_json(text, redact, self._mark)
+        else:
+            text, findings = redact(text)
+        told = windows.to_tell(findings)
+        return text, self._verdict(Outcome([], told), []) if told else PASS
 
     def tool_call(self) -> Verdict:
         """Judges one more tool call; with a `stop` it is not to be run."""
         self.tool_calls += 1
         return self._told(self._tool_calls.exceeded(self.tool_calls))
+
+    def repeated(self, call: str, agent: str = "") -> Verdict:
+        """Judges a call that was not asked before under its id; `call` is the same for the same name and arguments."""
+        count = self._calls.get(call, 0) + 1
+        if count > 1 or len(self._calls) < CALLS_KNOWN_MAX:
+            self._calls[call] = count
+        told = self._repeated_calls.exceeded(count)
+        return self._told([violation._replace(agent=agent) for violation in told])
 
     def used(self, output_tokens: int) -> Verdict:
         """Judges what the session has used so far, all in all."""
@@ -386,6 +464,8 @@ class Guard:
         still count. With characters of content it goes on behind them. Calls and tokens count on: they were spent."""
         self.content_chars, self.thought_chars = content_chars, thought_chars
         self._cut_at = None
+        # What the one before asked for is asked for again, and no loop.
+        self._calls.clear()
         if self._windows is not None:
             self._windows.begin_anew(goes_on=content_chars > 0)
 
@@ -399,7 +479,7 @@ class Guard:
         """Stands where another one stood, before anything was judged. What that one held and nobody would judge any
         more, since the pattern is gone, goes on now."""
         self.content_chars, self.thought_chars, self.tool_calls = mark[:3]
-        windows = self._windows or Windows(None, None, self._hold_chars_max, self._speakers_max)
+        windows = self._windows or self._all_windows({})
         return windows.put_back(mark.held)
 
     def safe(self, received: int) -> int:
@@ -417,8 +497,9 @@ class Guard:
         over = bound.over(chars)
         allowed = text[: max(0, len(text) - over)]
         out = None
-        if self._windows is not None and allowed:
-            out = self._windows.take(kind, allowed, sequence, agent, step)
+        windows = self._content_windows if kind == "content" else self._thought_windows
+        if windows is not None and allowed:
+            out = windows.take(kind, allowed, sequence, agent, step)
         if out is None:
             out = Outcome([Release(kind, allowed, agent, step)] if allowed else [])
         # What was blocked ended before it could become too long.
@@ -448,10 +529,17 @@ class Guard:
         self._thought_free = min(open_to, self._thoughts.free)
 
     def _violation(self, finding: Finding) -> Violation:
-        mode = Mode.ENFORCE if finding.enforced else Mode.OBSERVE
+        mode = Mode.ENFORCE if finding.enforced else Mode.REDACT if finding.redacted else Mode.OBSERVE
         kind, agent, spot = finding.kind, finding.agent, finding.spot
         if spot is None:
             return Violation(Policy.DENY_SPEAKERS, mode, self._speakers_max, "", kind, agent)
         if spot.pattern:
-            return Violation(Policy.DENY, mode, 0, spot.pattern, kind, agent, spot.at)
+            policy = Policy.RULE if spot.pattern in self._book.names else Policy.DENY
+            return Violation(policy, mode, 0, spot.pattern, kind, agent, spot.at)
         return Violation(Policy.DENY_HOLD, mode, self._hold_chars_max, "", kind, agent, spot.at)
+
+    def _mark(self, finding: Finding) -> str:
+        return self._book.marks[finding.spot.pattern] if finding.spot is not None else ""
+
+    def _all_windows(self, judges: ByKind) -> Windows:
+        return Windows(judges, self._book.marks, self._hold_chars_max, self._speakers_max)

@@ -59,7 +59,7 @@ class Restoring:
         events = [entry[1] for entry in kept.entries]
         session = Session(
             requested,
-            Guard(board.limits.policy, requested.budgets),
+            Guard(board.limits.policy, requested.budgets, requested.agent),
             at[0],
             running_tools_max=board.limits.session_tools_running_max,
             published_bytes_max=board.limits.published_bytes_max,

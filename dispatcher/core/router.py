@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from dispatcher.core.approval import Approvals
-from dispatcher.core.board import Board
+from dispatcher.core.board import ALL, Board
 from dispatcher.core.delegation import Delegation
 from dispatcher.core.endings import ENDING_OF_STOP, Ending, Refusal
 from dispatcher.core.events import (
@@ -217,9 +217,13 @@ class Router:
         if excess is not None:
             self._refuse(*excess)
             return
-        session = board.open_session(event)
+        session = board.open_session(replace(event, said=()))
         board.out.append(Accepted(session.session_id))
-        board.place(session)
+        for text in event.said:
+            if board.may_pass(session, text, "", "user", ALL):
+                board.rewrite(session, text, "", "user", is_json=False)
+        if session.live:
+            board.place(session)
 
     def _excess(self, event: SessionRequested) -> Excess | None:
         """What there is too much of for another session; else the request counts."""
@@ -329,8 +333,9 @@ class Router:
     def _answer_given(self, event: AnswerGiven) -> None:
         board = self._board
         session = board.sessions.get(event.session_id)
+        marked = board.marked(session, event.value_json, is_json=True)
         # A repeat of what was accepted is accepted, whatever has become of the session since.
-        if session is not None and session.has_heard(event.question_id, event.value_json):
+        if session is not None and session.has_heard(event.question_id, marked):
             board.out.append(Accepted(session.session_id))
             return
         if session is None or session.ending is not None:
@@ -355,7 +360,12 @@ class Router:
         if message:
             board.out.append(Declined("no_such_question", message))
             return
-        answer = Answer(event.question_id, event.value_json, "" if event.value_json else DECLINED)
+        if event.value_json and not board.may_pass(session, event.said or event.value_json, "", "user", ALL):
+            self._declined_for(session, event.session_id)
+            return
+        if event.value_json:
+            marked = board.rewrite(session, event.value_json, "", "user")
+        answer = Answer(event.question_id, marked, "" if marked else DECLINED)
         self._answer(session, answer, event.actor)
         board.out.append(Accepted(session.session_id))
 
@@ -383,7 +393,7 @@ class Router:
         session = board.sessions.get(event.session_id)
         known = session.message(event.message_id) if session is not None else None
         if session is not None and known is not None:
-            if known.text == event.text:
+            if known.text in (event.text, board.marked(session, event.text)):
                 board.out.append(Accepted(session.session_id))
             else:
                 message = "idempotency_key: was used for another message; use another one"
@@ -403,7 +413,11 @@ class Router:
             message = "message: the journal has no room for it; try again later"
             board.out.append(Declined("journal_full", message))
             return
-        given = UserMessage(event.message_id, event.text)
+        if not board.may_pass(session, event.text, "", "user", ALL):
+            self._declined_for(session, event.session_id)
+            return
+        text = board.rewrite(session, event.text, "", "user", is_json=False)
+        given = UserMessage(event.message_id, text)
         board.emit(session, "user_message", "", "", given)
         session.owe(given, session.offset, board.out)
         board.out.append(Accepted(session.session_id))

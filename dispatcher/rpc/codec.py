@@ -15,7 +15,7 @@ from southwest.ai.agent.v1 import agent_pb2, chat_pb2
 from dispatcher.core import packets as core
 from dispatcher.core.endings import traits_of
 from dispatcher.journal import Entry
-from dispatcher.readable import readable
+from dispatcher.readable import readable, same_call
 
 PROTOCOL_VERSION: Final = 1
 ID_CHARS_MAX: Final = 128
@@ -160,6 +160,8 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
         read = _DETAILS.get(kind)
         if read is not None:
             detail = read(payload)
+        if isinstance(detail, core.ToolCall):
+            body = same_call(detail.tool_name, detail.arguments_json)
         says = _SAYS.get(kind)
         if says is not None:
             text = core.PART.join(filter(None, says(payload)))

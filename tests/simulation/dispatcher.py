@@ -200,7 +200,7 @@ class SimulatedDispatcher:
                     self.journal.remember(commander_id, hello)
                 case e.CloseLink() | e.RunTool() | e.CancelTools() | e.Leave():
                     late.append(effect)
-                case e.Forget():
+                case e.Forget() | e.Audit():
                     pass
                 case _:
                     reply = effect

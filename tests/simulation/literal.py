@@ -25,3 +25,10 @@ class Literal:
 
     def end(self, text: str, start: int) -> int:
         return start + len(self._wanted)
+
+    def furthest(self, text: str, start: int, end: int, until: int) -> int:
+        at = text.find(self._wanted, start)
+        while 0 <= at < min(end, until):
+            end = max(end, at + len(self._wanted))
+            at = text.find(self._wanted, at + 1)
+        return end

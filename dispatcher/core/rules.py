@@ -1,0 +1,85 @@
+"""What the text of a session is judged by: of each kind of text what stops it, what is replaced, what is only told of.
+
+A rule book is made outside, from settings and the policy file (`policy_file.py`), and never changes: another one takes
+its place. A session keeps the one that it began with. Knows matchers, no pattern language and no text.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+from dispatcher.core.holdback import Matcher, Spot
+
+# Content and thoughts come in pieces. All else comes whole: a call's name and arguments, a result, a question, what the
+# user says, and as a statement whatever people may read besides: errors, progress, news of sub-agents, names.
+Kind = Literal["content", "thought", "tool_call", "tool_result", "question", "user", "statement"]
+KINDS: Final[tuple[Kind, ...]] = (
+    "content",
+    "thought",
+    "tool_call",
+    "tool_result",
+    "question",
+    "user",
+    "statement",
+)
+# In words, for people.
+WORDS: Final[Mapping[Kind, str]] = {"tool_call": "tool call", "tool_result": "tool result", "user": "message"}
+
+
+class Judges(NamedTuple):
+    """Those of one kind of text; None where there is nothing to look for."""
+
+    stop: Matcher | None = None
+    redact: Matcher | None = None
+    observe: Matcher | None = None
+
+
+NOTHING: Final = Judges()
+ByKind = Mapping[Kind, Judges]
+
+
+def said_by_agents(judges: Judges) -> ByKind:
+    """The same for all that agents and tools say, and nothing for what the user says."""
+    return dict.fromkeys((kind for kind in KINDS if kind != "user"), judges) if any(judges) else {}
+
+
+class Finding(NamedTuple):
+    """A spot in somebody's text. `spot` None: there are more speakers than can be looked at. `redacted`: a mark stands
+    in its place."""
+
+    kind: Kind
+    agent: str
+    spot: Spot | None
+    enforced: bool
+    redacted: bool = False
+
+
+# A text with its marks, and what they stand for.
+Redact = Callable[[str], tuple[str, list[Finding]]]
+# The same for JSON, which shall stay JSON: how a text in it is redacted, and what stands for a finding where all has
+# to go. The core knows no JSON.
+RedactJson = Callable[[str, Redact, Callable[[Finding], str]], tuple[str, list[Finding]]]
+
+
+def _as_text(text: str, redact: Redact, _: Callable[[Finding], str]) -> tuple[str, list[Finding]]:
+    return redact(text)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleBook:
+    """`version` names the file's content. `marks` stand in place of what the patterns of these names match; `names` are
+    those of the file's rules: other patterns are those of the settings. `of_agents` is by the agent that a session is
+    with, `of_others` for all that are not in there."""
+
+    version: str = ""
+    names: frozenset[str] = frozenset()
+    marks: Mapping[str, str] = field(default_factory=dict)
+    of_agents: Mapping[str, ByKind] = field(default_factory=dict)
+    of_others: ByKind = field(default_factory=dict)
+    redact_json: RedactJson = _as_text
+
+    def __repr__(self) -> str:
+        return f"<RuleBook {self.version or 'of settings'}, {len(self.names)} rules>"
+
+    def judges(self, agent: str) -> ByKind:
+        return self.of_agents.get(agent, self.of_others)
