@@ -1,6 +1,7 @@
 """The settings that operators may change while the dispatcher runs, and who must hear of it."""
 
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import NamedTuple
 
 from dispatcher.core.limits import Limits
@@ -25,12 +26,18 @@ MODES: Mapping[str, str] = {
     "thought_chars_max": "thought_mode",
     "tool_calls_max": "tool_calls_mode",
     "repeated_calls_max": "repeated_calls_mode",
+    "session_cost_dollars_max": "session_cost_mode",
+    "user_cost_dollars_max": "user_cost_mode",
     "output_tokens_max": "output_tokens_mode",
     "total_time_s": "total_time_mode",
     "first_token_s": "first_token_mode",
     "deny_hold_chars_max": "deny_mode",
     "deny_speakers_max": "deny_mode",
 }
+
+
+# What is done about a model without a price.
+_UNPRICED: Mapping[str, Mode | None] = {"free": None, "observe": Mode.OBSERVE, "error": Mode.ENFORCE}
 
 
 class LiveLimits:
@@ -131,6 +138,12 @@ def core_limits(settings: Settings, rules: RuleBook | None, told_bytes: int = 0)
             total_time_mode=Mode(s.total_time_mode),
             first_token_s=s.first_token_s,
             first_token_mode=Mode(s.first_token_mode),
+            session_cost_dollars_max=s.session_cost_dollars_max or inf,
+            session_cost_mode=Mode(s.session_cost_mode),
+            user_cost_dollars_max=s.user_cost_dollars_max or inf,
+            user_cost_window_s=s.user_cost_window_s,
+            user_cost_mode=Mode(s.user_cost_mode),
+            unpriced_mode=_UNPRICED[s.unpriced_models],
             repeated_calls_max=s.repeated_calls_max,
             repeated_calls_mode=Mode(s.repeated_calls_mode),
             output_tokens_max=s.output_tokens_max,

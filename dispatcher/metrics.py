@@ -26,6 +26,7 @@ _COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("packets_dropped", "Packets that did not count.", ("reason",)),
     ("policy_violations", "What policies found.", ("policy", "mode")),
     ("rule_verdicts", "What single rules and patterns found, and what was done.", ("rule", "action")),
+    ("cost_dollars", "What was used, by the prices of the policy file.", ("model",)),
     ("policy_reloads", "How often the policy file was read again, and what came of it.", ("outcome",)),
     ("resumes", "Sessions that a returning commander asked to resume.", ("verdict",)),
     ("attempts_lost", "Attempts whose commander was lost, and whose session another takes over.", ()),
@@ -112,7 +113,7 @@ class Metrics:
 
     def count(self, effect: Count) -> None:
         counter = self._counters[effect.metric]
-        (counter.labels(*effect.labels) if effect.labels else counter).inc()
+        (counter.labels(*effect.labels) if effect.labels else counter).inc(effect.amount)
 
     def measure(self, effect: Measure) -> None:
         histogram = self._histograms[effect.metric]

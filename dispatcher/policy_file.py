@@ -1,4 +1,4 @@
-"""The policy file: rules on what is said, as data. TOML, in tables with a name each.
+"""The policy file: rules on what is said, and prices of models, as data. TOML, in tables with a name each.
 
     [rule.card]
     pattern = '\b[0-9]{13,19}\b'
@@ -21,7 +21,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from dispatcher.core.rules import KINDS, ByKind, Judges, Kind, RuleBook
+from dispatcher.core.rules import KINDS, ByKind, Judges, Kind, Price, RuleBook
 from dispatcher.patterns import PatternError, Patterns, compile_patterns, longest_match
 from dispatcher.redaction import redacted_json
 from dispatcher.tables import Table, Word
@@ -29,6 +29,7 @@ from dispatcher.tables import Table, Word
 FILE_BYTES_MAX: Final = 4_194_304
 # Each agent that rules name has programs of its own.
 AGENTS_MAX: Final = 100
+MODEL_CHARS_MAX: Final = 256
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Action = Literal["observe", "redact", "stop"]
@@ -115,7 +116,21 @@ def _literally(text: str) -> str:
     return "".join(each if each.isalnum() else f"\\x{{{ord(each):x}}}" for each in text)
 
 
-TABLES: Final[Mapping[str, type[Table]]] = {"rule": RuleTable}
+class PriceTable(Table):
+    """`[price."MODEL"]`: dollars for a million tokens of a model, by the name that its usage bears."""
+
+    input_dollars: float = Field(ge=0, le=1_000_000)
+    output_dollars: float = Field(ge=0, le=1_000_000)
+    # Reasoning tokens are some of the output tokens. None: the price of those.
+    reasoning_dollars: float | None = Field(default=None, ge=0, le=1_000_000)
+
+    @property
+    def price(self) -> Price:
+        reasoning = self.output_dollars if self.reasoning_dollars is None else self.reasoning_dollars
+        return Price(self.input_dollars, self.output_dollars, reasoning)
+
+
+TABLES: Final[Mapping[str, type[Table]]] = {"rule": RuleTable, "price": PriceTable}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +139,7 @@ class PolicyFile:
 
     version: str = ""
     rules: Mapping[str, RuleTable] = field(default_factory=dict)
+    prices: Mapping[str, PriceTable] = field(default_factory=dict)
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -160,7 +176,8 @@ def read_policy_file(path: Path, hold_chars_max: int) -> PolicyFile:
         problems += _wrong_together(rules)
     if problems:
         raise PolicyFileError("\n".join(f"{path}: {problem}" for problem in problems))
-    return PolicyFile(hashlib.sha256(content).hexdigest()[:12], rules)
+    prices = {name: table for name, table in tables["price"].items() if isinstance(table, PriceTable)}
+    return PolicyFile(hashlib.sha256(content).hexdigest()[:12], rules, prices)
 
 
 def _no_toml(path: Path, error: Exception) -> str:
@@ -176,8 +193,13 @@ def _tables(kind: str, told: object, problems: list[str]) -> Iterator[tuple[str,
         problems.append(f"{kind}: should be tables with a name each, e.g. [{kind}.mine]")
         return
     for name, values in told.items():
-        if not _NAME.fullmatch(name):
+        if kind == "rule" and not _NAME.fullmatch(name):
             problems.append(f"{kind}.{name}: its name should have 1 to 64 letters, digits, _ and -")
+            continue
+        if kind == "price" and not (0 < len(name) <= MODEL_CHARS_MAX and name.isprintable()):
+            problems.append(
+                f"{kind}.{name!r}: should be the name of a model, up to {MODEL_CHARS_MAX} characters"
+            )
             continue
         try:
             yield name, TABLES[kind].model_validate(values)
@@ -278,4 +300,5 @@ def rule_book(file: PolicyFile, deny: Mapping[str, str], *, deny_stops: bool) ->
         {agent: by_kind(agent) for agent in sorted(agents)},
         by_kind(""),
         redacted_json,
+        {model: table.price for model, table in file.prices.items()},
     )

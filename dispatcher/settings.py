@@ -424,6 +424,20 @@ class Settings(BaseModel):
     repeated_calls_mode: Mode = limit(
         LIMITS, "observe", "Whether repeated_calls_max ends a session or is only counted."
     )
+    session_cost_dollars_max: float = limit(
+        LIMITS, 0.0, "What a session may cost, by the policy file's prices. 0: no limit.", 0, 1e9
+    )
+    session_cost_mode: Mode = mode("Whether session_cost_dollars_max ends a session or is only counted.")
+    user_cost_dollars_max: float = limit(
+        LIMITS, 0.0, "What one user may spend within user_cost_window_s. 0: no limit.", 0, 1e9
+    )
+    user_cost_window_s: float = limit(
+        LIMITS, 86_400.0, "What a user has spent counts for so long.", 1, 31_622_400
+    )
+    user_cost_mode: Mode = mode("Whether user_cost_dollars_max ends and refuses sessions or is only counted.")
+    unpriced_models: Literal["free", "observe", "error"] = setting(
+        LIMITS, "observe", "What a model is that the policy file has no price for, where it has prices."
+    )
     output_tokens_max: int = limit(
         LIMITS, 10_000_000, "Output tokens, as its agent reports them.", 1, 1 << 40
     )
@@ -635,6 +649,10 @@ def _contradictions(told: Settings) -> Contradictions:
                 f"it has to fit into a message with all that goes with it: {part} must be at most 7/8 of that"
             )
             yield (part, "max_message_bytes"), why
+    for name in ("session_cost_dollars_max", "user_cost_dollars_max"):
+        if getattr(told, name) and told.policy_file is None:
+            why = "without prices nobody knows what anything costs: give a policy_file that has some"
+            yield (name, "policy_file"), why
     if told.credit_bytes > told.max_message_bytes * told.credit_packets:
         why = "so many can't carry so much: credit_bytes must be at most the product of the others"
         yield ("credit_bytes", "max_message_bytes", "credit_packets"), why

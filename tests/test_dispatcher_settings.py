@@ -34,6 +34,7 @@ from dispatcher.settings import (
 FIELDS = Settings.model_fields
 NUMBERS = [name for name, field in FIELDS.items() if field.annotation in (int, float)]
 UNITS = {
+    "DOLLARS",
     "ATTEMPTS",
     "FAILURES",
     "LEVELS",
@@ -605,6 +606,7 @@ FREE_NUMBERS = [
     if not name.startswith(
         ("heartbeat", "keepalive", "ping", "tcp", "credit", "max_message", "request_bytes", "viewer_", "jwt_")
     )
+    and "_cost_dollars" not in name
     and name not in ("detach_grace_s", "journal_bytes", "journal_session_bytes", "tool_output_bytes")
     and name != "tool_arguments_bytes"
 ]

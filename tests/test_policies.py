@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from asynchronous import asynchronous, eventually
-from chat_viewer import conversing
+from chat_viewer import asking, conversing
 from dispatcher_process import DispatcherProcess, running_dispatcher, serve_and_fail
 from scripted_commander import linked, unique
 from southwest.ai.agent.v1 import agent_pb2
@@ -169,6 +169,49 @@ async def test_an_agent_that_asks_for_the_same_again_and_again_is_stopped() -> N
             "stop",
             turn.session_id,
         )
+
+
+PRICES = '[price."small"]\ninput_dollars = 1000\noutput_dollars = 10_000\n'
+
+
+@asynchronous
+async def test_a_session_ends_when_it_has_cost_too_much_and_its_user_waits(tmp_path: Path) -> None:
+    path = put(tmp_path / "policies.toml", PRICES)
+    flags = (
+        "--session-cost-dollars-max",
+        "1",
+        "--user-cost-dollars-max",
+        "1.5",
+        "--user-cost-window-s",
+        "3600",
+    )
+    with running_dispatcher("--policy-file", str(path), *flags) as dispatcher:
+        agent = unique("agent")
+        async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
+            seen = await talk.ask(agent, user_id="ada")
+            turn = await link.started()
+            used = {"input_tokens": 100, "output_tokens": 50, "model": "small"}
+            await turn.send(usage=used)
+            await turn.say("half of it")
+            await turn.send(usage={"model": "dear", "output_tokens": 5})
+            await turn.send(usage=used)
+            ended = await seen.ended()
+            assert ended.name == "limit_exceeded"
+            assert ended.message.startswith("session_cost_dollars_max: it has cost more than 1 dollars")
+            assert seen.text == "half of it"
+            # What is only told at the end counts for the user, and takes nothing back.
+            seen = await talk.ask(agent, client_ref="2", user_id="ada")
+            turn = await link.started()
+            await link.write(turn.finished(usage={"input_tokens": 500, "model": "small"}))
+            assert (await seen.ended()).name == "completed"
+            refused = await talk.request("3", ask=asking(agent, user_id="ada"))
+            assert refused.error.code == "rate_limited"
+            assert "user_cost_dollars_max is 1.5 in 3600 s" in refused.error.message
+            await talk.ask(agent, client_ref="4", user_id="bob")
+        name = 'dispatcher_cost_dollars_total{model="small"}'
+        assert await counted(dispatcher, name) == pytest.approx(1.7)
+        name = 'dispatcher_policy_violations_total{mode="observe",policy="unpriced_models"}'
+        assert await counted(dispatcher, name) == 1
 
 
 def test_a_file_that_can_not_be_used_refuses_the_start(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from page import ROOT, Reader, blocks, unmarked
 
-from dispatcher.policy_file import TABLES
+from dispatcher.policy_file import TABLES, read_policy_file
 
 PAGE = ROOT / "docs" / "policies.md"
 
@@ -15,6 +15,14 @@ def test_every_example_runs(tmp_path: Path) -> None:
     with Reader(PAGE, tmp_path) as reader:
         reader.read()
     assert reader.ran == sum(block.what.startswith("run: ") for block in blocks(PAGE)) >= 5
+
+
+@pytest.mark.parametrize("shown", re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL))
+def test_every_file_that_is_shown_can_be_used(tmp_path: Path, shown: str) -> None:
+    path = tmp_path / "policies.toml"
+    path.write_text(shown)
+    file = read_policy_file(path, 1024)
+    assert file.rules or file.prices
 
 
 @pytest.mark.parametrize("language", ["python", "sh", "toml"])

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.core.endings import Ending
+from dispatcher.core.packets import Usage
 from dispatcher.core.policy import (
     CALLS_KNOWN_MAX,
     MEANINGS,
@@ -19,7 +20,7 @@ from dispatcher.core.policy import (
     Verdict,
     Violation,
 )
-from dispatcher.core.rules import Judges, Kind, RuleBook, said_by_agents
+from dispatcher.core.rules import Judges, Kind, Price, RuleBook, said_by_agents
 from dispatcher.core.windows import Release
 from dispatcher.patterns import compile_patterns
 
@@ -125,6 +126,55 @@ def test_calls_are_known_up_to_a_bound() -> None:
         assert guard.repeated(f"{number}") is PASS
     assert guard.repeated("new") is guard.repeated("new") is PASS
     assert guard.repeated("0").stop is not None
+
+
+PRICED = RuleBook(prices={"m": Price(1.0, 10.0, 4.0)})
+
+
+def test_what_was_used_costs_what_the_price_says() -> None:
+    guard = Guard(PolicyLimits(rules=PRICED))
+    assert guard.price(Usage(1_000_000, 200_000, 100_000, "m")) == (1 + 1 + 0.4, PASS)
+    # More reasoning than output is told by those that count it apart: it is no more than all.
+    assert guard.price(Usage(0, 100_000, 300_000, "m")) == (0.4, PASS)
+
+
+@pytest.mark.parametrize("mode", [None, OBSERVE, ENFORCE])
+def test_a_model_without_a_price_is_free_or_told_of_once_or_an_error(mode: Mode | None) -> None:
+    guard = Guard(PolicyLimits(rules=PRICED, unpriced_mode=mode))
+    used = Usage(1, 1, 0, "other")
+    first, then = guard.price(used)[1], guard.price(used)[1]
+    assert first.violations == (() if mode is None else (Violation(Policy.UNPRICED, mode),))
+    assert (first.stop is not None) == (then.stop is not None) == (mode is ENFORCE)
+    assert then.violations == ()
+    assert guard.price(Usage(model="other")) == (None, PASS)
+    # Where nothing has a price, nobody asks.
+    assert Guard(PolicyLimits(unpriced_mode=mode)).price(used) == (None, PASS)
+
+
+def test_a_session_costs_no_more_than_it_may_and_goes_on_counting_over_attempts() -> None:
+    guard = Guard(PolicyLimits(session_cost_dollars_max=1.0))
+    assert guard.spent(0.5, 0.5) is PASS
+    guard.begin_anew(0, 0)
+    assert guard.spent(0.5, 1.0) is PASS
+    stop = guard.spent(0.01, 1.01).stop
+    assert stop == Violation(Policy.SESSION_COST, ENFORCE, 1.0)
+    assert stop.message == (
+        "session_cost_dollars_max: it has cost more than 1 dollars, by the prices of the policy file"
+    )
+
+
+def test_a_restart_forgets_no_cost() -> None:
+    guard, then = Guard(PolicyLimits()), Guard(PolicyLimits(session_cost_dollars_max=1.0))
+    guard.spent(0.9, 0)
+    then.put_back(guard.mark)
+    assert then.spent(0.2, 0).stop is not None
+
+
+def test_what_its_user_has_spent_counts_too() -> None:
+    guard = Guard(PolicyLimits(user_cost_dollars_max=5.0, user_cost_mode=OBSERVE))
+    assert guard.spent(1.0, 5.0) is PASS
+    assert guard.spent(1.0, 6.0).violations == (Violation(Policy.USER_COST, OBSERVE, 5.0),)
+    assert guard.spent(1.0, 7.0) is PASS
 
 
 def test_output_tokens_are_those_of_the_whole_session() -> None:

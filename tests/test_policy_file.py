@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.rules import KINDS, Judges, Kind, RuleBook
+from dispatcher.core.rules import KINDS, Judges, Kind, Price, RuleBook
 from dispatcher.patterns import Patterns, compile_patterns
 from dispatcher.policy_file import PolicyFileError, RuleTable, read_policy_file, rule_book
 
@@ -109,6 +109,22 @@ def test_literals_are_taken_as_they_are(literals: list[str], text: str) -> None:
 
     matcher = compile_patterns({"words": RuleTable(literals=literals, action="stop").source})
     assert bool(found(matcher, text)) == any(literal in text for literal in literals)
+
+
+def test_prices_are_by_the_names_of_models(tmp_path: Path) -> None:
+    text = """
+    [price."openai:small-1.5"]
+    input_dollars = 0.25
+    output_dollars = 2
+    [price.deep]
+    input_dollars = 1
+    output_dollars = 8
+    reasoning_dollars = 4
+    """
+    assert book(tmp_path, text).prices == {
+        "openai:small-1.5": Price(0.25, 2.0, 2.0),
+        "deep": Price(1.0, 8.0, 4.0),
+    }
 
 
 RULE = "[rule.a]\naction = 'stop'\n"

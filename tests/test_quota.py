@@ -8,7 +8,7 @@ from dispatcher.core.endings import Refusal
 from dispatcher.core.events import SessionRequested
 from dispatcher.core.limits import Limits
 from dispatcher.core.policy import Guard, PolicyLimits
-from dispatcher.core.quota import Bucket, Quotas
+from dispatcher.core.quota import Bucket, Quotas, Spending
 from dispatcher.core.session import Session
 
 PER_MINUTE = st.integers(1, 1_000)
@@ -80,3 +80,52 @@ def test_whoever_bears_no_id_is_under_the_limits_for_all_alone(user_id: str) -> 
     quotas, limits = Quotas(), Limits(user_sessions_max=1)
     quotas.entered(session(1, user_id))
     assert (quotas.excess(user_id, limits) is None) == (user_id == "")
+
+
+# --- what is spent -----------------------------------------------------------------------------------------
+
+
+@given(
+    spent=st.lists(st.tuples(st.floats(0, 30), st.integers(0, 100)), max_size=30),
+    window_s=st.sampled_from([10.0, 100.0]),
+)
+def test_what_was_spent_counts_for_a_window_and_a_hundredth_less_at_most(
+    spent: list[tuple[float, int]], window_s: float
+) -> None:
+    spending, now, told = Spending(), 0.0, []
+    for pause_s, dollars in spent:
+        now += pause_s
+        spending.add(dollars, window_s, now)
+        told.append((now, dollars))
+        total = spending.total(window_s, now)
+        surely = sum(each for at, each in told if at > now - window_s * 0.99)
+        perhaps = sum(each for at, each in told if at > now - window_s)
+        assert surely - 1e-6 <= total <= perhaps + 1e-6
+        wait_s = spending.below_s(total, window_s, now)
+        if total:
+            assert 0 < wait_s <= window_s + 1e-6
+    assert spending.total(window_s, now + window_s) == 0
+
+
+def test_what_was_spent_a_twentieth_later_counts_as_much_longer() -> None:
+    spending = Spending()
+    spending.add(1.0, 100.0, 0.0)
+    spending.add(2.0, 100.0, 5.0)
+    assert spending.total(100.0, 99.0) == 3.0
+    assert spending.total(100.0, 101.0) == 2.0
+    assert spending.below_s(2.0, 100.0, 101.0) == 4.0
+
+
+def test_a_user_that_has_spent_too_much_gets_nothing_until_it_counts_no_more() -> None:
+    limits = Limits(policy=PolicyLimits(user_cost_dollars_max=5.0, user_cost_window_s=100.0))
+    quotas = Quotas()
+    assert quotas.spend("", 9.0, limits, 0.0) == 0
+    assert quotas.spend("ada", 2.0, limits, 0.0) == 2
+    assert quotas.overspent("ada", limits, 1.0) is None
+    assert quotas.spend("ada", 3.5, limits, 10.0) == 5.5
+    excess = quotas.overspent("ada", limits, 20.0)
+    assert excess is not None
+    assert (excess.refusal, excess.retry_after_s) == (Refusal.RATE_LIMITED, 80.0)
+    assert excess.message == "user_cost_dollars_max is 5 in 100 s, and this user has spent so much"
+    assert quotas.overspent("bob", limits, 20.0) is None
+    assert quotas.overspent("ada", limits, 100.0) is None

@@ -41,8 +41,10 @@ from dispatcher.core.packets import (
 )
 from dispatcher.core.policy import PolicyLimits
 from dispatcher.core.router import Router
+from dispatcher.core.rules import Judges, RuleBook
 from dispatcher.hub import Hub
 from dispatcher.limits import core_limits
+from dispatcher.patterns import compile_patterns
 from dispatcher.settings import Settings
 
 
@@ -469,3 +471,25 @@ def test_one_that_refused_is_asked_again_when_its_heartbeat_says_that_it_has_roo
     say(router, "l1", packet("refused", detail=Refused("no_slot", "still stopping another")))
     say(router, "l1", packet("heartbeat", who="", attempt=0, detail=Heartbeat(0, 0.0, 0, 0)), now=3.0)
     assert router.sessions["s1"].state.value == "starting"
+
+
+def test_what_the_user_says_is_judged_and_kept_nowhere() -> None:
+    stop = Judges(stop=compile_patterns({"word": "secret"}))
+    router = scene(
+        Limits(policy=PolicyLimits(rules=RuleBook(names=frozenset({"word"}), of_others={"user": stop})))
+    )
+    out = router.step(events.SessionRequested("s1", "echo", b"", said=("fine", "a secret")), 0.0)
+    (opened,) = (effect for effect in out if isinstance(effect, events.Open))
+    assert opened.requested.said == ()
+    (told,) = (effect for effect in out if isinstance(effect, events.Audit))
+    assert (told.session_id, told.rule, told.action, told.kind, told.position) == (
+        "s1",
+        "word",
+        "stop",
+        "user",
+        2,
+    )
+    assert "secret" not in repr(out)
+    session = router.sessions["s1"]
+    assert (session.ending, session.attempt) == (Ending.POLICY_BLOCKED, 0)
+    assert not [effect for effect in out if isinstance(effect, events.Send)]

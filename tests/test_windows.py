@@ -188,6 +188,13 @@ def test_what_waits_for_a_mark_does_not_go_on_before_what_stops() -> None:
     assert of.since == 1
 
 
+def test_what_waits_for_a_mark_does_not_go_on_before_what_stops_at_the_end_either() -> None:
+    of = redacting(compile_patterns({"end": "secret$"}))
+    assert of.take("content", "12secret", 1, "", "") == Outcome()
+    blocked = Outcome([], [Finding("content", "", Spot(2, "end"), True)], True)
+    assert finished(of) == blocked
+
+
 def test_a_held_packet_is_that_of_the_first_character_whoever_holds_it() -> None:
     of = redacting(compile_patterns({"long": "12x"}))
     assert of.take("content", "1", 1, "", "") == Outcome()

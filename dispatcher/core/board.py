@@ -50,6 +50,7 @@ from dispatcher.core.packets import (
     ToolFailure,
     ToolOutcome,
     ToolResult,
+    Usage,
 )
 from dispatcher.core.policy import PASS, Guard, Verdict
 from dispatcher.core.quota import Quotas
@@ -210,6 +211,28 @@ class Board:
         elif kind == "thought":
             above.thought_chars += len(text)
         self.emit(above, kind, path, text, body, size)
+
+    def spend(self, session: Session, used: Usage, *, is_over: bool = False) -> None:
+        """What was used costs something: the session, those above it, and its user. Where the turn `is_over` it ends
+        nothing any more."""
+        guard = session.guard
+        if guard is None or not (used.input_tokens or used.output_tokens):
+            return
+        dollars, verdict = guard.price(used)
+        if not is_over:
+            self.violated(session, verdict)
+        if dollars is None:
+            return
+        self.out.append(Count("cost_dollars", (used.model,), dollars))
+        by_user = self.quotas.spend(session.user_id, dollars, self.limits, self.now)
+        if not is_over and session.live:
+            self.violated(session, guard.spent(dollars, by_user))
+        above = self.above(session)
+        while above is not None and above.guard is not None:
+            verdict = above.guard.spent(dollars, by_user)
+            if verdict is not PASS:
+                self.verdicts_above.append((above, verdict))
+            above = self.above(above)
 
     def tell_usage(self, session: Session) -> None:
         """What a delegated session has used, the one that asked for it has used as well."""

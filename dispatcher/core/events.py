@@ -375,6 +375,7 @@ class Count(NamedTuple):
 
     metric: str
     labels: tuple[str, ...] = ()
+    amount: float = 1
 
 
 class Measure(NamedTuple):

@@ -533,7 +533,9 @@ class Intake:
             session.usage = session.usage.plus(usage)
             if session.delegated is not None:
                 self._board.tell_usage(session)
-            self._judged(session, session.guard.used(session.usage.output_tokens))
+            self._board.spend(session, usage)
+            if session.guard is not None:
+                self._judged(session, session.guard.used(session.usage.output_tokens))
 
     def _progress(self, session: Session, packet: Packet, link: Link) -> None:
         self._pass_on(session, packet, link)
@@ -555,7 +557,10 @@ class Intake:
         assert isinstance(done, Done)
         may_pass = self._board.may_pass(session, packet.text, packet.agent)
         if may_pass and done.usage is not None:
+            told = session.usage
             session.usage = session.usage_before.plus(session.usage_below).plus(done.usage)
+            more = session.usage.beyond(told)._replace(model=done.usage.model)
+            self._board.spend(session, more, is_over=True)
         if not may_pass:
             pass
         elif not done.completed:

@@ -40,6 +40,7 @@ class GuardMark(NamedTuple):
     thought_chars: int = 0
     tool_calls: int = 0
     held: tuple[HeldText, ...] = ()
+    cost_dollars: float = 0.0
 
 
 class Mark(NamedTuple):

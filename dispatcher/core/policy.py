@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple
 from dispatcher.core.endings import Ending
 from dispatcher.core.holdback import Matcher
 from dispatcher.core.mark import GuardMark
-from dispatcher.core.packets import StopCode
+from dispatcher.core.packets import StopCode, Usage
 from dispatcher.core.rules import NOTHING, WORDS, ByKind, Finding, Judges, Kind, RuleBook, said_by_agents
 from dispatcher.core.windows import Outcome, Release, Windows
 
@@ -37,6 +37,9 @@ class Policy(Enum):
     THOUGHT_CHARS = "thought_chars_max"
     TOOL_CALLS = "tool_calls_max"
     REPEATED_CALLS = "repeated_calls_max"
+    SESSION_COST = "session_cost_dollars_max"
+    USER_COST = "user_cost_dollars_max"
+    UNPRICED = "unpriced_models"
     OUTPUT_TOKENS = "output_tokens_max"
     TOTAL_TIME = "total_time_s"
     FIRST_TOKEN = "first_token_s"  # noqa: S105 - a name, not a password
@@ -72,6 +75,17 @@ MEANINGS: Final[dict[Policy, Meaning]] = {
         Ending.LIMIT_EXCEEDED,
         "limit",
         "more than {limit} times the same tool call with the same arguments; {agent} is likely in a loop",
+    ),
+    Policy.SESSION_COST: Meaning(
+        Ending.LIMIT_EXCEEDED,
+        "limit",
+        "it has cost more than {limit} dollars, by the prices of the policy file",
+    ),
+    Policy.USER_COST: Meaning(
+        Ending.LIMIT_EXCEEDED, "limit", "its user has spent more than {limit} dollars in the time that counts"
+    ),
+    Policy.UNPRICED: Meaning(
+        Ending.LIMIT_EXCEEDED, "limit", "it uses a model that the policy file has no price for; give it one"
     ),
     Policy.OUTPUT_TOKENS: Meaning(Ending.LIMIT_EXCEEDED, "limit", "more than {limit} output tokens"),
     Policy.TOTAL_TIME: Meaning(Ending.DEADLINE_EXCEEDED, "limit", "not done after {limit} s"),
@@ -139,6 +153,13 @@ class PolicyLimits:
     # The same call with the same arguments, in one attempt; 0: as often as it likes.
     repeated_calls_max: int = 20
     repeated_calls_mode: Mode = Mode.OBSERVE
+    # By the prices of the rule book; `inf` is no limit. A mode of None for what has no price: it is free.
+    session_cost_dollars_max: float = inf
+    session_cost_mode: Mode = Mode.ENFORCE
+    user_cost_dollars_max: float = inf
+    user_cost_window_s: float = 86_400.0
+    user_cost_mode: Mode = Mode.ENFORCE
+    unpriced_mode: Mode | None = Mode.OBSERVE
     output_tokens_max: int = 10_000_000
     output_tokens_mode: Mode = Mode.ENFORCE
     total_time_s: float = 3_600.0
@@ -242,7 +263,7 @@ class _Bound:
         """By how much an enforced limit is exceeded."""
         return max(0, count - int(self._enforce_at)) if self._enforce_at < inf else 0
 
-    def exceeded(self, count: int) -> list[Violation]:
+    def exceeded(self, count: float) -> list[Violation]:
         return self._tell(count > self._observe_at, count > self._enforce_at)
 
     def due(self, now: float, started_at: float) -> list[Violation]:
@@ -278,6 +299,7 @@ class Guard:
         "_hold_chars_max",
         "_output_tokens",
         "_repeated_calls",
+        "_session_cost",
         "_speakers_max",
         "_stopped",
         "_thought_free",
@@ -285,8 +307,11 @@ class Guard:
         "_thoughts",
         "_tool_calls",
         "_total_time",
+        "_unpriced_mode",
+        "_user_cost",
         "_windows",
         "content_chars",
+        "cost_dollars",
         "thought_chars",
         "tool_calls",
     )
@@ -306,6 +331,12 @@ class Guard:
             Policy.REPEATED_CALLS, limits.repeated_calls_max or inf, limits.repeated_calls_mode, None
         )
         self._calls: dict[str, int] = {}
+        self._session_cost = _Bound(
+            Policy.SESSION_COST, limits.session_cost_dollars_max, limits.session_cost_mode, None
+        )
+        self._user_cost = _Bound(Policy.USER_COST, limits.user_cost_dollars_max, limits.user_cost_mode, None)
+        self._unpriced_mode = limits.unpriced_mode
+        self.cost_dollars = 0.0
         self._output_tokens = _Bound(
             Policy.OUTPUT_TOKENS, limits.output_tokens_max, limits.output_tokens_mode, own.output_tokens
         )
@@ -409,6 +440,26 @@ class Guard:
         """Judges what the session has used so far, all in all."""
         return self._told(self._output_tokens.exceeded(output_tokens))
 
+    def price(self, usage: Usage) -> tuple[float | None, Verdict]:
+        """What was used costs so many dollars; None where nobody knows, which is judged."""
+        prices = self._book.prices
+        price = prices.get(usage.model)
+        if price is not None:
+            return price.of(usage.input_tokens, usage.output_tokens, usage.reasoning_tokens), PASS
+        mode = self._unpriced_mode
+        if not prices or mode is None or not (usage.input_tokens or usage.output_tokens):
+            return None, PASS
+        if mode is Mode.OBSERVE:
+            # Once is enough.
+            self._unpriced_mode = None
+        return None, self._told([Violation(Policy.UNPRICED, mode)])
+
+    def spent(self, dollars: float, by_user: float) -> Verdict:
+        """Judges what the session costs with so many more, and what its user has spent in all."""
+        self.cost_dollars += dollars
+        told = self._session_cost.exceeded(self.cost_dollars)
+        return self._told(told + self._user_cost.exceeded(by_user))
+
     def told_below(self, kind: Kind, chars: int) -> Verdict:
         """Counts text of a delegated session, which that one's guard has judged. With a `stop` it is not to be told."""
         if kind == "content":
@@ -473,12 +524,13 @@ class Guard:
     def mark(self) -> GuardMark:
         """Where it stands, to be put back into another one of the same limits."""
         held = () if self._windows is None else self._windows.held
-        return GuardMark(self.content_chars, self.thought_chars, self.tool_calls, held)
+        return GuardMark(self.content_chars, self.thought_chars, self.tool_calls, held, self.cost_dollars)
 
     def put_back(self, mark: GuardMark) -> list[Release]:
         """Stands where another one stood, before anything was judged. What that one held and nobody would judge any
         more, since the pattern is gone, goes on now."""
         self.content_chars, self.thought_chars, self.tool_calls = mark[:3]
+        self.cost_dollars = mark.cost_dollars
         windows = self._windows or self._all_windows({})
         return windows.put_back(mark.held)
 

@@ -4,12 +4,13 @@ A request without a user id is under the limits for all alone. Owns who has whic
 says why to refuse: `router.py` asks before it opens a session.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dispatcher.core.endings import Refusal
 from dispatcher.core.limits import Limits
+from dispatcher.core.policy import Mode
 from dispatcher.core.session import Session
 
 
@@ -50,6 +51,41 @@ class Bucket:
         return min(per_minute, self._left + (now - self._at) * per_minute / 60)
 
 
+class Spending:
+    """What somebody has spent in a window that slides by the hundredth."""
+
+    __slots__ = ("_parts", "_total")
+
+    def __init__(self) -> None:
+        # When each hundredth began, and what was spent in it.
+        self._parts: deque[tuple[float, float]] = deque()
+        self._total = 0.0
+
+    def add(self, dollars: float, window_s: float, now: float) -> None:
+        if self._parts and now < self._parts[-1][0] + window_s / 100:
+            at, spent = self._parts.pop()
+            self._parts.append((at, spent + dollars))
+        else:
+            self._parts.append((now, dollars))
+        self._total += dollars
+
+    def total(self, window_s: float, now: float) -> float:
+        while self._parts and self._parts[0][0] + window_s <= now:
+            self._total -= self._parts.popleft()[1]
+        # What is left of sums of fractions.
+        self._total = self._total if self._parts else 0.0
+        return self._total
+
+    def below_s(self, most: float, window_s: float, now: float) -> float:
+        """How long until it is below so much, if nothing more is spent."""
+        total = self.total(window_s, now)
+        for at, spent in self._parts:
+            total -= spent
+            if total < most:
+                return at + window_s - now
+        return 0.0
+
+
 @dataclass(slots=True)
 class User:
     """Somebody who has sessions, or had some in the last minute. Ended ones are in it as long as they are kept."""
@@ -57,6 +93,7 @@ class User:
     sessions: dict[str, Session] = field(default_factory=dict)
     live: int = 0
     rate: Bucket = field(default_factory=Bucket)
+    spending: Spending = field(default_factory=Spending)
 
     @property
     def kept_bytes(self) -> int:
@@ -108,6 +145,27 @@ class Quotas:
             told = f"user_journal_bytes is {limits.user_journal_bytes}, and so much of this user's is kept"
             return Excess(Refusal.USER_JOURNAL_FULL, told)
         return None
+
+    def spend(self, user_id: str, dollars: float, limits: Limits, now: float) -> float:
+        """Counts what one of a user's sessions costs; what the user has spent in all, as far as it counts now."""
+        if not user_id:
+            return 0.0
+        window_s = limits.policy.user_cost_window_s
+        spending = self._user(user_id).spending
+        spending.add(dollars, window_s, now)
+        return spending.total(window_s, now)
+
+    def overspent(self, user_id: str, limits: Limits, now: float) -> Excess | None:
+        """Why a user that has spent too much can't have another session now."""
+        policy = limits.policy
+        user = self._users.get(user_id) if user_id else None
+        most, window_s = policy.user_cost_dollars_max, policy.user_cost_window_s
+        if user is None or policy.user_cost_mode is not Mode.ENFORCE:
+            return None
+        if user.spending.total(window_s, now) < most:
+            return None
+        told = f"user_cost_dollars_max is {most:g} in {window_s:g} s, and this user has spent so much"
+        return Excess(Refusal.RATE_LIMITED, told, user.spending.below_s(most, window_s, now))
 
     def take(self, user_id: str, limits: Limits, now: float) -> Excess | None:
         """Counts a request, or says when the next one may come."""

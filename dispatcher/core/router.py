@@ -237,7 +237,7 @@ class Router:
         if refusal is not None:
             return Excess(refusal, f"sessions_max is {limits.sessions_max}, and so many run or wait")
         board.make_room_of(event.user_id)
-        excess = quotas.excess(event.user_id, limits)
+        excess = quotas.excess(event.user_id, limits) or quotas.overspent(event.user_id, limits, board.now)
         if excess is None and board.choose(event) is None:
             excess = self._excess_in_queue(event.user_id)
         return excess or quotas.take(event.user_id, limits, board.now)

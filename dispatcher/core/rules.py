@@ -65,11 +65,26 @@ def _as_text(text: str, redact: Redact, _: Callable[[Finding], str]) -> tuple[st
     return redact(text)
 
 
+class Price(NamedTuple):
+    """Of a million tokens of a model, in dollars. Reasoning tokens are some of the output tokens, at a price of their
+    own."""
+
+    input: float
+    output: float
+    reasoning: float
+
+    def of(self, input_tokens: int, output_tokens: int, reasoning_tokens: int) -> float:
+        reasoning_tokens = min(reasoning_tokens, output_tokens)
+        spoken = (output_tokens - reasoning_tokens) * self.output + reasoning_tokens * self.reasoning
+        return (input_tokens * self.input + spoken) / 1_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class RuleBook:
     """`version` names the file's content. `marks` stand in place of what the patterns of these names match; `names` are
     those of the file's rules: other patterns are those of the settings. `of_agents` is by the agent that a session is
-    with, `of_others` for all that are not in there."""
+    with, `of_others` for all that are not in there. `prices` are by model; without any, nothing is
+    said of costs."""
 
     version: str = ""
     names: frozenset[str] = frozenset()
@@ -77,6 +92,7 @@ class RuleBook:
     of_agents: Mapping[str, ByKind] = field(default_factory=dict)
     of_others: ByKind = field(default_factory=dict)
     redact_json: RedactJson = _as_text
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<RuleBook {self.version or 'of settings'}, {len(self.names)} rules>"
