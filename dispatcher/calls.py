@@ -4,6 +4,9 @@ What comes back to the core is always an event: the call has come to something, 
 answer it.
 """
 
+import asyncio
+import contextlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
@@ -20,12 +23,13 @@ from dispatcher.core.events import (
     RunTool,
     SessionRequested,
     ToolFinished,
+    ToolProgressed,
 )
 from dispatcher.core.policy import Budgets
 from dispatcher.core.session import Session
 from dispatcher.readable import readable
 from dispatcher.rpc import codec
-from dispatcher.tools.contract import Approval, Delegation, ToolOutcome, ToolRequest
+from dispatcher.tools.contract import Approval, Delegation, Progressed, ToolOutcome, ToolRequest, sendable
 from dispatcher.tools.runner import ToolRunner
 
 # A tool may say anything; on the wire it is a number of milliseconds.
@@ -64,12 +68,21 @@ class Task(BaseModel):
 
 
 class Calls:
-    """`sessions` are the core's, to be read; `request_bytes_max`: the largest request that goes to an agent."""
+    """`sessions` are the core's, to be read; `submit` is its ear; `request_bytes_max`: the largest request that goes to
+    an agent; `progress_s`: no call tells more often how far it is."""
 
     def __init__(
-        self, runner: ToolRunner, sessions: Callable[[], Mapping[str, Session]], request_bytes_max: int
+        self,
+        runner: ToolRunner,
+        sessions: Callable[[], Mapping[str, Session]],
+        submit: Callable[[Event], object],
+        *,
+        request_bytes_max: int,
+        progress_s: float,
     ) -> None:
         self._runner = runner
+        self._submit = submit
+        self._progress_s = progress_s
         self._sessions = sessions
         self._request_bytes_max = request_bytes_max
 
@@ -93,6 +106,7 @@ class Calls:
             agent=effect.agent,
             session_agent=effect.session_agent,
             is_approved=effect.is_approved,
+            progressed=self._progressed(effect),
         )
         outcome = await self._runner.run(request)
         match outcome.instead:
@@ -101,6 +115,31 @@ class Calls:
             case Approval() as approval:
                 return _asked(effect, approval)
         return _finished(effect, outcome)
+
+    def _progressed(self, effect: RunTool) -> Progressed:
+        """What a tool calls to say how far it is, from any thread."""
+        loop = asyncio.get_running_loop()
+        told_at = -math.inf
+
+        def tell(text: str, current: float | None, total: float | None) -> None:
+            nonlocal told_at
+            if (now := loop.time()) - told_at < self._progress_s:
+                return
+            told_at = now
+            text = sendable(text)
+            progress = agent_pb2.Progress(text=text, call_id=effect.call.call_id)
+            if current is not None:
+                progress.current = current
+            if total is not None:
+                progress.total = total
+            body = progress.SerializeToString()
+            self._submit(ToolProgressed(effect.session_id, effect.attempt, effect.call.call_id, text, body))
+
+        def progressed(text: str, current: float | None, total: float | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is gone, and everybody with it
+                loop.call_soon_threadsafe(tell, str(text), _finite(current), _finite(total))
+
+        return progressed
 
     def _delegated(
         self, effect: RunTool, agent: str, arguments_json: str, timeout_ms: int | None
@@ -145,6 +184,10 @@ class Calls:
         return ask
 
 
+def _finite(value: float | None) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
 def _asked(effect: RunTool, approval: Approval) -> ApprovalRequested:
     """Who watches is asked whether it may run."""
     call = effect.call
@@ -177,7 +220,7 @@ def _finished(effect: RunTool, outcome: ToolOutcome) -> ToolFinished:
         retry_after_s = None if error.retry_after_s is None else min(error.retry_after_s, _RETRY_AFTER_S_MAX)
         retry_after_ms = None if retry_after_s is None else int(retry_after_s * 1000)
         failure = packets.ToolFailure(error.code, error.message, error.retryable, retry_after_ms)
-    answer = packets.ToolOutcome(outcome.result_json, failure)
+    answer = packets.ToolOutcome(outcome.result_json, failure, outcome.told_json)
     said = (readable(outcome.result_json), failure.message if failure is not None else "")
     text = packets.PART.join(filter(None, said))
     return ToolFinished(effect.session_id, effect.attempt, effect.call.call_id, answer, text)

@@ -231,7 +231,13 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
             hub = Hub(
                 router,
                 keeping.journal,
-                Calls(runner, lambda: router.sessions, settings.request_bytes_max),
+                Calls(
+                    runner,
+                    lambda: router.sessions,
+                    lambda event: hub.submit(event),  # noqa: PLW0108 - the hub comes after what it calls
+                    request_bytes_max=settings.request_bytes_max,
+                    progress_s=settings.tool_progress_s,
+                ),
                 metrics,
                 tasks,
                 leaving.idle,

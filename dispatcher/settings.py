@@ -579,6 +579,9 @@ class Settings(BaseModel):
     tool_calls_waiting_max: int = limit(
         TOOLS, 1000, "Calls of one tool that wait for their turn; more are refused with a hint.", 1, 1_000_000
     )
+    tool_progress_s: float = setting(
+        TOOLS, 0.2, "A call's progress is passed on so often at most; the rest is left out.", 0, 3600
+    )
     tool_threads: int = setting(TOOLS, 32, "Threads for tools that are not async, all together.", 1, 1024)
     tool_failures_max: int = limit(
         TOOLS, 10, "A tool that fails so often in a row is left alone for a while. 0: never.", 0, 10_000

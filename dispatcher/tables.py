@@ -319,6 +319,8 @@ class ToolTable(Table):
     agents: list[Word] | None = Field(default=None, max_length=1000)
     users: list[Word] | None = Field(default=None, max_length=10_000)
     calls_per_minute_max: int | None = Field(default=None, ge=1, le=1_000_000)
+    # Of a longer result the agent is told the begin; viewers have the whole.
+    told_chars_max: int | None = Field(default=None, ge=16, le=67_108_864)
     # Somebody who may answer the session's questions has to allow each call; how long that is waited for.
     ask: bool = False
     ask_s: float | None = Field(default=None, gt=0, le=31_536_000)

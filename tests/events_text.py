@@ -214,6 +214,12 @@ def delegate(words: Words) -> Event:
     return events.DelegationRequested(asked, events.SessionRequested("", agent, b"<request>"))
 
 
+def tool_progress(words: Words) -> Event:
+    session_id, _, attempt = words.next().partition("/")
+    call_id, text = words.next(), words.next("")
+    return events.ToolProgressed(session_id, int(attempt), call_id, text, b"<progress>")
+
+
 def approval(words: Words) -> Event:
     """What the shell makes of a call that somebody has to allow."""
     session_id, _, attempt = words.next().partition("/")

@@ -80,6 +80,14 @@ async def who(context: Context) -> str:
 
 
 @server.tool(structured_output=False)
+async def count(to: int, context: Context) -> str:
+    """Counts, and says how far it is."""
+    for number in range(1, to + 1):
+        await context.report_progress(number, to, f"number {number}")
+    return "counted"
+
+
+@server.tool(structured_output=False)
 def die() -> str:
     """Ends the server, at once."""
     os._exit(3)

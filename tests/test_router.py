@@ -95,6 +95,7 @@ def bare(event_type: type[Any]) -> Event:
         "delegated": None,
         "asked": events.Delegated("x", 1, "x"),
         "requested": events.SessionRequested("x", "x", b"x"),
+        "body": b"x",
         "question": Question("x", None, b"x"),
     }
     simple: dict[Any, object] = {
@@ -123,6 +124,7 @@ def test_every_event_is_stepped_over_though_it_is_about_nobody(event_type: type[
             "Requested",
             "Given",
             "Finished",
+            "Progressed",
             "Dropped",
             "Came",
             "Left",

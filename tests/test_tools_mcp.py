@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from dispatcher.tables import McpTable
 from dispatcher.tools import ToolLoadError, ToolRunner
 from dispatcher.tools.sources import sources_of
 
-ALL = ["add", "greet", "refuse", "long", "hang", "who", "die", "grow"]
+ALL = ["add", "greet", "refuse", "long", "hang", "who", "count", "die", "grow"]
 
 
 @pytest.fixture(params=["stdio", "http"])
@@ -122,6 +123,19 @@ async def test_a_change_of_the_list_is_followed_and_told(table: McpTable) -> Non
         await scene.until_offered("box_grown")
         assert told == [[f"box_{name}" for name in [*ALL, "grown"]]]
         assert (await scene.runner.run(ask("box_grown"))).result_json == '"here"'
+
+
+@asynchronous
+async def test_how_far_a_call_is_is_passed_on(table: McpTable) -> None:
+    told: list[tuple[str, float | None, float | None]] = []
+
+    def progressed(text: str, current: float | None, total: float | None) -> None:
+        told.append((text, current, total))
+
+    async with using(table) as scene:
+        request = replace(ask("box_count", {"to": 2}), progressed=progressed)
+        assert (await scene.runner.run(request)).result_json == '"counted"'
+    assert told == [("number 1", 1, 2), ("number 2", 2, 2)]
 
 
 @asynchronous
@@ -302,7 +316,7 @@ async def test_some_tools_may_be_chosen_and_named(caplog: pytest.LogCaptureFixtu
 async def test_so_many_tools_are_taken_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
     async with using(box(tools_max=2)) as scene:
         assert scene.names == ["box_add", "box_greet"]
-    assert "it has 8 tools; the first 2, tools_max, are taken" in caplog.text
+    assert "it has 9 tools; the first 2, tools_max, are taken" in caplog.text
 
 
 @asynchronous

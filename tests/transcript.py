@@ -29,7 +29,19 @@ from math import inf
 from typing import Any, Final
 
 from effects_text import effect_lines
-from events_text import TranscriptError, Words, approval, ask, delegate, limits_of, payload, stop, stops, tool
+from events_text import (
+    TranscriptError,
+    Words,
+    approval,
+    ask,
+    delegate,
+    limits_of,
+    payload,
+    stop,
+    stops,
+    tool,
+    tool_progress,
+)
 from laws import Witness
 
 from dispatcher.core import events
@@ -76,6 +88,7 @@ class Scene:
             "decline": lambda words: _answer(words, words.next(), words.next(), None),
             "message": lambda words: events.MessageGiven(words.next(), words.next(), words.next()),
             "tool": tool,
+            "tool_progress": tool_progress,
             "delegate": delegate,
             "approval": approval,
             "viewer_came": lambda words: events.ViewerCame(words.next()),

@@ -187,6 +187,17 @@ class ToolFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolProgressed:
+    """A tool that runs says how far it is; `text` is what people may read in it."""
+
+    session_id: str
+    attempt: int
+    call_id: str
+    text: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalRequested:
     """A call is not to run before somebody has allowed it, who is asked this."""
 
@@ -288,6 +299,7 @@ Event = (
     | AnswerGiven
     | MessageGiven
     | ToolFinished
+    | ToolProgressed
     | ApprovalRequested
     | ViewerCame
     | ViewerLeft

@@ -8,9 +8,17 @@ from typing import Final
 
 from dispatcher.core.board import ALL, LAST, NONE, Board
 from dispatcher.core.endings import Ending, of_error
-from dispatcher.core.events import Count, Log, Measure, PacketsReceived, SessionRequested, ToolFinished
+from dispatcher.core.events import (
+    Count,
+    Log,
+    Measure,
+    PacketsReceived,
+    SessionRequested,
+    ToolFinished,
+    ToolProgressed,
+)
 from dispatcher.core.fleet import Link, SlotState
-from dispatcher.core.ledger import Asked
+from dispatcher.core.ledger import Asked, CallState
 from dispatcher.core.links import Links
 from dispatcher.core.packets import (
     SEQUENCED,
@@ -483,6 +491,17 @@ class Intake:
         if session.finishing and session.link is not None:
             self.finish_minimal(session, session.link)
 
+    def tell_progress(self, event: ToolProgressed) -> None:
+        """How far a call is: viewers are told, and nobody else."""
+        board = self._board
+        session = board.sessions.get(event.session_id)
+        call = session.ledger.find(event.attempt, event.call_id) if session is not None else None
+        is_running = call is not None and call.state is CallState.RUNNING
+        if session is None or call is None or not session.live or event.attempt != session.attempt:
+            return
+        if is_running and board.has_room(session) and board.may_pass(session, event.text, call.agent):
+            board.emit(session, "progress", call.agent, "", event.body, len(event.body))
+
     def _judged_outcome(self, session: Session, agent: str, event: ToolFinished) -> ToolOutcome | None:
         """What may go on of what a tool has answered; None: nothing, and the session was ended."""
         board, outcome, failure = self._board, event.outcome, event.outcome.failure
@@ -492,7 +511,10 @@ class Intake:
         if failure is not None:
             message = board.rewrite(session, failure.message, agent, "tool_result", is_json=False)
             failure = failure._replace(message=message)
-        return outcome._replace(result_json=result_json, failure=failure)
+        told_json = outcome.told_json
+        if told_json:
+            told_json = board.rewrite(session, told_json, agent, "tool_result")
+        return outcome._replace(result_json=result_json, failure=failure, told_json=told_json)
 
     def _question(self, session: Session, packet: Packet, link: Link) -> None:
         board = self._board

@@ -78,10 +78,12 @@ class ToolFailure(NamedTuple):
 
 
 class ToolOutcome(NamedTuple):
-    """What a call came to: JSON text, and the failure when it is one."""
+    """What a call came to: JSON text, and the failure when it is one. `told_json` is what its agent is told where that
+    is less."""
 
     result_json: str
     failure: ToolFailure | None = None
+    told_json: str = ""
 
 
 def utf8_bytes(text: str) -> int:

@@ -46,6 +46,7 @@ from dispatcher.core.events import (
     StopsRequested,
     TimePassed,
     ToolFinished,
+    ToolProgressed,
     ViewerCame,
     ViewerLeft,
 )
@@ -85,6 +86,7 @@ class Router:
             AnswerGiven: self._answer_given,
             MessageGiven: self._message_given,
             ToolFinished: self._intake.answer_call,
+            ToolProgressed: self._intake.tell_progress,
             ApprovalRequested: self._approvals.requested,
             SignalDropped: self._signal_dropped,
             ViewerCame: self._viewer_came,

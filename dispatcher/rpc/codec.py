@@ -151,9 +151,8 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
         payload: Message = getattr(wire, kind)
         # What this version can't read it can't judge, and so doesn't pass on.
         payload.DiscardUnknownFields()
-        if kind == "question":
-            # The dispatcher alone asks whether a call may run.
-            payload.ClearField("approves_call_id")
+        if kind in _OURS:
+            payload.ClearField(_OURS[kind])
         flaw = flaw or _flawed_id(kind, payload)
         body = payload.SerializeToString()
         size = len(body)
@@ -182,6 +181,8 @@ def _packet(wire: agent_pb2.UpstreamPacket, kind: str | None) -> core.Packet:
     )
 
 
+# What the dispatcher alone says: that it asks whether a call may run, and that a tool tells its progress.
+_OURS: Final = {"question": "approves_call_id", "progress": "call_id"}
 # By kind, the fields by which peers find each other's calls, questions and pieces.
 _IDS: Final[dict[str, tuple[str, ...]]] = {
     "tool_call": ("call_id", "idempotency_key"),
@@ -432,7 +433,7 @@ class Downstream:
         wire.stop.CopyFrom(stop_signal(body))
 
     def _tool_result(self, wire: agent_pb2.DownstreamPacket, body: core.ToolResult) -> None:
-        wire.tool_result.CopyFrom(tool_call_result(body))
+        wire.tool_result.CopyFrom(tool_call_result(body, to_agent=True))
 
     def _welcomed(self, wire: agent_pb2.DownstreamPacket, body: core.Welcome) -> None:
         welcome = wire.welcome
@@ -498,7 +499,7 @@ def _published(published: core.Published) -> agent_pb2.Published:
         row.request.CopyFrom(_tool_call_request(call.request))
         if call.outcome is not None:
             result = core.ToolResult(call.request.call_id, call.request.tool_name, call.outcome)
-            row.result.CopyFrom(tool_call_result(result))
+            row.result.CopyFrom(tool_call_result(result, to_agent=True))
     for message in published.messages:
         wire.messages.add(message_id=message.message_id, text=message.text)
     for answered in published.answers:
@@ -534,9 +535,12 @@ def stop_signal(stop: core.Stop) -> agent_pb2.StopSignal:
     )
 
 
-def tool_call_result(result: core.ToolResult) -> agent_pb2.ToolCallResult:
+def tool_call_result(result: core.ToolResult, *, to_agent: bool = False) -> agent_pb2.ToolCallResult:
+    """What a call came to, for viewers; or as its agent is told, which may be less."""
+    outcome = result.outcome
+    result_json = (outcome.told_json if to_agent else "") or outcome.result_json
     wire = agent_pb2.ToolCallResult(
-        tool_name=result.tool_name, result_json=result.outcome.result_json, call_id=result.call_id
+        tool_name=result.tool_name, result_json=result_json, call_id=result.call_id
     )
     failure = result.outcome.failure
     if failure is not None:

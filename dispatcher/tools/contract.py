@@ -108,6 +108,8 @@ class ToolRequest:
     session_agent: str = ""
     # Somebody has allowed it, where somebody has to.
     is_approved: bool = False
+    # Hears how far the call is, in any thread.
+    progressed: "Progressed | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,8 @@ class ToolOutcome:
     # For a failure {"error": {"code", "message"}}, so that a peer which reads nothing else understands.
     result_json: str
     error: ToolFailure | None = None
+    # What the agent is told where that is less.
+    told_json: str = ""
     # This comes first, and the answer of it.
     instead: Delegation | Approval | None = None
 
@@ -179,6 +183,10 @@ class ToolLimits:
             require_positive(name, value, whole=name != "timeout_s")
 
 
+# (text, how much is done, of how much).
+Progressed = Callable[[str, float | None, float | None], None]
+
+
 class InThread(Protocol):
     """Runs a blocking function in one of the runner's threads and waits for what it returns."""
 
@@ -204,6 +212,12 @@ class ToolContext:
     # thread can't be interrupted, so a long one looks here; an async one is cancelled as well.
     cancelled: threading.Event = field(default_factory=threading.Event)
     in_thread: InThread = field(default=asyncio.to_thread, repr=False)
+    progressed: Progressed | None = field(default=None, repr=False)
+
+    def progress(self, text: str, *, current: float | None = None, total: float | None = None) -> None:
+        """Tells viewers how far the call is, from any thread. Told too often, some of it is left out."""
+        if self.progressed is not None and not self.cancelled.is_set():
+            self.progressed(text, current, total)
 
     def time_left_s(self) -> float:
         """Never negative."""

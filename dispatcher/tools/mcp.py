@@ -24,6 +24,7 @@ from mcp import Client, MCPError
 from mcp.client import IncomingMessage, Transport
 from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import Subscription, SubscriptionLost
+from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import (
     CONNECTION_CLOSED,
     INVALID_REQUEST,
@@ -140,7 +141,9 @@ class McpServer:
         }
         meta = cast("RequestParamsMeta", told)  # an open map, which the checker does not know yet
         try:
-            result = await connection.client.call_tool(tool, arguments, meta=meta)
+            result = await connection.client.call_tool(
+                tool, arguments, meta=meta, progress_callback=_progressing(context)
+            )
         except MCPError as error:
             if error.code in (BROKEN, PARSE_ERROR):
                 # Its own answer alone broke; asking for its tools shows whether the server is still there.
@@ -367,6 +370,13 @@ async def _with_client(url: str, client: httpx2.AsyncClient, event_bytes_max: in
         streamable_http_client(url, http_client=client, max_sse_event_size=event_bytes_max) as streams,
     ):
         yield streams
+
+
+def _progressing(context: ToolContext) -> ProgressFnT:
+    async def told(progress: float, total: float | None, message: str | None) -> None:
+        context.progress(message or "", current=progress, total=total)
+
+    return told
 
 
 def _torn(source: str, why: str, *, is_idempotent: bool) -> ToolError:

@@ -3,6 +3,7 @@
 Reads no clock; `runner.py` asks before a call runs. What a rule refuses has not run.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Final
 
@@ -49,6 +50,19 @@ class Rules:
         if table is None or not table.ask or request.is_approved:
             return None
         return Approval(schema_json, table.ask_s)
+
+    def told(self, tool_name: str, result_json: str) -> str:
+        """What the agent is told of a result, as JSON; empty: all of it."""
+        table = self._tables.get(tool_name)
+        most = table.told_chars_max if table is not None else None
+        if most is None or len(result_json) <= most:
+            return ""
+        # Of a text its own words, of anything else what its JSON begins with.
+        text = json.loads(result_json) if result_json.startswith('"') else result_json
+        if len(text) <= most:
+            return ""
+        begin = text[:most].encode("utf-8", "replace").decode("utf-8")
+        return json.dumps({"begin": begin, "chars": len(text), "shortened": True}, ensure_ascii=False)
 
     def spend(self, tool_name: str, now: float) -> None:
         """Counts a call. Raises ToolError where there were too many in the last minute; that one does not count."""

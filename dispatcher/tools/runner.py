@@ -276,6 +276,7 @@ class ToolRunner:
             output_bytes=station.output_bytes,
             cancelled=call.cancelled,
             in_thread=call.in_thread,
+            progressed=request.progressed,
         )
         task = call.start(self._outcome(station, request, arguments, context))
         timed_out = False
@@ -310,7 +311,9 @@ class ToolRunner:
         works = True
         try:
             value = await station.tool.call(arguments, context)
-            outcome = ToolOutcome(await self._written(value, context.output_bytes))
+            result_json = await self._written(value, context.output_bytes)
+            told_json = self._rules.told(request.tool_name, result_json)
+            outcome = ToolOutcome(result_json, told_json=told_json)
         except ToolAway as error:
             station.breaker.let_go()
             return _failed(error)

@@ -905,11 +905,14 @@ class Progress(_message.Message):
     CURRENT_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     PERCENT_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     current: _builtins.float
     total: _builtins.float
     percent: _builtins.float
     """0 to 100. Unset: current / total, where both are given."""
+    call_id: _builtins.str
+    """It is a tool that says so, of this call. Empty: the agent itself."""
     def __init__(
         self,
         *,
@@ -917,10 +920,11 @@ class Progress(_message.Message):
         current: _builtins.float | None = ...,
         total: _builtins.float | None = ...,
         percent: _builtins.float | None = ...,
+        call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_current", b"_current", "_percent", b"_percent", "_total", b"_total", "current", b"current", "percent", b"percent", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_current", b"_current", "_percent", b"_percent", "_total", b"_total", "current", b"current", "percent", b"percent", "text", b"text", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_current", b"_current", "_percent", b"_percent", "_total", b"_total", "call_id", b"call_id", "current", b"current", "percent", b"percent", "text", b"text", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__current: _TypeAlias = _typing.Literal["current"]  # noqa: Y015
     _WhichOneofArgType__current: _TypeAlias = _typing.Literal["_current", b"_current"]  # noqa: Y015
