@@ -191,6 +191,7 @@ class ModelServer:
                 answering = asyncio.ensure_future(self._answer(writer, request, steps))
                 # A client that has left while it is answered: nothing it could say comes in between.
                 leaving = asyncio.ensure_future(reader.read(1))
+                leaving.add_done_callback(lambda task: task.cancelled() or task.exception())
                 await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
                 if not answering.done():
                     self._tell(partial(setattr, request, "left_at", time.monotonic()))
