@@ -86,6 +86,8 @@ def test_failures_of_tools_are_told_to_the_model(dispatcher: ScriptedDispatcher,
         Call("no_such", ["{}"], "unknown", 1),
         Call("add", ["{nope"], "no-json", 2),
         Call("add", ["[1]"], "no-object", 3),
+        Call("add", ['{"a": ' + "[" * 5_000 + "]" * 5_000 + "}"], "deep", 4),
+        Call("add", ['{"a": ' + "[" * 150 + "]" * 150 + "}"], "rather-deep", 5),
     ]
     server.then(calls(*wanted), says("I can't."))
     with serving(dispatcher.address, assistant, models={"fast": table(server)}):
@@ -100,6 +102,8 @@ def test_failures_of_tools_are_told_to_the_model(dispatcher: ScriptedDispatcher,
     assert told["unknown"] == "there is no tool 'no_such'; there are add, find"
     assert told["no-json"].startswith("the arguments are no JSON")
     assert told["no-object"] == "the arguments should be a JSON object"
+    assert told["deep"].startswith("the arguments are nested too deeply")
+    assert told["rather-deep"].startswith("the arguments are nested too deeply")
 
 
 def test_too_many_calls_at_once_and_too_long_a_result_are_cut(

@@ -43,6 +43,9 @@ FOR_GOOD: list[tuple[str, list[Step], int | None]] = [
     ("model_content_filtered", [Finish("content_filter")], None),
     ("model_request_refused", [Status(422, "temperature: too hot")], 422),
     ("model_malformed", [Raw(b"data: {nope\n\n")], None),
+    ("model_malformed", [Raw(b"data: [1, 2]\n\n")], None),
+    ("model_malformed", [Raw(b"data: null\n\n")], None),
+    ("model_malformed", [Raw(b'data: "x"\n\n')], None),
     ("model_malformed", [Raw(b"<html>Welcome to the router</html>\n")], None),
 ]
 

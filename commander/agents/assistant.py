@@ -23,13 +23,14 @@ from commander.conversation import ToolOffer
 from commander.errors import AgentError, ToolFailed
 from commander.models import ToolCall, ToolReturn
 from commander.models.model import Item
-from commander.models.nesting import nested
+from commander.models.nesting import is_deeper, nested
 from commander.outputs import Output
 from commander.turn import Turn
 
 SCHEMA_CHARS_MAX = 16_384
 # A model that wants more in one round is told so; the dispatcher runs about as many of a session at once.
 CALLS_MAX = 16
+ARGUMENTS_DEPTH_MAX = 100
 # What a tool returns is shown to the model up to here.
 RESULT_CHARS_MAX = 100_000
 # Patterns of an application's schema would run on a backtracking engine, in the agents' loop.
@@ -89,6 +90,14 @@ async def _return(turn: Turn, call: ToolCall, known: set[str], place: int) -> To
         arguments = json.loads(call.arguments_json)
     except ValueError as error:
         return ToolReturn(call, f"the arguments are no JSON: {error}", failed=True)
+    except RecursionError:
+        arguments = None
+        is_deep = True
+    else:
+        is_deep = is_deeper(arguments, ARGUMENTS_DEPTH_MAX)
+    if is_deep:
+        told = f"the arguments are nested too deeply: at most {ARGUMENTS_DEPTH_MAX} within each other"
+        return ToolReturn(call, told, failed=True)
     if not isinstance(arguments, dict):
         return ToolReturn(call, "the arguments should be a JSON object", failed=True)
     try:

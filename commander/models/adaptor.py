@@ -52,6 +52,7 @@ NO_KEY: Final = "none"
 _REASONS: Final[Mapping[str, Reason]] = {"length": "length", "tool_call": "tool_calls"}
 # Chat completions whose end nobody has announced are broken off, however well the connection was closed.
 _CHAT: Final = {"openai_chat_streaming_requires_finish_reason": True}
+_UNREADABLE: Final = (AttributeError, TypeError, KeyError, IndexError)
 # Servers that tell the usage with every piece tell all of it each time: the last is it, and is asked for as ever.
 _USAGE: Final = {"openai_continuous_usage_stats": True}
 _USAGE_ONCE: Final = {"stream_options": {"include_usage": True}}
@@ -72,12 +73,10 @@ class Adaptor:
 
     async def stream(self, ask: Ask) -> AsyncIterator[Said]:
         """What the model says. Trouble for what providers and their libraries are known to raise."""
+        messages, settings, parameters = history.messages(ask), self._settings(ask), self._parameters(ask)
         try:
             async with model_request_stream(
-                self._model,
-                history.messages(ask),
-                model_settings=self._settings(ask),
-                model_request_parameters=self._parameters(ask),
+                self._model, messages, model_settings=settings, model_request_parameters=parameters
             ) as response:
                 async for event in response:
                     said = _said(event)
@@ -85,6 +84,10 @@ class Adaptor:
                         yield said
                 for each in _ended(response):
                     yield each
+        except _UNREADABLE as error:
+            # The library reads what it takes for an answer, and finds a list or a word.
+            told = f"an answer in another form ({type(error).__name__}: {error})"
+            raise Trouble("model_malformed", told) from None
         except Exception as error:
             trouble = blame.trouble(error)
             if trouble is None:

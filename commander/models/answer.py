@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 from commander.core.turn import Usage
 from commander.errors import Stopped
+from commander.models.repair import Repair
 from commander.models.speaking import Speaking
 from commander.models.words import Finished, Reasoning, Reply, Said, Sign, Text, Tokens, ToolCall
 from commander.outputs import Output, Thought, Used
@@ -36,6 +37,7 @@ class Line:
         self.value: Any = None
         self.speaking = speaking
         self._on_said = on_said
+        self._repair = Repair()
         self._said: deque[Output | str] = deque()
         self._failure: BaseException | None = None
         self._is_over = False
@@ -88,13 +90,14 @@ class Line:
             self._more.set()
 
     async def _hear(self, said: Said) -> None:
+        said = self._repair.said(said)
         self._on_said(said)
         match said:
             case Text(text):
-                self.text += text
-                await self._put(text)
+                await self._put_text(text)
             case Reasoning(text):
-                await self._put(Thought(STEP, text))
+                if text:
+                    await self._put(Thought(STEP, text))
             case Sign():
                 pass
             case ToolCall():
@@ -106,7 +109,13 @@ class Line:
                 self.usage += used
                 await self._put(Used(used))
             case Finished():
+                await self._put_text(self._repair.rest())
                 self.finished = said
+
+    async def _put_text(self, text: str) -> None:
+        if text:
+            self.text += text
+            await self._put(text)
 
     async def _put(self, output: Output | str) -> None:
         while len(self._said) >= WAITING_MAX:
