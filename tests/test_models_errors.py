@@ -75,6 +75,40 @@ def test_what_goes_on_failing_is_told_with_its_status_and_may_be_tried_later(
     assert FAILURES[code].advice in str(failure)
 
 
+# What servers say with a status that says less, or another thing.
+WORDS: list[tuple[str, Status]] = [
+    ("model_context_too_long", Status(400, "prompt is too long: 210000 tokens > 200000 maximum")),
+    (
+        "model_context_too_long",
+        Status(
+            400, "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."
+        ),
+    ),
+    ("model_context_too_long", Status(400, "`inputs` tokens + `max_new_tokens` must be <= 4096")),
+    ("model_context_too_long", Status(400, "Range of input length should be [1, 129024]")),
+    ("model_context_too_long", Status(413, "Request too large for model `x`")),
+    ("model_key_refused", Status(400, "API key not valid. Please pass a valid API key.", "INVALID_ARGUMENT")),
+    ("model_unknown", Status(400, "foo/bar is not a valid model ID")),
+    ("model_unknown", Status(400, "Model Not Exist")),
+    ("model_content_filtered", Status(403, "input flagged by moderation: violence")),
+    (
+        "model_content_filtered",
+        Status(400, "rejected as a result of our safety system", "moderation_blocked"),
+    ),
+    ("model_request_refused", Status(403, "Country, region, or territory not supported")),
+    ("model_request_refused", Status(400, "temperature is not supported in this model")),
+    ("model_key_refused", Status(403, "not for you")),
+]
+
+
+@pytest.mark.parametrize(("code", "status"), WORDS)
+def test_the_words_of_a_refusal_say_what_it_is(server: ModelServer, code: str, status: Status) -> None:
+    server.then([status])
+    failure = asyncio.run(Scene({"fast": table(server)}).failure())
+    assert (failure.code, failure.upstream_status) == (code, status.status)
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(("code", "script", "status"), FOR_GOOD)
 def test_what_fails_for_good_is_told_at_once(
     server: ModelServer, code: str, script: list[Step], status: int | None

@@ -4,6 +4,7 @@ Imported with the adaptor, when a model is first used.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -36,14 +37,36 @@ _CODES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (NotImplementedError, "model_input_refused"),
 )
 _KNOWN: Final[tuple[type[Exception], ...]] = (exceptions.ModelAPIError, *(kind for kind, _ in _CODES))
-# By words that servers use in place of a status that says it.
-_FILTER_WORDS: Final = ("content_filter", "content_policy", "content management policy")
-_LENGTH_WORDS: Final = (
-    "context length",
-    "context_length",
-    "maximum context",
-    "context window",
-    "context size",
+# By words that servers use in place of a status that says it, or with one that says something else; the first is right.
+_WORDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
+    (re.compile(pattern), code)
+    for pattern, code in (
+        (
+            r"content_filter|content_policy|content management policy|moderation|safety system",
+            "model_content_filtered",
+        ),
+        (
+            r"context[ _](length|window|size)|maximum (context|number of tokens)|(prompt|input) is too long",
+            "model_context_too_long",
+        ),
+        (
+            r"input token count|max_new_tokens|range of input length|too many (input )?tokens",
+            "model_context_too_long",
+        ),
+        (
+            r"(invalid|incorrect) api[ _]key|api[ _]key (is )?(not valid|invalid)|api_key_invalid",
+            "model_key_refused",
+        ),
+        (
+            r"not a valid model|model not exist|model_not_found|no such model|unknown model",
+            "model_unknown",
+        ),
+        (
+            r"model \S{1,200} does not exist",
+            "model_unknown",
+        ),
+        (r"(country|region|territory|location)\b.{0,80}not supported", "model_request_refused"),
+    )
 )
 
 
@@ -64,11 +87,15 @@ def trouble(error: Exception) -> Trouble | None:
 
 def _code(error: Exception, status: int | None, said: str) -> str:
     code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
-    if code == "model_request_refused" and isinstance(error, exceptions.ModelAPIError):
+    # A status of 403 may be of the key, and of much else.
+    if isinstance(error, exceptions.ModelAPIError) and (
+        code == "model_request_refused" or status in (403, 413)
+    ):
         names = f"{error.provider_error_code} {error.provider_error_type} {said}".lower()
-        if any(word in names for word in _FILTER_WORDS):
-            return "model_content_filtered"
-        if any(word in names for word in _LENGTH_WORDS):
+        for words, meant in _WORDS:
+            if words.search(names):
+                return meant
+        if status == 413:
             return "model_context_too_long"
     if code is not None:
         return code
