@@ -125,12 +125,16 @@ def test_rounds_without_an_end_have_one(dispatcher: ScriptedDispatcher, server: 
     server.then(calls(Call("add", ["{}"])))
     with serving(dispatcher.address, assistant, models={"fast": table(server, rounds=3)}):
         session = session_of(dispatcher)
-        for _ in range(3):
+        for _ in range(2):
             session.answer_call(session.next_of("tool_call"), "1")
         error = session.done().error
     assert error.code == "rounds_spent"
     assert "for 3 rounds without an end" in error.message
-    assert len(server.requests) == 3
+    first, second, last = server.requests
+    assert first.body["tools"]
+    assert second.body["tools"]
+    # Nobody would see what it called: it is told not to.
+    assert "tools" not in last.body or last.body["tool_choice"] == "none"
 
 
 DOTS = 100

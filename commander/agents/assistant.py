@@ -50,12 +50,14 @@ async def assistant(turn: Turn) -> AsyncIterator[Output | str]:
     schema = await asyncio.to_thread(_schema, turn.metadata) if turn.metadata.get("schema") else None
     tools = _tools(turn)
     messages: list[Item] = [*turn.conversation]
-    for _ in range(model.rounds):
-        answer = model.stream(messages, system=system, schema=schema, tools=tools)
+    for number in range(1, model.rounds + 1):
+        # Nobody would see what the last round's tools return: it has to answer without.
+        may_call = number < model.rounds
+        answer = model.stream(messages, system=system, schema=schema, tools=tools, may_call=may_call)
         async for output in answer:
             yield output
         messages.append(answer.reply)
-        messages += await _returns(turn, answer.calls, tools)
+        messages += await _returns(turn, answer.calls, tools if may_call else ())
         heard = turn.take_messages()
         messages += heard
         if not (answer.calls or heard):

@@ -101,6 +101,8 @@ class Adaptor:
             settings["max_tokens"] = min(
                 ask.output_tokens_max, settings.get("max_tokens", ask.output_tokens_max)
             )
+        if ask.tools and not ask.may_call:
+            settings["tool_choice"] = "none"
         if type(self._model) is OpenAIChatModel and not settings.keys() & _USAGE.keys():
             settings |= {**_USAGE, "extra_body": {**_USAGE_ONCE, **settings.get("extra_body", {})}}
         return cast("ModelSettings", settings)

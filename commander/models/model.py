@@ -145,13 +145,14 @@ class Model:
         system: str | None = None,
         schema: Mapping[str, object] | None = None,
         tools: Sequence[ToolOffer] = (),
+        may_call: bool = True,
     ) -> Answer:
         """The answer as it comes: `async for output in turn.model().stream(turn.conversation): yield output`.
 
         `system` takes the place of the system prompt of the settings. With a `schema`, a JSON Schema, the text is JSON
         that fits it, or ModelFailed at its end. With `tools` the answer may end in `calls`: call them, and ask once
-        more, with the answer's `reply` and a ToolReturn for each call after the messages. ModelFailed for what the
-        model does not take.
+        more, with the answer's `reply` and a ToolReturn for each call after the messages; in the last round with
+        `may_call=False`. ModelFailed for what the model does not take.
         """
         messages = tuple(_turned(prompt))
         fit = None if schema is None else _fit(schema)
@@ -159,7 +160,7 @@ class Model:
         def ask_of(entry: Entry) -> Ask:
             _check_parts(entry, messages)
             told = entry.table.system if system is None else system
-            return Ask(messages, told, tuple(tools), schema, self._turn.left(entry))
+            return Ask(messages, told, tuple(tools), schema, self._turn.left(entry), may_call)
 
         try:
             ask_of(self._entry)

@@ -93,6 +93,8 @@ class Ask:
     schema: Mapping[str, object] | None = None
     # None: the provider's own limit.
     output_tokens_max: int | None = None
+    # False: it is to answer without calling the tools, which earlier rounds have called.
+    may_call: bool = True
 
 
 class Secret:
