@@ -108,6 +108,14 @@ def test_every_key_of_a_table_is_heeded_and_printed_to_be_loaded_again(tmp_path:
             )
         ),
         (
+            "parameters = { temprature = 0.2 }",
+            "parameters temprature is no parameter; did you mean temperature?",
+        ),
+        ('parameters = { max_tokens = "many" }', "parameters max_tokens should be a whole number"),
+        ("parameters = { max_tokens = 0 }", "parameters max_tokens should be at least 1"),
+        ("parameters = { seed = true }", "parameters seed should be a whole number"),
+        ('parameters = { extra_body = "x" }', "parameters extra_body should be a table"),
+        (
             'api_key_env = "gsk_hunter2hunter2hunter2"',
             "[models.fast] api_key_env should be the name of an environment variable",
         ),
@@ -285,6 +293,13 @@ def test_a_key_of_the_usual_variable_that_is_none_is_told_at_the_start() -> None
 def test_parameters_that_only_sound_secret_are_right(tmp_path: Path) -> None:
     body = '{ prompt_cache_key = "a", stop_token_ids = [1], eos_token = "</s>", min_tokens = 3 }'
     told(f"{FAST}parameters = {{ max_tokens = 9, extra_body = {body} }}", tmp_path)
+
+
+def test_parameters_of_one_provider_alone_are_right(tmp_path: Path) -> None:
+    told(
+        f'{FAST}parameters = {{ openai_reasoning_effort = "low", temperature = 1, thinking = "high" }}',
+        tmp_path,
+    )
 
 
 def test_a_process_without_its_key_does_not_start(tmp_path: Path) -> None:

@@ -36,6 +36,28 @@ _NO_PARAMETERS: Final = {
 }
 
 
+# What every provider's library knows, and what it has to be. One that only some know is called PROVIDER_NAME.
+_NUMBER: Final = ("a number", (int, float))
+_WHOLE: Final = ("a whole number", (int,))
+_TABLE: Final = ("a table", (dict,))
+_PARAMETERS: Final[Mapping[str, tuple[str, tuple[type, ...]]]] = {
+    "temperature": _NUMBER,
+    "top_p": _NUMBER,
+    "presence_penalty": _NUMBER,
+    "frequency_penalty": _NUMBER,
+    "max_tokens": _WHOLE,
+    "top_k": _WHOLE,
+    "seed": _WHOLE,
+    "parallel_tool_calls": ("true or false", (bool,)),
+    "stop_sequences": ("a list of texts", (list,)),
+    "thinking": ("true, false or a level", (bool, str)),
+    "service_tier": ("a text", (str,)),
+    "logit_bias": _TABLE,
+    "extra_headers": _TABLE,
+    "extra_body": _TABLE,
+}
+
+
 def _model(text: str) -> str:
     provider, colon, name = text.partition(":")
     if not (provider and colon and name and text.isprintable() and len(text) <= 256):
@@ -92,9 +114,23 @@ def _parameters(told: dict[str, Any]) -> dict[str, Any]:
     for name, why in _NO_PARAMETERS.items():
         if name in told:
             raise ValueError(f"should not have {name}: {why}")
+    for name, value in told.items():
+        _check_parameter(name, value)
     for name in _secrets(told):
         raise ValueError(f"should hold no key, as {name} does: name it by api_key_env or api_key_file")
     return told
+
+
+def _check_parameter(name: str, value: object) -> None:
+    """A mistyped one would be ignored, and one of another type fail every request."""
+    if name in _PARAMETERS:
+        right, kinds = _PARAMETERS[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ValueError(f"{name} should be {right}")
+        if name == "max_tokens" and isinstance(value, int) and value < 1:
+            raise ValueError("max_tokens should be at least 1")
+    elif near := difflib.get_close_matches(name, _PARAMETERS, n=1, cutoff=0.75):
+        raise ValueError(f"{name} is no parameter; did you mean {near[0]}?")
 
 
 def _secrets(told: Mapping[str, Any], *, are_headers: bool = False) -> Iterator[str]:
