@@ -1,10 +1,12 @@
 """An MCP server of bad manners, without an SDK, over stdio. Each of its tools does one wrong thing.
 
-What it is asked for is noted in the file that `--state` names, with the time.
+What it is asked for and does is noted in the file that `--state` names, with the time.
 """
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +16,8 @@ from typing import Any
 
 STATE = Path(sys.argv[sys.argv.index("--state") + 1] if "--state" in sys.argv else os.devnull)
 # Longer than the tests take a message to be.
-LONG = "x" * 200_000
+LONG = b"x" * 200_000
+waiting: list[int] = []
 TOOLS: dict[str, Callable[[int], None]] = {}
 LOCK = threading.Lock()
 
@@ -22,6 +25,11 @@ LOCK = threading.Lock()
 def tool(act: Callable[[int], None]) -> None:
     """Offers it by its name; it is called with the number of its call."""
     TOOLS[act.__name__] = act
+
+
+def note(text: str) -> None:
+    with STATE.open("a") as file:
+        file.write(f"{time.monotonic():.3f} {text}\n")
 
 
 def write(text: bytes) -> None:
@@ -52,6 +60,65 @@ def fine(number: int) -> None:
 
 
 @tool
+def waits(number: int) -> None:
+    """Is answered by nobody, but its number is known to others."""
+    waiting.append(number)
+
+
+@tool
+def last(number: int) -> None:
+    """Answers too long, its number last."""
+    write(b'{"result":{"content":[{"type":"text","text":"%s"}]},"jsonrpc":"2.0","id":%d}\n' % (LONG, number))
+
+
+@tool
+def other(number: int) -> None:
+    """Answers too long, with the number of another call in what it says."""
+    told = {"structuredContent": {"id": waiting[-1], "text": LONG.decode()}, "content": []}
+    write(json.dumps({"result": told, "jsonrpc": "2.0", "id": number}).encode() + b"\n")
+
+
+@tool
+def nameless(_: int) -> None:
+    """Answers too long, and to whom can't be seen."""
+    write(b'{"result":{"text":"%s"},"jsonrpc":"2.0"}\n' % LONG)
+
+
+@tool
+def dies(_: int) -> None:
+    """Is killed, and leaves a child that holds its streams."""
+    subprocess.Popen(["/bin/sleep", "600"])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@tool
+def blank(number: int) -> None:
+    """Writes nothing, in lines without end."""
+    answer(number)
+    for_ever(lambda: write(b"\n" * 65_536))
+
+
+@tool
+def shouts(number: int) -> None:
+    """Writes to its standard error as fast as it is read."""
+    answer(number)
+
+    def shout() -> None:
+        os.write(2, b"x" * 65_535 + b"\n")
+        note("shouted")
+
+    for_ever(shout)
+
+
+@tool
+def pesters(number: int) -> None:
+    """Asks without end, and reads no answer."""
+    answer(number)
+    while True:
+        send(id="the same", method="ping")
+
+
+@tool
 def changes(number: int) -> None:
     """Says without end that its tools have changed."""
     answer(number)
@@ -65,8 +132,7 @@ def changes(number: int) -> None:
 
 def take(message: dict[str, Any]) -> None:
     number, method = message.get("id"), message.get("method")
-    with STATE.open("a") as file:
-        file.write(f"{time.monotonic():.3f} {method}\n")
+    note(str(method))
     if number is None:
         return
     if method == "initialize":

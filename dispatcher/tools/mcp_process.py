@@ -9,10 +9,9 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import signal
-import time
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,20 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.client import Transport
 from mcp.shared.message import SessionMessage
-from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, jsonrpc_message_adapter
+from mcp_types import (
+    INTERNAL_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    RequestId,
+    jsonrpc_message_adapter,
+)
 
 from dispatcher.tools.lines import Chatter, Line, Lines
+from dispatcher.tools.mcp_long import UncertainError, call_of
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +46,14 @@ NOISE_LINES_TOLD: Final = 5
 # After its standard input was closed, and again after SIGTERM; then it is killed.
 LEAVE_S: Final = 2.0
 KILLED_S: Final = 2.0
-_POLL_S: Final = 0.01
+# After its end, or the end of what it says, it is waited so long for the other.
+LAST_WORDS_S: Final = 0.5
+# What it asks of us and has not read the answers of.
+ASKED_MAX: Final = 100
+# Of its standard error. Who writes more waits: reading it faster would leave no time for anybody else.
+CHATTER_BYTES_PER_S: Final = 1_048_576
 # What a process needs to find its programs and its user's files; the rest is told by the settings or not at all.
 INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TERM", "TMPDIR", "TZ", "USER")
-_ID: Final = re.compile(rb'"id"\s*:\s*([0-9]{1,18})\s*[,}]')
 
 ToSession = MemoryObjectSendStream[SessionMessage | Exception]
 FromSession = MemoryObjectReceiveStream[SessionMessage]
@@ -69,7 +83,9 @@ async def _talking(
 ]:
     """Raises OSError where the command can't be started."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    process = await asyncio.create_subprocess_exec(
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_exec(
+        lambda: _Streams(CHUNK_BYTES, loop),
         *told.command,
         stdin=PIPE,
         stdout=PIPE,
@@ -78,54 +94,127 @@ async def _talking(
         cwd=told.cwd,
         # A group of its own: ended whole, and a Ctrl-C in the dispatcher's terminal is not meant for it.
         start_new_session=True,
-        limit=CHUNK_BYTES,
     )
+    process, ended = Process(transport, protocol, loop), protocol.ended
+    left = asyncio.Event()
+    peer = _Peer(told, process, ended, lambda why: None if left.is_set() else gone(why))
     to_session, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     to_server, from_session = anyio.create_memory_object_stream[SessionMessage](0)
+    reading = asyncio.create_task(peer.read(to_session))
     pumps = [
-        asyncio.create_task(_read(told, process, to_session, gone)),
-        asyncio.create_task(_write(process, from_session, to_session, gone)),
+        reading,
+        asyncio.create_task(peer.write(from_session, to_session)),
+        asyncio.create_task(peer.watch(reading, to_session)),
         asyncio.create_task(_listen(told.name, process)),
     ]
     try:
         yield from_server, to_server
     finally:
+        # What it does from now on is our doing.
+        left.set()
         # Whatever ends us: the process must not outlive it. Every wait in here is bounded.
         with anyio.CancelScope(shield=True):
-            await _end(told.name, process)
+            await _end(told.name, process, ended)
             for pump in pumps:
                 pump.cancel()
+            # Others may hold the other ends of its streams.
+            transport.close()
             await asyncio.wait(pumps, timeout=LEAVE_S)
             for stream in (from_server, to_server, to_session, from_session):
                 stream.close()
 
 
-async def _read(told: Told, process: Process, to_session: ToSession, gone: Callable[[str], None]) -> None:
-    assert process.stdout is not None
-    lines, noise = Lines(told.message_bytes_max), _Noise(told.name)
-    why = "it has closed its standard output"
-    try:
-        while chunk := await process.stdout.read(CHUNK_BYTES):
-            for line in lines.feed(chunk):
-                message = _message(line, told)
-                if message is None:
-                    noise.heard(line)
-                else:
+class _Streams(SubprocessStreamProtocol):
+    """As usual, and says when the process has ended. `Process.wait` waits for its streams as well, and others may have
+    them: programs that it has started."""
+
+    def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit, loop)
+        self.ended: Final = asyncio.Event()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self.ended.set()
+
+
+class _Peer:
+    """The two streams that the protocol is spoken on, and what is owed on them."""
+
+    def __init__(
+        self, told: Told, process: Process, ended: asyncio.Event, gone: Callable[[str], None]
+    ) -> None:
+        self._told = told
+        self._process = process
+        self._ended = ended
+        self._gone = gone
+        # What it has asked of us, by its own numbers. It may use one twice.
+        self._asked: Counter[RequestId] = Counter()
+
+    async def read(self, to_session: ToSession) -> None:
+        assert self._process.stdout is not None
+        lines, noise = Lines(self._told.message_bytes_max), _Noise(self._told.name)
+        why = ""
+        try:
+            while chunk := await self._process.stdout.read(CHUNK_BYTES):
+                for line in lines.feed(chunk):
+                    message = _message(line, self._told)
+                    if message is None:
+                        noise.heard(line)
+                        continue
                     noise.over()
+                    self._note_asked(message.message)
                     await to_session.send(message)
-    except _NoiseError:
-        why = f"it has written {NOISE_LINES_MAX:,} lines that are no messages of MCP"
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):
-        why = "its streams broke"
-    gone(why)
-    to_session.close()
-    # Nobody reads it any more; it must not wait for anybody who does, or it would never see that it should end.
-    while await process.stdout.read(CHUNK_BYTES):  # noqa: ASYNC110 - it waits in its condition
-        await asyncio.sleep(0)
+        except _LeaveError as error:
+            why = str(error)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):
+            why = "its streams broke"
+        if not why:
+            ended = await _comes(self._ended, LAST_WORDS_S)
+            why = _end_of(self._process) if ended else "it has closed its standard output"
+        self._gone(why)
+        to_session.close()
+        # Nobody reads it any more; it must not wait for anybody who does, or it would never see that it should end.
+        while await self._process.stdout.read(CHUNK_BYTES):  # noqa: ASYNC110 - it waits in its condition
+            await asyncio.sleep(0)
+
+    async def write(self, from_session: FromSession, to_session: ToSession) -> None:
+        assert self._process.stdin is not None
+        try:
+            async for message in from_session:
+                text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
+                self._process.stdin.write(text.encode() + b"\n")
+                await self._process.stdin.drain()
+                if isinstance(message.message, JSONRPCResponse | JSONRPCError):
+                    self._settle(message.message.id)
+        except (OSError, RuntimeError):
+            self._gone("it has closed its standard input")
+            to_session.close()
+
+    async def watch(self, reading: asyncio.Task[None], to_session: ToSession) -> None:
+        """Its streams tell nothing of its end while others hold them."""
+        await self._ended.wait()
+        # What it said last may still be on its way.
+        await asyncio.wait([reading], timeout=LAST_WORDS_S)
+        self._gone(_end_of(self._process))
+        to_session.close()
+
+    def _note_asked(self, message: JSONRPCMessage) -> None:
+        """Raises _LeaveError."""
+        if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            self._settle((message.params or {}).get("requestId"))
+        if not isinstance(message, JSONRPCRequest):
+            return
+        self._asked[message.id] += 1
+        if self._asked.total() > ASKED_MAX:
+            raise _LeaveError(f"it has asked more than {ASKED_MAX} things whose answers it has not read")
+
+    def _settle(self, number: object) -> None:
+        if isinstance(number, int | str) and number in self._asked:
+            self._asked -= Counter([number])
 
 
-class _NoiseError(Exception):
-    """Too much that is no message."""
+class _LeaveError(Exception):
+    """It is not to be talked to any longer. The text says why."""
 
 
 class _Noise:
@@ -137,13 +226,11 @@ class _Noise:
         self._told = 0
 
     def heard(self, line: Line) -> None:
-        """Raises _NoiseError when it was too much."""
-        if not line.text.strip():
-            return
+        """Raises _LeaveError when it was too much."""
         self._in_a_row += 1
         if self._in_a_row > NOISE_LINES_MAX:
-            raise _NoiseError
-        if self._told < NOISE_LINES_TOLD:
+            raise _LeaveError(f"it has written {NOISE_LINES_MAX:,} lines that are no messages of MCP")
+        if line.text.strip() and self._told < NOISE_LINES_TOLD:
             self._told += 1
             text = line.text[:200].decode("utf-8", "replace")
             log.warning("%s wrote to its standard output what is no message of MCP: %r", self._name, text)
@@ -153,17 +240,19 @@ class _Noise:
 
 
 def _message(line: Line, told: Told) -> SessionMessage | None:
-    """None for what is no message. One that is too long is answered for, where its number can be seen."""
+    """None for what is no message. An answer that is too long is its call's error. Raises _LeaveError where it can't
+    be seen which call that is: to fail another one, or to let this one wait for ever, would be wrong."""
     if not line.is_whole:
-        found = _ID.search(line.text)
         log.warning("%s wrote a message of over %d bytes; it is dropped", told.name, told.message_bytes_max)
-        if found is None:
+        most = f"{told.message_bytes_max:,} bytes, message_bytes_max of {told.name}"
+        try:
+            number = call_of(line.text, line.tail)
+        except UncertainError:
+            raise _LeaveError(f"its answer is over {most}, and to which call can't be seen") from None
+        if number is None:
             return None
-        error = ErrorData(
-            code=INTERNAL_ERROR,
-            message=f"its answer is over {told.message_bytes_max:,} bytes, message_bytes_max of {told.name}",
-        )
-        return SessionMessage(JSONRPCError(jsonrpc="2.0", id=int(found[1]), error=error))
+        error = ErrorData(code=INTERNAL_ERROR, message=f"its answer is over {most}")
+        return SessionMessage(JSONRPCError(jsonrpc="2.0", id=number, error=error))
     if not line.text.lstrip().startswith(b"{"):
         return None
     try:
@@ -172,54 +261,50 @@ def _message(line: Line, told: Told) -> SessionMessage | None:
         return None
 
 
-async def _write(
-    process: Process, from_session: FromSession, to_session: ToSession, gone: Callable[[str], None]
-) -> None:
-    assert process.stdin is not None
-    try:
-        async for message in from_session:
-            text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
-            process.stdin.write(text.encode() + b"\n")
-            await process.stdin.drain()
-    except (OSError, RuntimeError):
-        gone("it has closed its standard input")
-        to_session.close()
-
-
 async def _listen(name: str, process: Process) -> None:
     """Its standard error goes to the log."""
     assert process.stderr is not None
-    lines, chatter = Lines(CHUNK_BYTES), Chatter(log, name)
+    chatter = Chatter(log, name)
     try:
         while chunk := await process.stderr.read(CHUNK_BYTES):
-            for line in lines.feed(chunk):
-                chatter.tell(line.text)
-            await asyncio.sleep(0)
+            chatter.hear(chunk)
+            await asyncio.sleep(len(chunk) / CHATTER_BYTES_PER_S)
     finally:
-        for line in lines.end():
-            chatter.tell(line.text)
-        chatter.settle()
+        chatter.end()
 
 
-async def _end(name: str, process: Process) -> None:
+async def _end(name: str, process: Process, ended: asyncio.Event) -> None:
     """Asks it to leave, then tells it, then makes it, with all that it has started."""
     if process.stdin is not None:
         process.stdin.close()
-    if not await _has_ended(process, LEAVE_S):
+    if not await _comes(ended, LEAVE_S):
         _signal(process, signal.SIGTERM)
-        await _has_ended(process, LEAVE_S)
+        await _comes(ended, LEAVE_S)
     # What it has started may be there without it.
     _signal(process, signal.SIGKILL)
-    if not await _has_ended(process, KILLED_S):
+    if not await _comes(ended, KILLED_S):
         log.warning("%s: its process %d does not end, even killed", name, process.pid)
 
 
-async def _has_ended(process: Process, patience_s: float) -> bool:
-    """Not `process.wait()`, which waits for its pipes as well: others may have them."""
-    deadline = time.monotonic() + patience_s
-    while process.returncode is None and time.monotonic() < deadline:  # noqa: ASYNC110 - nothing tells of it
-        await asyncio.sleep(_POLL_S)
-    return process.returncode is not None
+async def _comes(event: asyncio.Event, patience_s: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), patience_s)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _end_of(process: Process) -> str:
+    """How it ended."""
+    status = process.returncode or 0
+    try:
+        return (
+            f"it was ended by {signal.Signals(-status).name}"
+            if status < 0
+            else f"it has ended, status {status}"
+        )
+    except ValueError:
+        return f"it was ended by signal {-status}"
 
 
 def _signal(process: Process, number: signal.Signals) -> None:
