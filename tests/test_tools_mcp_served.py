@@ -1,5 +1,7 @@
 """MCP servers of a dispatcher that really runs: what agents are told, what operators see, what is left at the end."""
 
+import asyncio
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -97,6 +99,20 @@ def test_no_process_is_left_when_it_ends(dispatcher: DispatcherProcess, tmp_path
         dispatcher.signal(signal.SIGTERM)
     assert dispatcher.wait() == 0
     assert not any(map(is_running, pids))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a parent's end")
+@asynchronous
+async def test_a_dispatcher_that_is_killed_takes_its_programs_along(
+    dispatcher: DispatcherProcess, tmp_path: Path
+) -> None:
+    # It does not look at its standard input any more, and ends by SIGKILL alone.
+    server, child = (int(each) for each in (tmp_path / "state").read_text().split())
+    try:
+        dispatcher.signal(signal.SIGKILL)
+        await eventually(lambda: asyncio.to_thread(is_running, server), lambda runs: not runs)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_secret_that_is_missing_ends_the_start_with_one_line(tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ started too. Used by `mcp.py` alone, and entered and left in one task.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import shutil
 import signal
+import sys
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -33,6 +36,7 @@ from mcp_types import (
     jsonrpc_message_adapter,
 )
 
+from dispatcher.tools import mcp_launcher
 from dispatcher.tools.lines import Chatter, Line, Lines
 from dispatcher.tools.mcp_long import UncertainError, call_of
 
@@ -54,6 +58,8 @@ ASKED_MAX: Final = 100
 CHATTER_BYTES_PER_S: Final = 1_048_576
 # What a process needs to find its programs and its user's files; the rest is told by the settings or not at all.
 INHERITED: Final = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TERM", "TMPDIR", "TZ", "USER")
+
+LAUNCHER: Final = str(Path(mcp_launcher.__file__).resolve())
 
 ToSession = MemoryObjectSendStream[SessionMessage | Exception]
 FromSession = MemoryObjectReceiveStream[SessionMessage]
@@ -82,15 +88,15 @@ async def _talking(
     tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]
 ]:
     """Raises OSError where the command can't be started."""
-    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    env = {name: os.environ[name] for name in INHERITED if name in os.environ} | dict(told.env)
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.subprocess_exec(
         lambda: _Streams(CHUNK_BYTES, loop),
-        *told.command,
+        *_launched(told, env),
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
-        env={**inherited, **told.env},
+        env=env,
         cwd=told.cwd,
         # A group of its own: ended whole, and a Ctrl-C in the dispatcher's terminal is not meant for it.
         start_new_session=True,
@@ -122,6 +128,19 @@ async def _talking(
             await asyncio.wait(pumps, timeout=LEAVE_S)
             for stream in (from_server, to_server, to_session, from_session):
                 stream.close()
+
+
+def _launched(told: Told, env: Mapping[str, str]) -> list[str]:
+    """The command, such that the kernel ends it when we are gone, where it can. Raises OSError where there is no such
+    program, which would otherwise be told by somebody else, and too late."""
+    program = told.command[0]
+    place = program if "/" in program else shutil.which(program, path=env.get("PATH"))
+    if place is None or not os.access(os.path.join(told.cwd or "", place), os.X_OK):  # noqa: PTH118 - any text
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+    if sys.platform != "linux" or not sys.executable:
+        return list(told.command)
+    # Without what a user may have installed for Python: it needs none of it.
+    return [sys.executable, "-I", "-S", LAUNCHER, str(os.getpid()), *told.command]
 
 
 class _Streams(SubprocessStreamProtocol):
