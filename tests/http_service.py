@@ -49,6 +49,7 @@ DOCUMENT: dict[str, Any] = {
             "parameters": [{"name": "kind", "in": "path", "required": True, "schema": {"type": "string"}}],
             "get": {"operationId": "answer", "responses": {}},
             "post": {"operationId": "attempt", "responses": {}},
+            "put": {"operationId": "answers.put", "responses": {}},
         },
         "/odd": {"get": {"operationId": "odd", "parameters": [{"$ref": "#/components/nothing"}]}},
     },

@@ -48,7 +48,9 @@ async def answer(runner: ToolRunner, kind: str, tool: str = "answer", **more: An
 async def test_operations_are_offered_with_one_schema_each(caplog: pytest.LogCaptureFixture) -> None:
     async with http_service() as service, using(service) as runner:
         offers = {offer.name: offer for offer in runner.offers()}
-        assert list(offers) == ["shop_getCustomer", "shop_placeOrder", "shop_answer", "shop_attempt"]
+        assert list(offers) == [
+            f"shop_{name}" for name in ("getCustomer", "placeOrder", "answer", "attempt", "answers_put")
+        ]
         assert offers["shop_getCustomer"].description == "One customer"
         schema = json.loads(offers["shop_getCustomer"].parameters_schema_json)
         assert schema["required"] == ["id"]
@@ -219,6 +221,21 @@ def test_what_may_have_changed_something_is_retryable_only_where_that_does_no_ha
                 assert outcome.error.retryable == retryable, outcome
 
     scene()
+
+
+@pytest.mark.parametrize("name", ["answers.put", "answers_put", "PUT /answers/{kind}"])
+def test_an_operation_that_may_be_sent_again_goes_by_any_of_its_names(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    @asynchronous
+    async def scene() -> None:
+        async with http_service() as service, using(service, idempotent=[name, "nonsense"]) as runner:
+            assert "shop_answers_put" in runner.idempotent_tools
+            assert "shop_attempt" not in runner.idempotent_tools
+
+    scene()
+    assert "http.shop: idempotent has 'nonsense', which is none of the tools that it offers" in caplog.text
+    assert f"idempotent has {name!r}" not in caplog.text
 
 
 @asynchronous

@@ -41,6 +41,16 @@ async def test_an_answer_that_is_too_long_is_the_error_of_its_own_call_wherever_
         waiting.cancel()
 
 
+@asynchronous
+async def test_a_tool_that_may_be_run_again_and_is_not_there_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with using(raw(idempotent=["fine", "box_fine"])) as scene:
+        assert scene.runner.idempotent_tools == {"box_fine"}
+    assert "mcp.box: idempotent has 'box_fine', which is none of the tools that it offers" in caplog.text
+    assert "idempotent has 'fine'" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("tool", "why"),
     [

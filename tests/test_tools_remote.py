@@ -235,11 +235,13 @@ async def test_a_server_that_goes_is_away_and_comes_back() -> None:
 async def test_methods_are_chosen_and_streams_are_none(caplog: pytest.LogCaptureFixture) -> None:
     async with (
         stock_service() as stock,
-        using(stock, methods=["Put", "Watch", "Take"], prefix="") as (runner, _),
+        using(stock, methods=["Put", "Watch", "Take"], prefix="", idempotent=["Put", "Hang"]) as (runner, _),
     ):
         assert [offer.name for offer in runner.offers()] == ["Put"]
     assert "it has no method Take; it has Put, " in caplog.text
     assert "method Watch is a stream" in caplog.text
+    assert "grpc.stock: idempotent has 'Hang', which is none of the tools that it offers" in caplog.text
+    assert "idempotent has 'Put'" not in caplog.text
 
 
 @asynchronous

@@ -1,5 +1,6 @@
 """Rules for one tool: who may call it, how often, and whether it really runs."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_commander import linked
 from southwest.ai.agent.v1 import agent_pb2
-from tool_scene import ask, code_of, message_of
+from tool_scene import Gate, ask, code_of, message_of, until
 
 from dispatcher.tables import ToolTable
-from dispatcher.tools import PythonTool, ToolError, ToolRunner
+from dispatcher.tools import PythonTool, RunnerLimits, ToolError, ToolRunner
 from dispatcher.tools.rules import Rules
 
 
@@ -62,6 +63,27 @@ async def test_a_dry_run_answers_with_what_would_have_run() -> None:
     assert json.loads(outcome.result_json) == {"dry_run": True, "tool": "note", "arguments": {"number": 7}}
     assert code_of(await runner.run(ask("note", {"number": "x"}))) == "invalid_arguments"
     assert ran == []
+
+
+@asynchronous
+async def test_a_call_that_is_refused_for_want_of_a_place_is_not_counted() -> None:
+    gate = Gate()
+    runner = ToolRunner(
+        [PythonTool(gate.pass_in_thread)],
+        RunnerLimits(concurrency=1, waiting=1),
+        rules=Rules({"pass_in_thread": ToolTable(calls_per_minute_max=3)}),
+    )
+    running = asyncio.create_task(runner.run(ask("pass_in_thread")))
+    await gate.wait_begun()
+    waiting = asyncio.create_task(runner.run(ask("pass_in_thread")))
+    await until(lambda: runner.stats()["pass_in_thread"].waiting == 1)
+    for _ in range(5):
+        assert "as many as may" in message_of(await runner.run(ask("pass_in_thread")))
+    gate.opened.set()
+    assert [code_of(each) for each in await asyncio.gather(running, waiting)] == ["ok", "ok"]
+    assert code_of(await runner.run(ask("pass_in_thread"))) == "ok"
+    assert "3 times a minute" in message_of(await runner.run(ask("pass_in_thread")))
+    await runner.close()
 
 
 @asynchronous

@@ -33,7 +33,7 @@ from dispatcher.tools.openapi import Operations, read
 from dispatcher.tools.openapi_request import Operation
 from dispatcher.tools.outbound import Answer, BrokenError, Guard, Limits, Outbound
 from dispatcher.tools.result import ResultTooLargeError
-from dispatcher.tools.stations import Offer
+from dispatcher.tools.stations import Offer, strangers
 
 log = logging.getLogger(__name__)
 
@@ -222,6 +222,8 @@ class HttpApi:
                 f"it has {count} operations; the first {self._table.tools_max}, tools_max, are taken: choose by "
                 "operations"
             )
+        known = {name for each in operations.found for name in each.known_as}
+        problems += strangers(self._table.idempotent, known)
         # Of the tools that are made here, and before any of them may be called.
         self._server = operations.server
         return [HttpTool(self, each, self._prefix, self._table) for each in operations.found], problems
@@ -235,7 +237,9 @@ class HttpTool:
         self.description: Final = operation.description
         self.parameters_schema: Final = operation.schema
         self.limits: Final = ToolLimits(table.timeout_s, table.output_bytes, table.concurrency)
-        self.is_idempotent: Final = operation.is_reading or operation.name in table.idempotent
+        self.is_idempotent: Final = operation.is_reading or not operation.known_as.isdisjoint(
+            table.idempotent
+        )
         self.source: Final = api.source
         self._api = api
         self._operation = operation

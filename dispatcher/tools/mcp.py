@@ -41,7 +41,7 @@ from dispatcher.tools import mcp_process
 from dispatcher.tools.bounded import BROKEN, BoundedTransport
 from dispatcher.tools.contract import SourceState, Tool, ToolAway, ToolContext, ToolError, ToolLimits, said
 from dispatcher.tools.mcp_results import returned
-from dispatcher.tools.stations import Offer
+from dispatcher.tools.stations import Offer, strangers
 
 log = logging.getLogger(__name__)
 
@@ -281,9 +281,9 @@ class McpServer:
             problems.append(
                 f"it has {len(chosen)} tools; the first {self._table.tools_max}, tools_max, are taken: choose by tools"
             )
-        return [
-            McpTool(self, each, self._prefix, self._table) for each in chosen[: self._table.tools_max]
-        ], problems
+        offered = chosen[: self._table.tools_max]
+        problems += strangers(self._table.idempotent, [each.name for each in offered])
+        return [McpTool(self, each, self._prefix, self._table) for each in offered], problems
 
     def _transport(self, connection: _Connection) -> Transport:
         table, secrets = self._table, self._secrets()

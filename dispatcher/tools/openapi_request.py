@@ -55,9 +55,9 @@ class Operation:
     body_type: str = ""
 
     @property
-    def label(self) -> str:
-        """As settings may name it."""
-        return f"{self.method} {self.path}"
+    def known_as(self) -> frozenset[str]:
+        """What settings may call it."""
+        return frozenset({self.told_name, self.name, f"{self.method} {self.path}"})
 
     @property
     def is_reading(self) -> bool:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -50,7 +50,7 @@ from dispatcher.tools.contract import (
 )
 from dispatcher.tools.remote_schema import pool_of, schema_of
 from dispatcher.tools.result import ResultTooLargeError
-from dispatcher.tools.stations import Offer
+from dispatcher.tools.stations import Offer, strangers
 
 log = logging.getLogger(__name__)
 
@@ -199,14 +199,14 @@ class RemoteService:
         self._is_up = True
         self._known.set()
 
-    def _made(self, files: list[bytes]) -> tuple[list[Tool], list[str]]:
+    def _made(self, files: list[bytes]) -> tuple[Sequence[Tool], list[str]]:
         """In a thread."""
         service: ServiceDescriptor = pool_of(files, _STANDARD.get).FindServiceByName(self._table.service)
         wanted, names = self._table.methods, [each.name for each in service.methods]
         problems = [
             f"it has no method {each}; it has {', '.join(names)}" for each in wanted if each not in names
         ]
-        tools: list[Tool] = []
+        tools: list[RemoteTool] = []
         for method in service.methods:
             if wanted and method.name not in wanted:
                 continue
@@ -222,7 +222,9 @@ class RemoteService:
                 f"it has {len(tools)} methods; the first {self._table.tools_max}, tools_max, are taken: choose by "
                 "methods"
             )
-        return tools[: self._table.tools_max], problems
+        offered = tools[: self._table.tools_max]
+        problems += strangers(self._table.idempotent, [each.method for each in offered])
+        return offered, problems
 
     # --- the way there -----------------------------------------------------------------------------------
 
@@ -262,6 +264,7 @@ class RemoteTool:
         self.limits: Final = ToolLimits(table.timeout_s, table.output_bytes, table.concurrency)
         self.is_idempotent: Final = method.name in table.idempotent
         self.source: Final = service.source
+        self.method: Final = method.name
         self._service = service
         self._method = method
         self._pool = method.containing_service.file.pool

@@ -3,8 +3,9 @@
 Reads no clock; `runner.py` asks before a call runs. What a rule refuses has not run.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from dispatcher.tables import ToolTable
@@ -81,3 +82,15 @@ class Rules:
                 retry_after_s=retry_s,
             )
         self._left[tool_name] = (left - 1, now)
+
+    @contextlib.contextmanager
+    def spending(self, tool_name: str, now: float) -> Iterator[None]:
+        """As `spend`; a call that is refused in the block, for want of a place perhaps, does not count."""
+        self.spend(tool_name, now)
+        try:
+            yield
+        except BaseException:
+            if tool_name in self._left:
+                left, then = self._left[tool_name]
+                self._left[tool_name] = (left + 1, then)
+            raise

@@ -185,13 +185,13 @@ class ToolRunner:
             approval = self._rules.approval(request, station.offer.parameters_schema_json)
             if approval is not None:
                 return ToolOutcome("", instead=approval)
-            self._rules.spend(request.tool_name, time.monotonic())
-            if isinstance(station.tool, AgentTool):
-                task = await station.tool.call(arguments, ToolContext())
-                asked = json.dumps(task, ensure_ascii=False)
-                return ToolOutcome("", instead=Delegation(station.tool.agent, asked, allowed_s))
-            await self._place(station, deadline)
-            self._ask_breaker(station)
+            with self._rules.spending(request.tool_name, time.monotonic()):
+                if isinstance(station.tool, AgentTool):
+                    task = await station.tool.call(arguments, ToolContext())
+                    asked = json.dumps(task, ensure_ascii=False)
+                    return ToolOutcome("", instead=Delegation(station.tool.agent, asked, allowed_s))
+                await self._place(station, deadline)
+                self._ask_breaker(station)
         except ToolError as refusal:
             return _failed(refusal)
         except TimeoutError:

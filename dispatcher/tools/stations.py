@@ -5,7 +5,7 @@ What agents are told follows from here: `offers`, and `watchers` that are called
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -20,6 +20,15 @@ Offer = Callable[[str, Make], Awaitable[list[str]]]
 
 # Tags and lengths of an offer's three fields and its own, each at most five bytes long.
 OFFER_ENVELOPE_BYTES: Final = 24
+
+
+def strangers(idempotent: Iterable[str], names: Collection[str]) -> list[str]:
+    """What is wrong with a source's list of tools that may be run again, by its own names."""
+    return [
+        f"idempotent has {each[:100]!r}, which is none of the tools that it offers"
+        for each in idempotent
+        if each not in names
+    ]
 
 
 class Stations:
