@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from commander.core.turn import Usage
 from commander.errors import AgentFailure
 
+# In what an estimate is told; a unit is left for the next one above so many of it.
+_UNITS_S = (("s", 1), ("min", 60), ("h", 3600))
+_COUNT_MAX = 90
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
@@ -32,21 +36,34 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the work is. `percent` is 0 to 100."""
+    """How far the work is. `percent` is 0 to 100; `left_s` what it may still take, which is told with the text."""
 
     text: str
     current: float | None = None
     total: float | None = None
     percent: float | None = None
+    left_s: float | None = None
 
     def __post_init__(self) -> None:
         _check_text("progress", "text", self.text)
-        for name in ("current", "total", "percent"):
+        for name in ("current", "total", "percent", "left_s"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
                 raise TypeError(f"progress: {name} must be a finite number, not {value!r}")
         if self.percent is not None and not 0 <= self.percent <= 100:
             raise ValueError(f"progress: percent must lie between 0 and 100, not {self.percent!r}")
+        if self.left_s is not None and self.left_s < 0:
+            raise ValueError(f"progress: left_s must be 0 or more, not {self.left_s!r}")
+
+    @property
+    def told(self) -> str:
+        """The text, and what it may still take: no more exact than an estimate is."""
+        if not self.left_s:
+            return self.text
+        unit, unit_s = next((each for each in _UNITS_S if self.left_s <= _COUNT_MAX * each[1]), _UNITS_S[-1])
+        count = math.ceil(self.left_s / unit_s)
+        left = f"about {count:,} {unit} left"
+        return f"{self.text}, {left}" if self.text else left
 
 
 @dataclass(frozen=True, slots=True)

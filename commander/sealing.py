@@ -59,8 +59,8 @@ def item(
             return Series(_artifact_pieces(output, packet_bytes_max, path), len(output.content))
         case Embedding(values, name, model):
             return _sealed(_embedding(values, name, model), "the embedding", payload_bytes_max, path)
-        case Progress(text, current, total, percent):
-            progress = pb.Progress(text=text, current=current, total=total, percent=percent)
+        case Progress(_, current, total, percent):
+            progress = pb.Progress(text=output.told, current=current, total=total, percent=percent)
             return _sealed(progress, "the progress", payload_bytes_max, path)
         case Used(used):
             _check_name("the usage's model", used.model)

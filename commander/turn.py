@@ -117,9 +117,10 @@ class Asked:
         current: float | None = None,
         total: float | None = None,
         percent: float | None = None,
+        left_s: float | None = None,
     ) -> Progress:
-        """How far the work is; `percent` is 0 to 100."""
-        return Progress(text, current, total, percent)
+        """How far the work is; `percent` is 0 to 100, `left_s` how long it may still take, seconds: told in words."""
+        return Progress(text, current, total, percent, left_s)
 
     def artifact(
         self, name: str, data: bytes | bytearray | memoryview, *, mime_type: str = "application/octet-stream"

@@ -251,7 +251,7 @@ def test_what_an_agent_says_keeps_its_order(dispatcher: ScriptedDispatcher) -> N
     @agent("talkative")
     async def talkative(turn: Turn) -> Any:
         yield "one "
-        yield turn.progress("half", current=1, total=2, percent=50)
+        yield turn.progress("half", current=1, total=2, percent=50, left_s=40)
         yield "two "
         yield turn.embedding([0.5, -1.0], name="vector", model="m")
         yield turn.usage(input_tokens=1, output_tokens=2, reasoning_tokens=3, model="m")
@@ -265,6 +265,7 @@ def test_what_an_agent_says_keeps_its_order(dispatcher: ScriptedDispatcher) -> N
     progress, embedding = session.other[0], session.other[1]
     assert (progress.sequence, embedding.sequence) == (2, 4)
     assert (progress.progress.current, progress.progress.percent) == (1, 50)
+    assert progress.progress.text == "half, about 40 s left"
     assert list(embedding.embedding.values) == [0.5, -1.0]
     usage = done_of(session).usage
     assert (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens, usage.model) == (1, 7, 3, "m")
@@ -360,6 +361,8 @@ def test_an_agent_may_go_on_after_its_mistake(dispatcher: ScriptedDispatcher) ->
     [
         (lambda turn: turn.progress("x", percent=101), "percent must lie between 0 and 100"),
         (lambda turn: turn.progress("x", current=float("nan")), "current must be a finite number"),
+        (lambda turn: turn.progress("x", left_s=float("inf")), "left_s must be a finite number"),
+        (lambda turn: turn.progress("x", left_s=-1), "left_s must be 0 or more"),
         (lambda turn: turn.thought(5, "x"), "thought: step must be a str, not int"),
         (lambda turn: turn.artifact("a", "text"), "data must be bytes, not str"),
         (lambda turn: turn.embedding(["x"]), "values must be numbers"),
