@@ -21,8 +21,7 @@ from typing import Any
 from commander.agent import agent
 from commander.conversation import ToolOffer
 from commander.errors import AgentError, ToolFailed
-from commander.models import ToolCall, ToolReturn
-from commander.models.model import Item
+from commander.models import Item, ToolCall, ToolReturn
 from commander.models.nesting import is_deeper, nested
 from commander.outputs import Output
 from commander.turn import Turn

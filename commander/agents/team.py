@@ -20,7 +20,7 @@ from typing import Final
 from commander.agent import AnyAgent, agent
 from commander.conversation import Message
 from commander.errors import AgentError
-from commander.models.model import Item
+from commander.models import Item
 from commander.outputs import Output
 from commander.team import Member, MemberResult
 from commander.turn import Turn

@@ -10,7 +10,7 @@ from commander.models.answer import Answer, Line
 from commander.models.failures import FAILURES, Trouble
 from commander.models.registry import Entry, Models
 from commander.models.speaking import Speaking
-from commander.models.words import Ask, Reasoning, Reply, Said, Sign, Text, Tokens, ToolReturn, Turned
+from commander.models.words import Ask, Item, Reasoning, Reply, Said, Sign, Text, Tokens, ToolReturn, Turned
 from commander.outputs import Output, Used
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 # Until a server tells what it used: a piece is a token at least, and a token is rarely longer.
 TOKEN_CHARS: Final = 8
-# What may be asked: a text, a message, or several, with what earlier rounds came to.
-Item = str | Message | UserMessage | Reply | ToolReturn
 Prompt = Item | Iterable[Item]
 Emit = Callable[[Output], Awaitable[None]]
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from commander.conversation import Message, ToolOffer
+from commander.conversation import Message, ToolOffer, UserMessage
 
 # Why an answer is over. "length": its limit of tokens was reached.
 Reason = Literal["stop", "length", "tool_calls"]
@@ -81,6 +81,8 @@ class ToolReturn:
 
 
 Turned = Message | Reply | ToolReturn
+# What a model may be asked: a text, a message, or several of these, with what earlier rounds came to.
+Item = str | Message | UserMessage | Reply | ToolReturn
 
 
 @dataclass(frozen=True, slots=True)
