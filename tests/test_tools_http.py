@@ -173,7 +173,7 @@ async def test_an_absurd_time_to_wait_is_none_or_a_day() -> None:
         b"",
     ],
 )
-def test_a_document_that_is_odd_is_asked_for_again(document: bytes) -> None:
+def test_a_document_that_is_odd_is_asked_for_again(document: bytes, caplog: pytest.LogCaptureFixture) -> None:
     @asynchronous
     async def scene() -> None:
         async with http_service() as service:
@@ -196,6 +196,8 @@ def test_a_document_that_is_odd_is_asked_for_again(document: bytes) -> None:
                 await eventually(offered)
 
     scene()
+    assert "http.shop.openapi: the server redirects to what is no address of HTTP; next try" in caplog.text
+    assert "http.shop.openapi: http.shop" not in caplog.text
 
 
 @asynchronous

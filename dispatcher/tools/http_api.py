@@ -164,12 +164,13 @@ class HttpApi:
                         raise ToolError(f"the answer is {answer.status}")
                     return await self._take(partial(self._read, answer.body))
                 except TimeoutError:
-                    why = f"no answer within {t.connect_s:g} s"
-                except (ToolError, ToolLoadError) as error:
-                    why = str(error)
+                    why = f"{self.source}.openapi: no answer within {t.connect_s:g} s"
+                except ToolLoadError as error:
+                    why = str(error)  # which names its key
                 except Exception as error:  # noqa: BLE001 - whatever it came to, it may be right the next time
-                    why = said(error)[:300]
-                log.warning("%s.openapi: %s; next try in %.1f s", self.source, why, delay_s)
+                    told = str(error) if isinstance(error, ToolError) else said(error)
+                    why = f"{self.source}.openapi: {told[:300]}"
+                log.warning("%s; next try in %.1f s", why, delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, t.restart_backoff_max_s)
         finally:
