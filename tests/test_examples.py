@@ -1,12 +1,11 @@
-"""The examples: each in memory by the testing kit, and docs/agents.md, which runs them all as processes, by the very
-commands that stand in their docstrings."""
+"""The examples, in memory by the testing kit that authors have; through processes where it is about these.
+test_agents_page.py runs all of them as their docstrings say."""
 
 import ast
 import asyncio
 import contextlib
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +19,11 @@ from chat_viewer import conversing
 from commander_process import running_commander
 from dispatcher_process import running_dispatcher
 from model_server import Call, ModelServer, Status, calls, says
-from page import ROOT, Reader, blocks, unmarked
+from page import ROOT
 
 import examples.tools
-from commander import Published, PublishedCall, ToolDenied, ToolFailed, ToolNotFound
+from commander import Message, Published, PublishedCall, ToolDenied, ToolFailed, ToolNotFound
+from commander.models import Reply, ToolReturn
 from commander.models.scripted import Piece
 from commander.testing import (
     DECLINED,
@@ -45,80 +45,9 @@ from examples.studio.office import SALES
 from examples.weather import weather
 from examples.wizard import wizard
 
-PAGE = ROOT / "docs" / "agents.md"
 FOLDER = ROOT / "examples"
-# Where the page and the settings say that a model is.
+# Where the settings say that a model is.
 SERVER = "http://127.0.0.1:8000/v1"
-# Those that show something, not what they use.
-PROGRAMS = ["hello", "weather", "wizard", "batch", "resume", "steered", "desk", "studio/agents"]
-
-
-# -- the page, and the docstrings --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def stand_in() -> Any:
-    """The stand-in of the examples, on a port of its own; its base_url."""
-    program = [sys.executable, str(FOLDER / "stand_in.py"), "0"]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        ready = process.stdout.readline()
-        yield ready.rpartition(" ")[2].strip()
-        process.terminate()
-
-
-def test_the_page_runs(tmp_path: Path, stand_in: str) -> None:
-    """As a reader runs it, in a folder of their own; the stand-in alone is on another port."""
-    folder, page = tmp_path / "folder", tmp_path / "agents.md"
-    shutil.copytree(FOLDER, folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    for settings in folder.rglob("*.toml"):
-        settings.write_text(settings.read_text().replace(SERVER, stand_in))
-    text = PAGE.read_text().replace(SERVER, stand_in)
-    page.write_text(text.replace("python examples/stand_in.py\n", "python examples/stand_in.py 0\n"))
-    with Reader(page, folder) as reader:
-        reader.read()
-    assert reader.ran == sum(block.what.startswith("run: ") for block in blocks(PAGE)) > 20
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_the_commands_of_a_docstring_are_run_by_the_page(name: str) -> None:
-    path = FOLDER / f"{name}.py"
-    told = ast.get_docstring(ast.parse(path.read_text()), clean=False)
-    assert told
-    commands = [line.strip() for line in told.splitlines() if line.startswith("    ")]
-    assert any(command.startswith(f"commander run examples/{name}.py") for command in commands)
-    run = {
-        line.strip()
-        for block in blocks(PAGE)
-        if block.what.startswith("run: ")
-        for line in told_lines(block.text)
-    }
-    for command in commands:
-        assert command in run, f"{name}: the page does not run {command!r}"
-
-
-def told_lines(text: str) -> list[str]:
-    """A block's lines, and what stands behind a pipe in them: an answer comes by a pipe, where a person would type."""
-    return [part for line in text.splitlines() for part in (line, line.rpartition(" | ")[2])]
-
-
-@pytest.mark.parametrize("language", ["python", "sh", "toml"])
-def test_no_block_is_left_out(language: str) -> None:
-    assert unmarked(PAGE, language) == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "part"), re.findall(r"<!-- part of: (\S+) -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-)
-def test_a_part_that_is_shown_is_in_its_example(name: str, part: str) -> None:
-    assert part in (ROOT / name).read_text()
-
-
-def test_every_example_is_on_the_page_and_no_file_is_nobody_s() -> None:
-    page = PAGE.read_text()
-    for path in FOLDER.rglob("*"):
-        if path.suffix in (".py", ".toml"):
-            assert f"(../{path.relative_to(ROOT)})" in page, path
 
 
 # -- hello -------------------------------------------------------------------------------------------------------
@@ -153,9 +82,13 @@ async def test_weather_tells_the_model_what_the_tool_returned() -> None:
         ("Lisbon", ""),
         ("Atlantis", "failed"),
     ]
-    returned = [each.content for each in run.model_requests[-1].messages if hasattr(each, "content")]
-    assert json.loads(returned[-2]) == {"city": "Lisbon", "days": ["rain"]}
-    assert returned[-1].endswith("it has sunk")
+    question, reply, found, sunk = run.model_requests[-1].messages
+    assert isinstance(question, Message)
+    assert isinstance(reply, Reply)
+    assert isinstance(found, ToolReturn)
+    assert isinstance(sunk, ToolReturn)
+    assert (json.loads(found.content), found.failed) == ({"city": "Lisbon", "days": ["rain"]}, False)
+    assert (sunk.content.endswith("it has sunk"), sunk.failed) == (True, True)
 
 
 @asynchronous
@@ -266,7 +199,7 @@ async def test_the_wizard_says_that_nobody_came_in_time() -> None:
 
 
 class Post:
-    """Letters, four of which have to be under way before any is delivered."""
+    """Delivers no letter before so many are under way, and counts the most that were."""
 
     def __init__(self, at_once: int) -> None:
         self.under_way = self.most = 0
@@ -279,6 +212,8 @@ class Post:
         if self.most == self._at_once:
             self._enough.set()
         await self._enough.wait()
+        for _ in range(100):  # whoever else may come, comes
+            await asyncio.sleep(0)
         self.under_way -= 1
         if to == "nobody":
             raise ToolFailed("send_letter", "there is no @ in this address")
@@ -491,6 +426,9 @@ async def test_four_specialists_are_heard_by_the_editor_and_the_text_is_publishe
     assert run.text.endswith("Published as number 4.")
     assert sorted(event.agent for event in run.events if "completed" in event.fields) == sorted(
         ["analyst", *SPECIALISTS]
+    )
+    assert not [event for event in run.events if event.agent and event.kind == "content"], (
+        "thoughts, for who may see them"
     )
     (edited,) = [request for request in run.model_requests if request.system == EDITOR]
     assert edited.model == "deep"
