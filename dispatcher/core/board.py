@@ -526,10 +526,11 @@ class Board:
         if session.parks and question.question_id not in session.approvals:
             self.park_later(session)
 
-    def park_later(self, session: Session) -> None:
+    def park_later(self, session: Session, least_s: float = 0.0) -> None:
         """Looks after a while whether it does nothing but wait for a person."""
         session.quiet_at = session.received
-        self.timers.set(("park", session.session_id), self.now + self.limits.park_after_s)
+        after_s = max(self.limits.park_after_s, least_s)
+        self.timers.set(("park", session.session_id), self.now + after_s)
 
     def run_tool(self, session: Session, call: Call) -> None:
         self.out.append(
@@ -665,6 +666,10 @@ class Board:
         session.approvals.clear()
         if session.ledger.running:
             self.out.append(CancelTools(session.session_id, session.attempt))
+        for question_id in list(session.asked_below):
+            # Above it is closed by what is told of this.
+            del session.asked_below[question_id]
+            self.emit(session, "answer", "", "", Answer(question_id, None, "commander_lost"))
         children = set(session.children)
         if children:
             self._orphan(session, Ending.STOPPED, "the attempt that asked for it is lost")

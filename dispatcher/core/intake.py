@@ -612,7 +612,7 @@ class Intake:
     def finish_minimal(self, session: Session, link: Link) -> None:
         """A minimal commander has said its last. It may have asked for a tool in the same breath, and gets the result
         first."""
-        if session.ledger.running:
+        if not session.ledger.is_idle:
             return
         self._finish(session)
         if link.half_closed:

@@ -354,7 +354,8 @@ class Links:
         """The session that lives on this slot, if one does."""
         session = self._board.sessions.get(slot.session_id)
         alive = session is not None and session.live and session.attempt == slot.attempt
-        return session if alive else None
+        # One that is parked, or has been, is nobody's until another attempt begins.
+        return session if alive and slot.state is SlotState.BUSY else None
 
     def _attempts_lost(self, sessions: list[Session], why: str, *, died: bool) -> None:
         """Others take over, each in its order, or they end."""

@@ -13,6 +13,8 @@ from dispatcher.core.fleet import SlotState
 from dispatcher.core.packets import Answer, Stop
 from dispatcher.core.session import Session, State, Step
 
+# What was not alone is looked at again so much later, at least.
+LOOK_AGAIN_S: Final = 1.0
 REASON: Final = "a person is asked"
 
 
@@ -25,13 +27,14 @@ class Parking:
     def due(self, session_id: str) -> None:
         """It has waited for a while: where it has done nothing else meanwhile, it is parked."""
         session = self._board.sessions[session_id]
-        if session.state is not State.RUNNING or not session.questions:
+        is_held = session.state in (State.RUNNING, State.DETACHED, State.STARTING)
+        if not is_held or not session.questions:
             return
-        is_quiet = session.quiet_at == session.received
+        is_quiet = session.state is State.RUNNING and session.quiet_at == session.received
         if is_quiet and self._waits_alone(session):
             self._park(session)
         else:
-            self._board.park_later(session)
+            self._board.park_later(session, LOOK_AGAIN_S)
 
     def answered(self, session: Session, answer: Answer) -> None:
         """Its commander is told; of a parked session, the next one, once there is no other answer to wait for."""
@@ -59,7 +62,7 @@ class Parking:
         board, link = self._board, session.link
         commander = board.fleet.commanders.get(session.commander_id)
         slot = commander.slots.get((session.session_id, session.attempt)) if commander else None
-        if commander is None or slot is None or link is None or slot.state is not SlotState.BUSY:
+        if commander is None or slot is None or link is None:
             return
         board.ack(session, link)
         grace_ms = int(board.limits.stop_grace_s * 1000)

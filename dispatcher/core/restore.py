@@ -119,7 +119,10 @@ class Restoring:
         if session.state is State.PARKED:
             return
         if session.state is State.QUEUED:
-            if not session.tries:
+            if session.parked:
+                # It has waited for a person, and for a slot only since a moment.
+                session.queue_due = None
+            elif not session.tries:
                 session.queue_due = session.opened_at + board.limits.queue_wait_s
             # Its rest began after its last event, so it is over sooner rather than later.
             last = board.now - max(0.0, (event.unix_ms - kept.entries[-1][0]) / 1000)
