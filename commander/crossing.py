@@ -238,6 +238,8 @@ class Crossing:
         known = None if self._rerun is None else self._rerun.answer(text, tuple(options))
         if known is not None:
             self._is_silent = self._rerun is not None and self._rerun.is_silent
+            if self._may_take():
+                _settle_all(self._want_message)
             answer.set_result(known)
             return question_id, answer
         self._marked(self.turn.open_question(question_id, answer, question), urgent=True)
@@ -263,7 +265,7 @@ class Crossing:
         self._check_open()
         future: Future[None] = Future()
         self._want_message.append(future)
-        if self._messages or self.is_over:
+        if self._may_take() or self.is_over:
             _settle_all(self._want_message)
         return future
 
@@ -352,11 +354,15 @@ class Crossing:
 
     def _take_message(self) -> UserMessage | None:
         with self._taking:
-            if self.is_over or not self._messages:
+            if self.is_over or not self._may_take():
                 return None
             sequence, message = self._messages.popleft()
             self.turn.read(sequence)
             return message
+
+    def _may_take(self) -> bool:
+        """There is a message. What is new waits until a turn that runs again has come to where it was."""
+        return bool(self._messages) and not (self._is_silent and self._messages[0][0])
 
     def _mint(self, kind: str, path: str) -> str:
         number = self._ids[path, kind] = self._ids.get((path, kind), 0) + 1

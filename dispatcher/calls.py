@@ -194,22 +194,27 @@ def _asked(effect: RunTool, approval: Approval) -> ApprovalRequested:
     arguments = call.arguments_json or "{}"
     if len(arguments) > _ARGUMENTS_CHARS_MAX:
         arguments = arguments[: _ARGUMENTS_CHARS_MAX - 1] + "…"
-    # Another one than any that the agent has made up.
+    # Another one than any that the agent has made up, and than those of attempts before.
+    of = f"{effect.attempt}." if effect.attempt > 1 else ""
+    wait_s = approval.wait_s
+    if call.timeout_ms is not None:
+        # Its caller waits no longer.
+        wait_s = min(call.timeout_ms / 1000, wait_s if wait_s is not None else math.inf)
     question = agent_pb2.Question(
-        question_id=f"approve-{call.call_id}"[: codec.ID_CHARS_MAX],
+        question_id=f"approve-{of}{call.call_id}"[: codec.ID_CHARS_MAX],
         text=f"May {call.tool_name} run with {arguments}?",
         options=[APPROVE, DENY],
         response_schema_json=approval.schema_json,
         approves_call_id=call.call_id,
     )
-    if approval.wait_s is not None:
-        question.expires_in.CopyFrom(codec.duration(approval.wait_s))
+    if wait_s is not None:
+        question.expires_in.CopyFrom(codec.duration(wait_s))
     body = question.SerializeToString()
     return ApprovalRequested(
         effect.session_id,
         effect.attempt,
         call.call_id,
-        packets.Question(question.question_id, approval.wait_s, body),
+        packets.Question(question.question_id, wait_s, body),
     )
 
 

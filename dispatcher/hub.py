@@ -113,7 +113,8 @@ class Hub:
             self._step_waiting()
         finally:
             self._stepping = False
-        self._arm()
+            # Whatever became of this one: deadlines of others are met.
+            self._arm()
         return reply
 
     async def kept(self) -> None:
@@ -163,7 +164,7 @@ class Hub:
             self._step_waiting()
         finally:
             self._stepping = False
-        self._arm()
+            self._arm()
 
     def _perform_all(self, effects: list[Effect]) -> None:
         for effect in effects:

@@ -216,6 +216,23 @@ async def test_it_is_not_waited_for_for_ever(shop: Shop, newly_paid: Callable[[]
 
 
 @asynchronous
+async def test_it_is_waited_for_no_longer_than_by_its_caller(
+    opened: DispatcherProcess, newly_paid: Callable[[], list[str]]
+) -> None:
+    """What came later would run for nobody, and beside the call that is made instead."""
+    name = unique("agent")
+    async with linked(opened.address, name) as link, conversing(opened.address) as talk:
+        seen = await talk.ask(name)
+        turn = await link.started()
+        await turn.call("pay", ASK, call_id="c1", timeout_ms=100)
+        assert (await turn.result()).error.message == "nobody has allowed it in time"
+        assert (await answered(talk, "approve-c1", "approve")).error.code == "no_such_question"
+        await turn.finish()
+        await seen.ended()
+    assert newly_paid() == []
+
+
+@asynchronous
 async def test_it_is_still_asked_after_kill_9(shop: Shop, newly_paid: Callable[[], list[str]]) -> None:
     name = unique("agent")
     me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}
@@ -261,8 +278,7 @@ async def test_a_lost_attempt_s_call_is_not_run(
             again = await second.started()
             await again.call("pay", ASK, call_id="c1")
             await seen.until("question", 2)
-            answer = chat_pb2.AnswerQuestion(question_id="approve-c1", value_json='"approve"', attempt=2)
-            assert not (await talk.request("1", answer=answer)).HasField("error")
+            assert not (await answered(talk, "approve-2.c1", "approve")).HasField("error")
             await again.result()
             await again.finish()
             await seen.ended()

@@ -402,3 +402,27 @@ async def test_a_dispatcher_that_goes_ends_the_stream_with_an_error_and_it_goes_
             await other.finish()
             await again.rest()
     assert Message(again.parts).text == "Whole"
+
+
+@asynchronous
+async def test_a_chat_whose_agent_asks_another_is_still_that_chat(dispatcher: DispatcherProcess) -> None:
+    """What was asked for bears the chat's labels as well, and is newer."""
+    chat, upper, lower = unique("chat"), unique("upper"), unique("lower")
+    async with (
+        linked(dispatcher.address, upper, lower) as link,
+        browsing(dispatcher.url) as client,
+        framing(client, "POST", "/api/chat", **_asked(chat, upper)),
+    ):
+        above = await link.started()
+        call = agent_pb2.ToolCallRequest(
+            tool_name=lower, arguments_json='{"text": "Go"}', call_id="c1", to_agent=True
+        )
+        await above.send(tool_call=call)
+        below = await link.started()
+        listed = (await client.get("/v1/sessions", params={"live": "true"})).json()["sessions"]
+        assert above.session_id in [each["session_id"] for each in listed]
+        assert below.session_id not in [each["session_id"] for each in listed]
+        stopped = (await client.post(f"/api/chat/{chat}/stop", json={})).json()
+        assert stopped == {"success": True, "session_id": above.session_id, "result": "stopped"}
+        await above.stopped()
+        await below.stopped()

@@ -75,7 +75,16 @@ def sync(turn: Any) -> Iterator[object]:
     yield str(turn.ask("Well?"))
 
 
-AGENTS: list[AnyAgent] = [wizard, both, patient, fickle, forgetful, sync]
+@agent("listening", parks=True)
+async def listening(turn: Turn) -> AsyncIterator[object]:
+    before = [message.text for message in turn.take_messages()]
+    await turn.ask("Well?")
+    async for message in turn.messages():
+        yield f"{before} {message.text}"
+        return
+
+
+AGENTS: list[AnyAgent] = [listening, wizard, both, patient, fickle, forgetful, sync]
 
 
 async def answers(talk: Conversation, seen: Seen, number: int, value_json: str) -> None:
@@ -144,6 +153,21 @@ async def test_it_is_run_again_when_all_is_answered(dispatcher: DispatcherProces
             await seen.ended()
     assert seen.text == "ab"
     assert RUNS[id_of(seen)] == 2
+
+
+@asynchronous
+async def test_what_the_user_says_meanwhile_is_heard_where_it_is_new(dispatcher: DispatcherProcess) -> None:
+    """Not by what runs the same again: nobody would see what is said to it there."""
+    with serving(dispatcher.address, *AGENTS, commander_id="listener", slots=1):
+        dispatcher.wait_for_log("commander listener linked")
+        async with conversing(dispatcher.address) as talk:
+            seen = await talk.ask("listening", client_ref="1")
+            await seen.until("question")
+            await parked(dispatcher, id_of(seen))
+            await talk.request("1", message=chat_pb2.AddMessage(text="hurry"))
+            await answers(talk, seen, 1, "1")
+            assert not (await seen.ended()).unread_message_ids
+    assert seen.text == "[] hurry"
 
 
 @asynchronous

@@ -40,7 +40,7 @@ class Approvals:
             told = f"{waiting} calls wait for somebody already, and questions_open_max allows no more"
             self._finish(event.session_id, event.attempt, event.call_id, unanswered("failed", told))
             return
-        call = session.ledger.hold(event.attempt, event.call_id)
+        call = session.ledger.hold(event.attempt, event.call_id, board.now)
         if call is None:
             board.out.append(Count("tool_outcomes_dropped"))
             return
@@ -63,7 +63,7 @@ class Approvals:
         if why:
             self._refuse(session, call, why)
         else:
-            session.ledger.allow(call, arguments_json)
+            session.ledger.allow(call, arguments_json, self._board.now)
             self._run_owed(session)
 
     def _refuse(self, session: Session, call: Call, why: str) -> None:

@@ -112,10 +112,11 @@ class Intake:
             if is_new and not self._may_speak(session, link, packet):
                 continue
             session.received = due
+            if due == 1:
+                session.parked = False
             session.unacked_bytes += packet.size
             if session.state is State.STARTING:
                 session.advance(Step.SPEAK)
-                session.parked = False
             if packet.signals_received:
                 session.heard_signals(packet.signals_received)
             if packet.messages_read:
@@ -294,6 +295,8 @@ class Intake:
             self._breach(session, link, f"agent: {PATHS_MAX} sub-agents have spoken, and no more may")
         elif self._board.may_pass(session, packet.agent, ""):
             session.paths.add(packet.agent)
+            # What sub-agents say beside each other could not be told from what they say when they are run again.
+            session.parks = False
         return session.live
 
     def _breach(self, session: Session, link: Link, message: str) -> None:
@@ -444,6 +447,9 @@ class Intake:
         if not session.live or not board.may_pass(session, packet.text, packet.agent, "tool_call", rewritten):
             return
         arguments = board.rewrite(session, detail.arguments_json, packet.agent, "tool_call")
+        if arguments != detail.arguments_json:
+            # Run again, its agent would not find the call that it has made.
+            session.parks = False
         call = session.ledger.named(detail._replace(arguments_json=arguments), session.session_id)
         if session.ledger.find(session.attempt, call.call_id) is None and self._is_loop(session, packet):
             return

@@ -34,13 +34,19 @@ class Call:
     # Somebody has allowed it, perhaps with other arguments than those it was asked with.
     is_approved: bool = False
     approved_json: str | None = None
+    # When it was held, and how long its caller has waited since when it was allowed.
+    held_at: float = 0.0
+    waited_ms: int = 0
 
     @property
     def to_run(self) -> ToolCall:
         """The call as it is to be run."""
-        if self.approved_json is None:
-            return self.request
-        return self.request._replace(arguments_json=self.approved_json)
+        request = self.request
+        if self.approved_json is not None:
+            request = request._replace(arguments_json=self.approved_json)
+        if self.waited_ms and request.timeout_ms is not None:
+            request = request._replace(timeout_ms=max(1, request.timeout_ms - self.waited_ms))
+        return request
 
 
 class Asked(Enum):
@@ -120,17 +126,19 @@ class Ledger:
         self.running -= 1
         return call
 
-    def hold(self, attempt: int, call_id: str) -> Call | None:
+    def hold(self, attempt: int, call_id: str, now: float) -> Call | None:
         """A running call has not begun, and waits until somebody allows it; None when it isn't running."""
         call = self._calls.get((attempt, call_id))
         if call is None or call.state is not CallState.RUNNING:
             return None
         call.state = CallState.HELD
+        call.held_at = now
         self.running -= 1
         return call
 
-    def allow(self, call: Call, arguments_json: str | None) -> None:
+    def allow(self, call: Call, arguments_json: str | None, now: float) -> None:
         """A held call may run, with those arguments where they are given: it is owed before others."""
+        call.waited_ms = int((now - call.held_at) * 1000) if call.held_at else 0
         call.is_approved, call.approved_json = True, arguments_json
         call.state = CallState.OWED
         self._owed.appendleft(call)

@@ -28,7 +28,7 @@ class Parking:
         """It has waited for a while: where it has done nothing else meanwhile, it is parked."""
         session = self._board.sessions[session_id]
         is_held = session.state in (State.RUNNING, State.DETACHED, State.STARTING)
-        if not is_held or not session.questions:
+        if not is_held or not session.questions or not session.parks:
             return
         is_quiet = session.state is State.RUNNING and session.quiet_at == session.received
         if is_quiet and self._waits_alone(session):

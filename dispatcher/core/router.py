@@ -54,11 +54,11 @@ from dispatcher.core.fleet import Fleet
 from dispatcher.core.intake import Intake
 from dispatcher.core.limits import Limits
 from dispatcher.core.links import Links
-from dispatcher.core.packets import DECLINED, Answer, Goodbye, Signal, Stop, UserMessage
+from dispatcher.core.packets import DECLINED, Answer, Goodbye, Signal, Stop, UserMessage, utf8_bytes
 from dispatcher.core.parking import Parking
 from dispatcher.core.quota import Excess
 from dispatcher.core.restore import Restoring
-from dispatcher.core.session import Session
+from dispatcher.core.session import TOLD_OVERHEAD_BYTES, Session, State
 
 # Being told of time so late says that nothing was seen meanwhile.
 STOOD_STILL_S: Final = 0.5
@@ -361,6 +361,12 @@ class Router:
             )
         if message:
             board.out.append(Declined("no_such_question", message))
+            return
+        more = utf8_bytes(event.value_json or "") + TOLD_OVERHEAD_BYTES
+        if session.state is State.PARKED and not session.may_continue(more):
+            most = board.limits.published_bytes_max
+            told = f"value_json: with it, more than published_bytes_max, {most} bytes, would have to be told again"
+            board.out.append(Declined("too_large", f"{told}; a shorter one is right"))
             return
         if event.value_json and not board.may_pass(session, event.said or event.value_json, "", "user", ALL):
             self._declined_for(session, event.session_id)

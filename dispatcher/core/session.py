@@ -53,7 +53,7 @@ _UNSAFE_RUN_BYTES: Final = 16_384
 # What an event costs the journal besides its text and body, bytes. Rough, and the same on every journal.
 EVENT_OVERHEAD_BYTES: Final = 128
 # What a call or a message costs in a Start besides its texts.
-_TOLD_OVERHEAD_BYTES: Final = 64
+TOLD_OVERHEAD_BYTES: Final = 64
 
 
 def asked_bytes(requested: SessionRequested) -> int:
@@ -388,7 +388,8 @@ class Session:
     def silent_since(self) -> float | None:
         """When a commander took it from which no token has come yet; None where one has, or none has it."""
         is_with_nobody = self.state in (State.QUEUED, State.PARKED)
-        is_waited_for = self.first_token_at is None and not is_with_nobody
+        # What runs the same again is silent until it has its answers.
+        is_waited_for = self.first_token_at is None and not (is_with_nobody or self.parked)
         return self.started_at if is_waited_for else None
 
     @property
@@ -458,8 +459,8 @@ class Session:
         elif self.answer is not None:
             self.answer.append(text)
 
-    def may_continue(self) -> bool:
-        """Whether all that was published can be told to an agent that goes on from there."""
+    def may_continue(self, more_bytes: int = 0) -> bool:
+        """Whether all that was published, and so much more, can be told to an agent that goes on from there."""
         if self.said is None:
             return False
         calls = self.ledger.published(self.since_attempt)
@@ -467,8 +468,8 @@ class Session:
         for question, answer, _ in self.answers_told:
             told += len(question.body) if isinstance(question.body, bytes) else 0
             told += texts_bytes(answer)
-        told += _TOLD_OVERHEAD_BYTES * (len(calls) + len(self.taken) + len(self.answers_told))
-        return self.said_bytes + told <= self.published_bytes_max
+        told += TOLD_OVERHEAD_BYTES * (len(calls) + len(self.taken) + len(self.answers_told))
+        return self.said_bytes + told + more_bytes <= self.published_bytes_max
 
     def begin_attempt(
         self, commander_id: str, link: Link | None, now: float, *, goes_on: bool = False
@@ -517,7 +518,9 @@ class Session:
     def _published(self) -> Published:
         content = "".join(self.said or ())
         messages = tuple(message for message, _ in self.taken)
-        answers = tuple(PublishedAnswer(question.body, answer) for question, answer, _ in self.answers_told)
+        # As they were asked: two may have the same words.
+        asked = sorted(self.answers_told, key=lambda told: told[0].told_at)
+        answers = tuple(PublishedAnswer(question.body, answer) for question, answer, _ in asked)
         calls = self.ledger.published(self.since_attempt)
         return Published(content, calls, messages, answers, self.parked)
 

@@ -125,7 +125,8 @@ class AguiRuns:
         why = chat_pb2.StopAsked(reason="the thread went on without an answer")
         latest = islice(reversed(self._hub.router.sessions.values()), SEARCHED_MAX)
         waiting = [each for each in latest if each.is_held or (each.live and each.asked and not each.viewers)]
-        for session in waiting:
+        # Those that an agent has asked for end with it.
+        for session in (each for each in waiting if each.delegated is None):
             if session.session_id != session_id and self._is_theirs(session.session_id, thread_id):
                 self._requests.stop(session.session_id, why)
 

@@ -213,7 +213,9 @@ class Sessions:
         is_behind = not before
         for session in reversed(sessions.values()):
             is_theirs = caller.get().may_see(session.application, session.user_id)
-            if is_behind and is_theirs and (session.live or not live):
+            # What agents have asked for is seen in their own sessions.
+            is_listed = session.delegated is None and (session.live or not live)
+            if is_behind and is_theirs and is_listed:
                 if len(shown) == size:
                     return answered({"sessions": shown, "next_before": shown[-1]["session_id"]})
                 shown.append(self._record(session))

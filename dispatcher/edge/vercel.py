@@ -184,7 +184,9 @@ class VercelChats:
         sessions = reversed(self._hub.router.sessions.values())
         for session in islice(sessions, SEARCHED_MAX):
             is_theirs = caller.get().may_see(session.application, session.user_id)
-            if session.labels.get(CHAT_LABEL) == chat_id and is_theirs:
+            # One that an agent has asked for bears the labels of its asker's.
+            is_asked = session.delegated is None and session.labels.get(CHAT_LABEL) == chat_id
+            if is_asked and is_theirs:
                 return session
         return None
 
