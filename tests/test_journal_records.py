@@ -103,7 +103,14 @@ marks = st.builds(
     waiting_calls=strings,
     on_restart=st.sampled_from(["restart", "continue", "never"]),
     questions=st.lists(st.tuples(texts, numbers, st.none() | st.floats(0)), max_size=2).map(tuple),
-    guard=st.builds(GuardMark, numbers, numbers, numbers, st.lists(held, max_size=2).map(tuple)),
+    guard=st.builds(
+        GuardMark,
+        numbers,
+        numbers,
+        numbers,
+        st.lists(held, max_size=2).map(tuple),
+        st.floats(0, allow_nan=False, allow_infinity=False),
+    ),
     unsafe=pairs,
 )
 offers = st.lists(st.builds(core.AgentOffer, texts, texts, texts, strings), max_size=2).map(tuple)

@@ -336,7 +336,7 @@ def test_an_ending_is_told_with_what_can_be_done(scene: Scene) -> None:
     scene.send(turn, error=error)
     told = ending(scene.page)
     expect(told).to_contain_text("Model failed – Too many requests.")
-    expect(told).to_contain_text("try again or choose another")
+    expect(told).to_contain_text("its error says whether to try again")
     told.get_by_role("button", name="Ask again").click()
     again = scene.backstage.started(scene.link)
     scene.finish(again)

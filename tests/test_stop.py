@@ -140,6 +140,7 @@ ENDINGS = {
     "STOP_CODE_SHUTDOWN": "shutdown",
     "STOP_CODE_PROTOCOL": "protocol_error",
     "STOP_CODE_FENCED": "stopped",
+    "STOP_CODE_PARKED": "stopped",
 }
 
 

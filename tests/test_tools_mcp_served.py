@@ -110,6 +110,7 @@ async def test_a_dispatcher_that_is_killed_takes_its_programs_along(
     server, child = (int(each) for each in (tmp_path / "state").read_text().split())
     try:
         dispatcher.signal(signal.SIGKILL)
+        dispatcher.wait()
         await eventually(lambda: asyncio.to_thread(is_running, server), lambda runs: not runs)
     finally:
         os.kill(child, signal.SIGKILL)
