@@ -441,6 +441,8 @@ async def test_a_question_outlives_its_commander_and_its_dispatcher(tmp_path: Pa
             other = await link.started()
             assert other.session_id == turn.session_id
             await other.ask("q-1")
+            # Without an open question it would be left, and stopped, between two runs.
+            await other.acknowledged(other.sequence)
             # Each run ends with a question: that of the second attempt, then that of the third, which is open.
             run = first
             for _ in range(2):
