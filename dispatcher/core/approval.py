@@ -12,7 +12,7 @@ from dispatcher.core.board import Board, unanswered
 from dispatcher.core.events import ApprovalRequested, Count, Log, ToolFinished
 from dispatcher.core.intake import Intake
 from dispatcher.core.ledger import Call
-from dispatcher.core.packets import DECLINED, Answer, ToolFailure, ToolOutcome
+from dispatcher.core.packets import DECLINED, Answer, ToolOutcome
 from dispatcher.core.session import Session
 
 APPROVE: Final = "approve"
@@ -49,7 +49,7 @@ class Approvals:
         board.emit(session, "question", call.agent, "", question.body, size)
         session.asked.setdefault(question.question_id, session.attempt)
         board.await_answer(session, question._replace(told_at=session.offset), board.now)
-        self._run_owed(session)
+        board.run_owed(session)
 
     def answered(self, session: Session, call_id: str, answer: Answer, actor: str) -> None:
         """Somebody has decided, or nobody has in time."""
@@ -64,20 +64,14 @@ class Approvals:
             self._refuse(session, call, why)
         else:
             session.ledger.allow(call, arguments_json, self._board.now)
-            self._run_owed(session)
+            self._board.run_owed(session)
 
     def _refuse(self, session: Session, call: Call, why: str) -> None:
         session.ledger.refuse(call)
-        result = json.dumps({"error": {"code": "denied", "message": why}}, ensure_ascii=False)
-        outcome = ToolOutcome(result, ToolFailure("denied", why))
-        self._finish(session.session_id, call.attempt, call.request.call_id, outcome)
+        self._finish(session.session_id, call.attempt, call.request.call_id, unanswered("denied", why))
 
     def _finish(self, session_id: str, attempt: int, call_id: str, outcome: ToolOutcome) -> None:
         self._intake.answer_call(ToolFinished(session_id, attempt, call_id, outcome))
-
-    def _run_owed(self, session: Session) -> None:
-        while (owed := session.ledger.next_owed()) is not None:
-            self._board.run_tool(session, owed)
 
 
 def _decided(answer: Answer) -> tuple[str, str | None, str]:

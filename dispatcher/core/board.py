@@ -7,6 +7,7 @@ one step the events of one session share one Append, placed where the first of t
 or told to a commander before it is kept.
 """
 
+import json
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 from math import inf
@@ -61,9 +62,14 @@ from dispatcher.core.windows import Release
 
 
 def unanswered(code: str, message: str) -> ToolOutcome:
-    """What becomes of a call that nobody will answer. The message holds nothing that JSON would escape."""
-    told = f'{{"error": {{"code": "{code}", "message": "{message}"}}}}'
-    return ToolOutcome(told, ToolFailure(code, message))
+    """What becomes of a call that nobody will answer."""
+    return failed(ToolFailure(code, message))
+
+
+def failed(failure: ToolFailure) -> ToolOutcome:
+    """The outcome of a call that came to nothing, with what a peer understands that reads nothing but the JSON."""
+    told = {"error": {"code": failure.code, "message": failure.message}}
+    return ToolOutcome(json.dumps(told, ensure_ascii=False), failure)
 
 
 # Which parts of what people may read come with marks: all of a tool's answer, and of a call its arguments, the last.
@@ -544,6 +550,11 @@ class Board:
                 call.is_approved,
             )
         )
+
+    def run_owed(self, session: Session) -> None:
+        """What waited for a place runs, as far as there are places."""
+        while (owed := session.ledger.next_owed()) is not None:
+            self.run_tool(session, owed)
 
     # --- slots and the queue -----------------------------------------------------------------------------
 

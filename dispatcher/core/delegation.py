@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 from typing import Final
 
-from dispatcher.core.board import Board
+from dispatcher.core.board import Board, failed
 from dispatcher.core.endings import Ending
 from dispatcher.core.events import Count, Delegated, DelegationRequested, SessionRequested, ToolFinished
 from dispatcher.core.intake import PATHS_MAX, Intake
@@ -58,7 +58,7 @@ class Delegation:
         failure = self._refused(above, requested)
         if failure is not None:
             board.out.append(Count("delegations", (failure.code,)))
-            self._answer(asked, _failed(failure))
+            self._answer(asked, failed(failure))
             return
         path = _path(above, call.agent, requested.agent)
         above.paths.add(path)
@@ -199,9 +199,4 @@ def _told(session: Session, ending: Ending, message: str) -> tuple[AgentTold, To
         return AgentTold("completed", summary), ToolOutcome(result)
     own = session.ended.error if session.ended is not None else None
     report = own or ErrorReport(ending.value, "dispatcher", "agent", message, retryable=failure.retryable)
-    return AgentTold("failed", error=report._replace(scope="agent")), _failed(failure)
-
-
-def _failed(failure: ToolFailure) -> ToolOutcome:
-    told = {"error": {"code": failure.code, "message": failure.message}}
-    return ToolOutcome(json.dumps(told, ensure_ascii=False), failure)
+    return AgentTold("failed", error=report._replace(scope="agent")), failed(failure)

@@ -492,8 +492,7 @@ class Intake:
         board.emit(session, "tool_result", call.agent, "", result)
         call.told_at = session.offset
         session.owe(result, session.offset, board.out)
-        while (owed := session.ledger.next_owed()) is not None:
-            board.run_tool(session, owed)
+        board.run_owed(session)
         if session.finishing and session.link is not None:
             self.finish_minimal(session, session.link)
 

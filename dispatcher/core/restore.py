@@ -114,8 +114,7 @@ class Restoring:
             board.emit(session, "tool_result", call.agent, "", result)
             call.told_at = session.offset
             session.owe(result, session.offset, board.out)
-        while (owed := session.ledger.next_owed()) is not None:
-            board.run_tool(session, owed)
+        board.run_owed(session)
         if session.state is State.PARKED:
             return
         if session.state is State.QUEUED:
