@@ -58,7 +58,8 @@ def _quoted(text: str) -> str:
 
 
 def _outcome(outcome: ToolOutcome) -> str:
-    return _words(outcome.result_json, failure=outcome.failure.code if outcome.failure else "")
+    code = outcome.failure.code if outcome.failure else ""
+    return _words(outcome.result_json, failure=code, told=outcome.told_json)
 
 
 def _pairs(pairs: Any) -> str:

@@ -253,7 +253,7 @@ def tool(words: Words) -> Event:
     session_id, _, attempt = words.next().partition("/")
     call_id, result = words.next(), words.next()
     code = words.text("failure")
-    outcome = ToolOutcome(result, ToolFailure(code, f"it {code}") if code else None)
+    outcome = ToolOutcome(result, ToolFailure(code, f"it {code}") if code else None, words.text("told"))
     return events.ToolFinished(session_id, int(attempt), call_id, outcome, result)
 
 
