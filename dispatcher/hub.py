@@ -45,6 +45,13 @@ class RunsCalls(Protocol):
         """What it has come to. Ends soon when it is cancelled."""
 
 
+class JudgesText(Protocol):
+    """What asks services about texts."""
+
+    async def judge(self, effect: events.JudgeText) -> Event:
+        """What they have said. Ends soon when it is cancelled."""
+
+
 class Hub:
     """Between the shells and the core. `idle` is called when the last session of a draining dispatcher ends."""
 
@@ -53,6 +60,7 @@ class Hub:
         router: Router,
         journal: Journal,
         calls: RunsCalls,
+        services: JudgesText,
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
         idle: Callable[[], None],
@@ -60,12 +68,14 @@ class Hub:
         self.router = router
         self.journal = journal
         self._calls = calls
+        self._services = services
         self._metrics = metrics
         self._tasks = tasks
         self._idle = idle
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, LinkStream] = {}
         self._running: dict[tuple[str, int], set[asyncio.Task[None]]] = {}
+        self._judging: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         # The deadline that the timer is for, and when it is to fire: not in the past, as a deadline may be.
         self._armed_for = 0.0
@@ -80,6 +90,7 @@ class Hub:
             events.Send: self._send,
             events.RunTool: self._run_tool,
             events.CancelTools: self._cancel_tools,
+            events.JudgeText: self._judge_text,
             events.CloseLink: self._close_link,
             events.Forget: self._forget,
             events.Count: self._count,
@@ -142,6 +153,8 @@ class Hub:
         for tasks in self._running.values():
             for task in tasks:
                 task.cancel()
+        for task in self._judging:
+            task.cancel()
 
     def _step(self, event: Event) -> None:
         late = []
@@ -236,6 +249,14 @@ class Hub:
     def _cancel_tools(self, effect: events.CancelTools) -> None:
         for task in self._running.get((effect.session_id, effect.attempt), ()):
             task.cancel()
+
+    def _judge_text(self, effect: events.JudgeText) -> None:
+        task = self._tasks.create_task(self._judge(effect), name=f"judge {effect.kind}")
+        self._judging.add(task)
+        task.add_done_callback(self._judging.discard)
+
+    async def _judge(self, effect: events.JudgeText) -> None:
+        self.submit(await self._services.judge(effect))
 
     def _forget(self, effect: events.Forget) -> None:
         self.journal.forget(effect.session_id)

@@ -118,6 +118,7 @@ def core_limits(settings: Settings, rules: RuleBook | None, told_bytes: int = 0)
         questions_open_max=s.questions_open_max,
         question_wait_s=s.question_wait_s,
         park_after_s=s.park_after_s,
+        review_chars_max=s.review_chars_max,
         session_tools_running_max=s.session_tools_running_max,
         delegation_levels_max=s.delegation_levels_max,
         delegated_answer_bytes_max=s.delegated_answer_bytes_max,

@@ -26,6 +26,7 @@ _COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("packets_dropped", "Packets that did not count.", ("reason",)),
     ("policy_violations", "What policies found.", ("policy", "mode")),
     ("rule_verdicts", "What single rules and patterns found, and what was done.", ("rule", "action")),
+    ("policy_questions", "What services were asked about, by what they said.", ("service", "action")),
     ("cost_dollars", "What was used, by the prices of the policy file.", ("model",)),
     ("policy_reloads", "How often the policy file was read again, and what came of it.", ("outcome",)),
     ("resumes", "Sessions that a returning commander asked to resume.", ("verdict",)),
@@ -50,11 +51,13 @@ _HISTOGRAMS: tuple[tuple[str, str, str, tuple[str, ...], tuple[float, ...]], ...
     ("first_content_s", "session_first_content_seconds", "Start to first content.", (), _LONG),
     ("session_s", "session_duration_seconds", "Opened to ended.", ("ending",), _LONG),
     ("stood_still_s", "stood_still_seconds", "Nothing was seen to for so long.", (), _SHORT),
+    ("policy_question_s", "policy_question_seconds", "Asked to judged.", ("service",), _SHORT),
     ("stop_step_s", "stop_step_seconds", "Stop accepted to the step of the ladder.", ("step",), _SHORT),
 )
 
 
 _POLICY_FILE = "1 for the version of the policy file that is in force: the SHA-256 of its bytes begins so."
+_SERVICE_OPEN = "1 while a service that failed again and again is left alone, and fails without being asked."
 # What there is now, read at each scrape.
 _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "dispatcher_sessions": ("Sessions by state.", ("state",)),
@@ -101,11 +104,17 @@ class Metrics:
             "dispatcher_http_viewers", "Who watches a session over HTTP now.", ["way"], registry=self.registry
         )
         self._policy = Gauge("dispatcher_policy_file", _POLICY_FILE, ["version"], registry=self.registry)
+        self._services_open = Gauge(
+            "dispatcher_policy_service_open", _SERVICE_OPEN, ["service"], registry=self.registry
+        )
         # Counted for each token, so they are plain numbers that a scrape reads.
         self.events_kept = 0
         self.packets_received = 0
         self.packets_unprocessed = 0
         self.registry.register(_Counted(self))
+
+    def service_open(self, service: str, *, is_open: bool) -> None:
+        self._services_open.labels(service).set(is_open)
 
     def policy_in_force(self, version: str) -> None:
         self._policy.clear()
@@ -158,6 +167,7 @@ class Metrics:
         ]
         rows.append(("dispatcher_http_viewers", "gauge", ("way",), "Who watches a session over HTTP now."))
         rows.append(("dispatcher_policy_file", "gauge", ("version",), _POLICY_FILE))
+        rows.append(("dispatcher_policy_service_open", "gauge", ("service",), _SERVICE_OPEN))
         rows += [(name, "gauge", labels, text) for name, (text, labels) in _GAUGES.items()]
         for family in _Counted(self).collect():
             total = "_total" if family.type == "counter" else ""

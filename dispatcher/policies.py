@@ -93,7 +93,8 @@ class Policies:
     def _put_in_force(self, file: PolicyFile, books: dict[bool, RuleBook]) -> None:
         self._file, self._books = file, books
         self._metrics.policy_in_force(file.version)
-        log.info("policy_file: version %s is in force; rules: %d", file.version, len(file.rules))
+        services = f"; services: {', '.join(file.services)}" if file.services else ""
+        log.info("policy_file: version %s is in force; rules: %d%s", file.version, len(file.rules), services)
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -1,4 +1,5 @@
-"""The policy file: rules on what is said, and prices of models, as data. TOML, in tables with a name each.
+"""The policy file: rules on what is said, services that are asked about it, and prices of models, as data. TOML, in
+tables with a name each.
 
     [rule.card]
     pattern = '\b[0-9]{13,19}\b'
@@ -13,7 +14,7 @@ import difflib
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -21,15 +22,17 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from dispatcher.core.rules import KINDS, ByKind, Judges, Kind, Price, RuleBook
+from dispatcher.core.rules import KINDS, ByKind, Judges, Kind, Price, RuleBook, Service
 from dispatcher.patterns import PatternError, Patterns, compile_patterns, longest_match
 from dispatcher.redaction import redacted_json
-from dispatcher.tables import Table, Word
+from dispatcher.tables import Reached, SecretError, Table, Word, secrets_of
 
 FILE_BYTES_MAX: Final = 4_194_304
 # Each agent that rules name has programs of its own.
 AGENTS_MAX: Final = 100
 MODEL_CHARS_MAX: Final = 256
+SERVICES_MAX: Final = 16
+HOLD_CHARS_MAX: Final = 4_096
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Action = Literal["observe", "redact", "stop"]
@@ -130,7 +133,35 @@ class PriceTable(Table):
         return Price(self.input_dollars, self.output_dollars, reasoning)
 
 
-TABLES: Final[Mapping[str, type[Table]]] = {"rule": RuleTable, "price": PriceTable}
+class ServiceTable(Reached):
+    """`[service.NAME]`: a service that is asked about what is said; policy.proto says how."""
+
+    # None: content alone.
+    on: list[On] | None = Field(default=None, min_length=1)
+    # By the agent that the session is with. None: all.
+    agents: list[Word] | None = Field(default=None, min_length=1, max_length=AGENTS_MAX)
+    # For one question, the wait for a place among those under way included.
+    deadline_s: float = Field(default=1.0, ge=0.01, le=60)
+    on_failure: Literal["stop", "pass"] = "stop"
+    # How much of what was judged is held back, to be judged together with what follows; and how much of what was let
+    # pass a question brings along.
+    hold_chars: int = Field(default=64, ge=0, le=HOLD_CHARS_MAX)
+    before_chars: int = Field(default=512, ge=0, le=16_384)
+    # Between two questions of one session about what comes in pieces.
+    gather_s: float = Field(default=0.1, ge=0, le=10)
+    concurrency: int = Field(default=64, ge=1, le=10_000)
+    # So many failures in a row, and it is left alone for so long. 0: never.
+    failures_max: int = Field(default=10, ge=0, le=10_000)
+    open_s: float = Field(default=10.0, ge=0.05, le=3600)
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """Statements come from everywhere and change nothing: nobody is asked about those."""
+        on: Sequence[On] = self.on or ("content",)
+        return frozenset(kind for word in on for kind in _KINDS[word] if kind != "statement")
+
+
+TABLES: Final[Mapping[str, type[Table]]] = {"rule": RuleTable, "price": PriceTable, "service": ServiceTable}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +171,7 @@ class PolicyFile:
     version: str = ""
     rules: Mapping[str, RuleTable] = field(default_factory=dict)
     prices: Mapping[str, PriceTable] = field(default_factory=dict)
+    services: Mapping[str, ServiceTable] = field(default_factory=dict)
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -172,12 +204,14 @@ def read_policy_file(path: Path, hold_chars_max: int) -> PolicyFile:
     problems += [
         problem for name, rule in rules.items() for problem in _wrong_rule(name, rule, hold_chars_max)
     ]
+    services = {name: table for name, table in tables["service"].items() if isinstance(table, ServiceTable)}
+    problems += [problem for name, service in services.items() for problem in _wrong_service(name, service)]
     if not problems:
-        problems += _wrong_together(rules)
+        problems += _wrong_together(rules, services)
     if problems:
         raise PolicyFileError("\n".join(f"{path}: {problem}" for problem in problems))
     prices = {name: table for name, table in tables["price"].items() if isinstance(table, PriceTable)}
-    return PolicyFile(hashlib.sha256(content).hexdigest()[:12], rules, prices)
+    return PolicyFile(hashlib.sha256(content).hexdigest()[:12], rules, prices, services)
 
 
 def _no_toml(path: Path, error: Exception) -> str:
@@ -193,7 +227,7 @@ def _tables(kind: str, told: object, problems: list[str]) -> Iterator[tuple[str,
         problems.append(f"{kind}: should be tables with a name each, e.g. [{kind}.mine]")
         return
     for name, values in told.items():
-        if kind == "rule" and not _NAME.fullmatch(name):
+        if kind != "price" and not _NAME.fullmatch(name):
             problems.append(f"{kind}.{name}: its name should have 1 to 64 letters, digits, _ and -")
             continue
         if kind == "price" and not (0 < len(name) <= MODEL_CHARS_MAX and name.isprintable()):
@@ -240,10 +274,26 @@ def _wrong_rule(name: str, rule: RuleTable, hold_chars_max: int) -> Iterator[str
         )
 
 
-def _wrong_together(rules: Mapping[str, RuleTable]) -> Iterator[str]:
-    agents = {agent for rule in rules.values() for agent in rule.agents or ()}
+def _wrong_service(name: str, service: ServiceTable) -> Iterator[str]:
+    try:
+        secrets_of(service.headers, f"service.{name}.headers")
+    except SecretError as error:
+        yield str(error)
+
+
+def _named_agents(rules: Mapping[str, RuleTable], services: Mapping[str, ServiceTable]) -> set[str]:
+    named = [rule.agents for rule in rules.values()] + [service.agents for service in services.values()]
+    return {agent for agents in named for agent in agents or ()}
+
+
+def _wrong_together(rules: Mapping[str, RuleTable], services: Mapping[str, ServiceTable]) -> Iterator[str]:
+    for name in sorted(rules.keys() & services.keys()):
+        yield f"service.{name}: a rule has that name too, and the audit trail tells of both; choose another"
+    if len(services) > SERVICES_MAX:
+        yield f"service: there are {len(services)}; at most {SERVICES_MAX} are right"
+    agents = _named_agents(rules, services)
     if len(agents) > AGENTS_MAX:
-        yield f"rule: all rules together name {len(agents)} agents; at most {AGENTS_MAX} are right"
+        yield f"rule: all rules and services together name {len(agents)} agents; at most {AGENTS_MAX} are right"
         return
     for action in ("stop", "redact", "observe"):
         sources = {name: rule.source for name, rule in rules.items() if rule.action == action}
@@ -266,6 +316,12 @@ def _wrong_together(rules: Mapping[str, RuleTable]) -> Iterator[str]:
 def rule_book(file: PolicyFile, deny: Mapping[str, str], *, deny_stops: bool) -> RuleBook:
     """The rules of the file, and patterns by name for all that agents and tools say. Raises PatternError."""
     compiled: dict[tuple[str, ...], Patterns | None] = {(): None}
+    asked = {
+        name: Service(
+            name, table.on_failure == "pass", table.hold_chars, table.before_chars, table.gather_s, table
+        )
+        for name, table in file.services.items()
+    }
 
     def compile_once(sources: Mapping[str, str]) -> Patterns | None:
         names = tuple(sources)
@@ -286,13 +342,18 @@ def rule_book(file: PolicyFile, deny: Mapping[str, str], *, deny_stops: bool) ->
                 sources |= deny
             return compile_once(sources)
 
-        return Judges(of("stop"), of("redact"), of("observe"))
+        services = [
+            asked[name]
+            for name, table in file.services.items()
+            if kind in table.kinds and (table.agents is None or agent in table.agents)
+        ]
+        return Judges(of("stop"), of("redact"), of("observe"), tuple(services))
 
     def by_kind(agent: str) -> ByKind:
         found = {kind: judges(kind, agent) for kind in KINDS}
         return {kind: judges for kind, judges in found.items() if any(judges)}
 
-    agents = {agent for rule in file.rules.values() for agent in rule.agents or ()}
+    agents = _named_agents(file.rules, file.services)
     return RuleBook(
         file.version,
         frozenset(file.rules),

@@ -19,17 +19,21 @@ from dispatcher.core.events import (
     AnswerGiven,
     Declined,
     Event,
+    JudgeText,
     MessageGiven,
     SessionRequested,
     Stopped,
     StopRequested,
 )
 from dispatcher.core.policy import Budgets, Guard
+from dispatcher.core.rules import Judged, Service
+from dispatcher.core.session import Session
 from dispatcher.hub import Hub
 from dispatcher.identity import caller
 from dispatcher.readable import readable
 from dispatcher.rpc import codec
 from dispatcher.rpc.methods import REASON_CHARS_MAX
+from dispatcher.rpc.policy_services import PolicyServices
 
 LABELS_MAX: Final = 64
 LABEL_CHARS_MAX: Final = 256
@@ -62,14 +66,18 @@ class WrongError(Exception):
 
 
 class Requests:
-    """All methods raise WrongError for what is not accepted. `mint` makes ids; `request_bytes_max`: the largest Ask and
-    the largest message. They ask who the caller is, so they are called in the task that serves it.
+    """All methods raise WrongError for what is not accepted. `services` judge what users say where the policy file
+    wants that, `mint` makes ids; `request_bytes_max`: the largest Ask and the largest message. They ask who the caller
+    is, so they are called in the task that serves it.
 
     What was submitted is decided when they return, and kept when `hub.kept` says so: only then may anybody be told.
     """
 
-    def __init__(self, hub: Hub, mint: Callable[[str], str], request_bytes_max: int) -> None:
+    def __init__(
+        self, hub: Hub, services: PolicyServices, mint: Callable[[str], str], request_bytes_max: int
+    ) -> None:
         self._hub = hub
+        self._services = services
         self._mint = mint
         self._request_bytes_max = request_bytes_max
 
@@ -82,39 +90,66 @@ class Requests:
                 "unknown_session", f"session_id: there is no session {session_id!r}, or it is no longer kept"
             )
 
-    def ask(self, ask: chat_pb2.Ask, *, held_by_questions: bool = False) -> Accepted:
+    async def ask(self, ask: chat_pb2.Ask, *, held_by_questions: bool = False) -> Accepted:
         """Opens a session, or joins the one that was asked for under the same key. `held_by_questions`: it does not
         count as left while a question of its is open."""
         if caller.get().role == "commander":
             raise WrongError("permission_denied", "a session needs a token of the role application or admin")
         self._require_size(ask.ByteSize())
         event = requested(ask, self._mint("s"), held_by_questions=held_by_questions)
-        reply = self._submit(self._with_marks(ask, event))
+        event, text, services = self._with_marks(ask, event)
+        if services:
+            agent = self._agent(ask)
+            asked = JudgeText(event.session_id, 0, "", "user", "", text, services, session_agent=agent)
+            asked = asked._replace(user_id=event.user_id, labels=event.labels)
+            event = replace(event, judged=await self._services.ask(asked))
+        reply = self._submit(event)
         assert isinstance(reply, Accepted)
         return reply
 
-    def _with_marks(self, ask: chat_pb2.Ask, event: SessionRequested) -> SessionRequested:
+    def _agent(self, ask: chat_pb2.Ask) -> str:
+        """Whom it is for."""
+        agents = self._hub.router.fleet.agents()
+        return ask.agent or (agents[0] if len(agents) == 1 else "")
+
+    def _with_marks(
+        self, ask: chat_pb2.Ask, event: SessionRequested
+    ) -> tuple[SessionRequested, str, tuple[Service, ...]]:
         """What the user says goes on with the marks that rules want in it; all of it as it was is for the core to
-        judge."""
-        router = self._hub.router
-        agents = router.fleet.agents()
-        agent = ask.agent or (agents[0] if len(agents) == 1 else "")
-        policy = router.limits.policy
-        if "user" not in policy.book.judges(agent) or event.request is None:
-            return event
-        guard, said = Guard(policy, None, agent), []
+        judge. And what services are to judge of it, where rules leave it for them."""
+        agent, policy = self._agent(ask), self._hub.router.limits.policy
+        judges = policy.book.judges(agent).get("user")
+        if judges is None or event.request is None:
+            return event, "", ()
+        guard, said, marked = Guard(policy, None, agent), [], []
         own = codec.parse(chat_pb2.Ask, event.request)
         for message in own.messages:
             for part in message.parts if message.role == agent_pb2.ROLE_USER else ():
                 if part.WhichOneof("part") == "text":
                     said.append(part.text)
                     part.text = guard.rewrite(part.text, "", "user", is_json=False)[0]
+                    marked.append(part.text)
                 elif part.WhichOneof("part") == "json":
                     said.append(readable(part.json))
                     part.json = guard.rewrite(part.json, "", "user", is_json=True)[0]
+                    marked.append(part.json)
         # A mark may be longer than what it stands for.
         self._require_size(own.ByteSize())
-        return replace(event, request=own.SerializeToString(), said=tuple(said))
+        event = replace(event, request=own.SerializeToString(), said=tuple(said))
+        is_stopped = any(guard.would_stop(text, "", "user") for text in said)
+        return event, "\n".join(marked), judges.services if marked and not is_stopped else ()
+
+    async def _judged(self, session: Session | None, said: str, marked: str | None) -> tuple[Judged, ...]:
+        """What services say of what the user adds to a session; nothing where nobody is to be asked."""
+        guard = session.guard if session is not None and session.is_reviewed else None
+        services = guard.reviews.services("user") if guard is not None and guard.reviews is not None else ()
+        if session is None or guard is None or not services or not marked:
+            return ()
+        if guard.would_stop(said, "", "user"):
+            return ()
+        asked = JudgeText(session.session_id, session.attempt, "", "user", "", marked, services)
+        asked = asked._replace(session_agent=session.agent, user_id=session.user_id, labels=session.labels)
+        return await self._services.ask(asked)
 
     def _require_size(self, size: int) -> None:
         if size > self._request_bytes_max:
@@ -122,7 +157,7 @@ class Requests:
             told = f"the request has {size} bytes as the contract writes it; request_bytes_max is {most}"
             raise WrongError("too_large", told)
 
-    def answer(self, session_id: str, answer: chat_pb2.AnswerQuestion) -> None:
+    async def answer(self, session_id: str, answer: chat_pb2.AnswerQuestion) -> None:
         self.require_visible(session_id)
         self._require_size(answer.ByteSize())
         value_json: str | None = None
@@ -134,9 +169,17 @@ class Requests:
             raise WrongError("invalid_request", "answer: neither value_json nor decline is set; set one")
         attempt = answer.attempt if answer.HasField("attempt") else None
         actor, said = caller.get().actor, readable(value_json or "")
-        self._submit(AnswerGiven(session_id, answer.question_id, value_json, attempt, actor, said))
+        session = self._hub.router.asking(session_id, answer.question_id)
+        marked = self._hub.router.marked(session, value_json, is_json=True)
+        judged = await self._judged(session, said, marked)
+        self._submit(AnswerGiven(session_id, answer.question_id, value_json, attempt, actor, said, judged))
 
-    def message(self, session_id: str, message: chat_pb2.AddMessage) -> str:
+    def decline(self, session_id: str, question_id: str, attempt: int | None) -> None:
+        """Nobody will answer it."""
+        self.require_visible(session_id)
+        self._submit(AnswerGiven(session_id, question_id, None, attempt, caller.get().actor))
+
+    async def message(self, session_id: str, message: chat_pb2.AddMessage) -> str:
         """The message's id."""
         self.require_visible(session_id)
         self._require_size(message.ByteSize())
@@ -148,7 +191,12 @@ class Requests:
             )
         key = message.idempotency_key
         message_id = _id_of(session_id, key) if key else self._mint("m")
-        self._submit(MessageGiven(session_id, message_id, message.text))
+        session = self._hub.router.sessions.get(session_id)
+        judged: tuple[Judged, ...] = ()
+        if session is not None and session.message(message_id) is None:
+            marked = self._hub.router.marked(session, message.text)
+            judged = await self._judged(session, message.text, marked)
+        self._submit(MessageGiven(session_id, message_id, message.text, judged))
         return message_id
 
     def stop(self, session_id: str, stop: chat_pb2.StopAsked) -> Stopped:

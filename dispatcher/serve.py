@@ -72,6 +72,7 @@ from dispatcher.pulse import Pulse
 from dispatcher.requests import Requests
 from dispatcher.rpc import admin, chat, codec, interaction
 from dispatcher.rpc.interceptors import MetricsInterceptor
+from dispatcher.rpc.policy_services import PolicyServices
 from dispatcher.settings import Loaded, Settings, parse_address
 from dispatcher.signed_tokens import SignedTokens
 from dispatcher.signing_keys import KeyLimits, KeysError, SigningKeys
@@ -225,6 +226,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
     runner = ToolRunner(tools, _runner_limits(settings), observe=metrics.tool_called, rules=rules)
     sources = sources_of(loaded.tables, runner)
     leaving = Leaving(settings.drain_deadline_s)
+    services = PolicyServices(metrics)
     try:
         async with sources, _access(settings) as access, asyncio.TaskGroup() as tasks:
             router = Router(_core_limits(settings, policies, runner))
@@ -238,6 +240,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
                     request_bytes_max=settings.request_bytes_max,
                     progress_s=settings.tool_progress_s,
                 ),
+                services,
                 metrics,
                 tasks,
                 leaving.idle,
@@ -250,7 +253,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
                 _tell_core(limits.settings, policies, hub, runner)
 
             runner.watch(tell_core)
-            requests = Requests(hub, mint, settings.request_bytes_max)
+            requests = Requests(hub, services, mint, settings.request_bytes_max)
             async with (
                 _grpc_server(settings, access, hub, requests, metrics, runner, limits, leaving) as serving,
                 _http_server(settings, access, hub, requests, metrics) as web,
@@ -278,6 +281,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
             raise
         raise group.exceptions[0] from None
     finally:
+        await services.close()
         await runner.close()
     return 0
 

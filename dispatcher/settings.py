@@ -478,7 +478,16 @@ class Settings(BaseModel):
     )
 
     policy_file: File = setting(
-        DENY, None, "Rules on what is said, as data: observe, redact or stop. Read again on SIGHUP."
+        DENY,
+        None,
+        "Rules on what is said, as data, and services that judge it: observe, redact or stop. Read again on SIGHUP.",
+    )
+    review_chars_max: int = limit(
+        DENY,
+        65_536,
+        "A session of which more waits for services to judge it gets no more credit until they did.",
+        1,
+        67_108_864,
     )
     policy_poll_s: float = setting(
         DENY,

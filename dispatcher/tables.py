@@ -302,6 +302,27 @@ class GrpcTable(Source):
         return self
 
 
+class Reached(Table):
+    """How a gRPC service of somebody else's is reached that is asked on the way of what people say."""
+
+    address: GrpcAddress
+    tls: bool = True
+    # None: the system's.
+    tls_ca: Path | None = None
+    headers: dict[HeaderName, SecretText] = Field(default_factory=dict, max_length=100)
+
+    @model_validator(mode="after")
+    def _is_reached(self) -> Self:
+        if self.tls_ca is not None and not self.tls:
+            raise ValueError("tls_ca is for tls = true")
+        _require_certificates(self.tls_ca)
+        if not self.tls and not _is_here(self.address):
+            raise ValueError(
+                "what is said would be sent in the clear: tls = true is right, or a service of this machine"
+            )
+        return self
+
+
 class AgentTable(Table):
     """`[agent.NAME]`: an agent that is offered to others as the tool NAME."""
 

@@ -216,6 +216,19 @@ def _stopped(stopped: events.Stopped) -> str:
     return _words("stopped", stopped.session_id, stopped.ending, already, stop=stopped.stop_id)
 
 
+def _judge_text(judge: events.JudgeText) -> str:
+    return _words(
+        f"judge {judge.session_id}/{judge.attempt}",
+        judge.review_id,
+        judge.kind,
+        _quoted(judge.text),
+        before=_quoted(judge.before) if judge.before else "",
+        of=judge.agent,
+        tool=judge.tool_name,
+        final="yes" if judge.is_final else "",
+    )
+
+
 _LINES: Final[dict[type[Any], Callable[[Any], str]]] = {
     # Told by the event that goes with it.
     events.Open: lambda effect: "",
@@ -225,6 +238,7 @@ _LINES: Final[dict[type[Any], Callable[[Any], str]]] = {
     events.Remember: lambda effect: _words("remember", effect.commander_id, "" if effect.hello else "gone"),
     events.RunTool: _run_tool,
     events.CancelTools: lambda cancel: f"cancel_tools {cancel.session_id}/{cancel.attempt}",
+    events.JudgeText: _judge_text,
     events.CloseLink: lambda close: _words("close", close.link_id, close.status, _quoted(close.message)),
     events.Forget: lambda forget: f"forget {forget.session_id}",
     events.Leave: lambda leave: "leave",

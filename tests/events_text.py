@@ -27,11 +27,13 @@ from dispatcher.core.packets import (
     Usage,
 )
 from dispatcher.core.policy import Budgets, Mode
-from dispatcher.core.rules import KINDS, Judges, RuleBook
+from dispatcher.core.rules import KINDS, Judged, Judges, RuleBook, Service, Span
 from dispatcher.patterns import compile_patterns
 from dispatcher.readable import same_call
 from dispatcher.redaction import redacted_json
 
+# That of a transcript: it holds back the last 4 characters, and is told the 6 before.
+SERVICE: Final = Service("judge", fails_open=False, hold_chars=4, before_chars=6, gather_s=0.1)
 _WORD = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")+')
 
 
@@ -257,6 +259,23 @@ def tool(words: Words) -> Event:
     return events.ToolFinished(session_id, int(attempt), call_id, outcome, result)
 
 
+def judged(words: Words) -> Event:
+    """What the service of the transcript says: `ID ACTION [LABEL] [spans=BEGIN-END,…]`."""
+    session_id, _, attempt = words.next().partition("/")
+    review_id, action = words.next(), words.next()
+    label = words.next("")
+    spans = [each.partition("-") for each in words.text("spans").split(",") if each]
+    said = Judged(
+        SERVICE,
+        action,
+        label,
+        tuple(Span(int(begin), int(end), MARK) for begin, _, end in spans),  # type: ignore[arg-type]
+    )
+    if words.has("fails_open"):
+        said = said._replace(service=SERVICE._replace(fails_open=True))
+    return events.TextJudged(session_id, int(attempt), review_id, (said,))
+
+
 # --- limits ----------------------------------------------------------------------------------------------
 
 
@@ -274,6 +293,11 @@ def limits_of(words: Words, before: Limits) -> Limits:
             judges = dict.fromkeys(KINDS, Judges(redact=compile_patterns(rules)))
             marks = dict.fromkeys(rules, MARK)
             policy["rules"] = RuleBook("v1", frozenset(rules), marks, {}, judges, redacted_json)
+        elif name == "judge":
+            # A service that is asked about these kinds of text.
+            kinds = [kind for kind in KINDS if kind in value.split(",")]
+            judges = dict.fromkeys(kinds, Judges(services=(SERVICE,)))
+            policy["rules"] = RuleBook("v1", of_others=judges)
         elif name.endswith("_mode"):
             policy[name] = Mode(value)
         else:

@@ -123,7 +123,12 @@ def test_every_stop_ends_a_session_as_it_says(code: StopCode) -> None:
 @pytest.mark.parametrize("policy", Policy, ids=lambda policy: policy.value)
 def test_every_policy_has_an_ending_and_a_code(policy: Policy) -> None:
     assert policy in MEANINGS
-    assert policy.ending in (Ending.POLICY_BLOCKED, Ending.LIMIT_EXCEEDED, Ending.DEADLINE_EXCEEDED)
+    assert policy.ending in (
+        Ending.POLICY_BLOCKED,
+        Ending.POLICY_UNAVAILABLE,
+        Ending.LIMIT_EXCEEDED,
+        Ending.DEADLINE_EXCEEDED,
+    )
     assert policy.stop_code in get_args(StopCode)
 
 

@@ -534,12 +534,12 @@ def test_of_every_speaker_what_is_shown_has_no_match_and_a_restart_changes_nothi
 
 @pytest.mark.parametrize("policy", Policy)
 def test_every_policy_ends_a_session_in_its_way(policy: Policy) -> None:
-    denies = policy.name.startswith("DENY") or policy is Policy.RULE
+    fails = policy is Policy.SERVICE_FAILED
+    denies = policy.name.startswith("DENY") or policy in (Policy.RULE, Policy.SERVICE)
     times = policy in (Policy.TOTAL_TIME, Policy.FIRST_TOKEN)
-    assert policy.ending is (
-        Ending.POLICY_BLOCKED if denies else Ending.DEADLINE_EXCEEDED if times else Ending.LIMIT_EXCEEDED
-    )
-    assert policy.stop_code == ("policy_violation" if denies else "limit")
+    ends = Ending.POLICY_BLOCKED if denies else Ending.DEADLINE_EXCEEDED if times else Ending.LIMIT_EXCEEDED
+    assert policy.ending is (Ending.POLICY_UNAVAILABLE if fails else ends)
+    assert policy.stop_code == ("policy_violation" if denies or fails else "limit")
     assert set(MEANINGS) == set(Policy)
     message = Violation(policy, ENFORCE, 5, "card", "thought", "team/insight", 12).message
     assert message.startswith(f"{policy.value}: ")

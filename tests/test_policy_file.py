@@ -211,4 +211,4 @@ def test_rules_that_take_too_long_together_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_is_judged_where_nothing_is_said(tmp_path: Path) -> None:
     assert book(tmp_path, "").judges("any") == {}
-    assert Judges() == (None, None, None)
+    assert Judges() == (None, None, None, ())

@@ -125,6 +125,7 @@ def test_every_event_is_stepped_over_though_it_is_about_nobody(event_type: type[
             "Given",
             "Finished",
             "Progressed",
+            "Judged",
             "Dropped",
             "Came",
             "Left",

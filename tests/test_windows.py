@@ -247,7 +247,7 @@ def test_others_go_on_where_these_stood_whatever_they_look_for(
     before = Windows(said_by_agents(Judges(stops, marks)), {"pin": "#"}, 100, 10)
     after = Windows(said_by_agents(Judges(stops_then, marks_then)), {"pin": "#"}, 100, 10)
     out = before.take("content", text, 1, "", "") or Outcome([Release("content", text)])
-    rest = after.put_back(before.held)
+    rest = [release for release, _ in after.put_back(before.held)]
     out.releases += rest
     shown = "".join(release.text for release in out.releases)
     assert (after.since is None) == (len(shown.replace("#", "1234")) == len(text))

@@ -35,6 +35,7 @@ from events_text import (
     approval,
     ask,
     delegate,
+    judged,
     limits_of,
     payload,
     stop,
@@ -91,6 +92,7 @@ class Scene:
             "tool_progress": tool_progress,
             "delegate": delegate,
             "approval": approval,
+            "judged": judged,
             "viewer_came": lambda words: events.ViewerCame(words.next()),
             "viewer_left": lambda words: events.ViewerLeft(words.next()),
             "drain_commander": lambda words: events.CommanderDrainRequested(

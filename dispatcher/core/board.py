@@ -22,6 +22,7 @@ from dispatcher.core.events import (
     Count,
     Effect,
     Forget,
+    JudgeText,
     Leave,
     Log,
     Measure,
@@ -55,7 +56,7 @@ from dispatcher.core.packets import (
 )
 from dispatcher.core.policy import PASS, Guard, Verdict
 from dispatcher.core.quota import Quotas
-from dispatcher.core.rules import Kind
+from dispatcher.core.rules import Judged, Kind
 from dispatcher.core.session import AskedBelow, Session, Step, asked_bytes
 from dispatcher.core.timers import Timers
 from dispatcher.core.windows import Release
@@ -85,7 +86,14 @@ _STOPPED: Final = unanswered(
 _TOLD_ALREADY: Final = "and what it has told in another session can't be taken back"
 # How those end that a session has asked for, where it ends so itself; else they are stopped.
 _INHERITED: Final = frozenset(
-    {Ending.POLICY_BLOCKED, Ending.LIMIT_EXCEEDED, Ending.DEADLINE_EXCEEDED, Ending.DETACHED, Ending.SHUTDOWN}
+    {
+        Ending.POLICY_BLOCKED,
+        Ending.POLICY_UNAVAILABLE,
+        Ending.LIMIT_EXCEEDED,
+        Ending.DEADLINE_EXCEEDED,
+        Ending.DETACHED,
+        Ending.SHUTDOWN,
+    }
 )
 # Of a delegated session, what is told by the one that asked for it as well.
 _TOLD_ABOVE: Final = frozenset(
@@ -275,12 +283,78 @@ class Board:
         """Acknowledges what is kept, with credit as long as the journal has room."""
         link.ack_due.discard(session.session_id)
         if session.live:
+            if self.is_choked(session):
+                return
             self.check_room(session)
             if session.received > session.marked:
                 # Of what came, some told nobody anything, and still is not to be asked for again.
                 self.keep_mark(session)
         ack = session.ack(self.limits.credit_packets, self.limits.credit_bytes)
         self.send(link, Signal(ack, session.session_id, session.attempt))
+
+    # --- services that judge -----------------------------------------------------------------------------
+
+    def is_choked(self, session: Session) -> bool:
+        """As much of its text as may waits to be judged: it gets no more credit until it was."""
+        reviews = session.guard.reviews if session.is_reviewed and session.guard is not None else None
+        return reviews is not None and reviews.chars > self.limits.review_chars_max
+
+    def review(self, session: Session, *, at_once: bool = False) -> None:
+        """Asks about text that waits, `at_once` or when some has gathered."""
+        reviews = session.guard.reviews if session.guard is not None else None
+        if reviews is None or not session.has_attempt:
+            return
+        if not at_once and self.now < session.review_at:
+            self.timers.set_if_absent(("review", session.session_id), session.review_at)
+            return
+        for question in reviews.ask():
+            session.review_at = self.now + reviews.gather_s
+            self.out.append(
+                JudgeText(
+                    session.session_id,
+                    session.attempt,
+                    question.review_id,
+                    question.kind,
+                    question.agent,
+                    question.text,
+                    question.services,
+                    question.before,
+                    question.is_final,
+                    session.agent,
+                    session.user_id,
+                    session.labels,
+                )
+            )
+
+    def review_whole(self, session: Session, kind: Kind, agent: str, text: str, tool_name: str = "") -> str:
+        """Asks about a text that comes whole. Gives the id of the question; empty: nobody judges such text."""
+        reviews = session.guard.reviews if session.guard is not None else None
+        services = reviews.services(kind) if reviews is not None else ()
+        if reviews is None or not services:
+            return ""
+        review_id = reviews.mint()
+        self.out.append(
+            JudgeText(
+                session.session_id,
+                session.attempt,
+                review_id,
+                kind,
+                agent,
+                text,
+                services,
+                session_agent=session.agent,
+                user_id=session.user_id,
+                labels=session.labels,
+                tool_name=tool_name,
+            )
+        )
+        return review_id
+
+    def heed(self, session: Session, judged: tuple[Judged, ...]) -> bool:
+        """What services have said of what the user says. False: the session was ended for it."""
+        if judged and session.live and session.guard is not None:
+            self.violated(session, session.guard.judged(judged, "user", ""))
+        return session.live
 
     # --- sessions ----------------------------------------------------------------------------------------
 
@@ -346,7 +420,7 @@ class Board:
             self.tell_usage(session)
         link, was_queued = session.link, self.queue.pop(session.session_id, None) is not None
         self.resting.pop(session.session_id, None)
-        for timer in ("queue", "rest", "policy", "full", "unwatched", "park"):
+        for timer in ("queue", "rest", "policy", "full", "unwatched", "park", "review"):
             self.timers.cancel((timer, session.session_id))
         for question_id in session.questions:
             self.timers.cancel(("question", session.session_id, question_id))

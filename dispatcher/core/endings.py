@@ -46,6 +46,7 @@ class Ending(Enum):
     SHUTDOWN = "shutdown"
     JOURNAL_FULL = "journal_full"
     POISONED = "poisoned"
+    POLICY_UNAVAILABLE = "policy_unavailable"
 
     @property
     def traits(self) -> Traits:
@@ -92,6 +93,9 @@ ENDINGS: Final[dict[Ending, Traits]] = {
         False,
         "Each worker that ran it died; their logs say of what. Don't try it again as it is.",
     ),
+    Ending.POLICY_UNAVAILABLE: Traits(
+        16, "UNAVAILABLE", 503, True, "A policy's service can't be asked now; try again later.", 5.0
+    ),
 }
 
 
@@ -99,6 +103,7 @@ ENDINGS: Final[dict[Ending, Traits]] = {
 STOP_OF_ENDING: Final[dict[Ending, StopCode]] = {
     Ending.STOPPED: "admin",
     Ending.POLICY_BLOCKED: "policy_violation",
+    Ending.POLICY_UNAVAILABLE: "policy_violation",
     Ending.LIMIT_EXCEEDED: "limit",
     Ending.DEADLINE_EXCEEDED: "limit",
     Ending.JOURNAL_FULL: "limit",

@@ -23,6 +23,7 @@ from dispatcher.core.packets import (
     ToolOutcome,
 )
 from dispatcher.core.policy import Budgets
+from dispatcher.core.rules import Judged, Kind, Service
 
 # --- events ----------------------------------------------------------------------------------------------
 
@@ -104,8 +105,10 @@ class SessionRequested:
     request_crc32: int = 0
     # Of one that a session asks for: the call that it answers.
     delegated: Delegated | None = None
-    # What the user says in it, for policies to judge. It is kept nowhere; in `request` it stands with marks already.
+    # What the user says in it, for policies to judge, and what services have said of that. It is kept nowhere; in
+    # `request` it stands with marks already.
     said: tuple[str, ...] = ()
+    judged: tuple[Judged, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +166,9 @@ class AnswerGiven:
     attempt: int | None = None
     # Who it was, as its token names it.
     actor: str = ""
-    # All that people may read in it, for policies to judge.
+    # All that people may read in it, for policies to judge, and what services have said of it.
     said: str = ""
+    judged: tuple[Judged, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,8 @@ class MessageGiven:
     session_id: str
     message_id: str
     text: str
+    # What services have said of it.
+    judged: tuple[Judged, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +211,16 @@ class ApprovalRequested:
     attempt: int
     call_id: str
     question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class TextJudged:
+    """What JudgeText asked for."""
+
+    session_id: str
+    attempt: int
+    review_id: str
+    judged: tuple[Judged, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +317,7 @@ Event = (
     | ToolFinished
     | ToolProgressed
     | ApprovalRequested
+    | TextJudged
     | ViewerCame
     | ViewerLeft
     | CommanderDrainRequested
@@ -364,6 +381,25 @@ class CancelTools(NamedTuple):
     attempt: int
 
 
+class JudgeText(NamedTuple):
+    """Have services judge a text, each for itself; see TextJudged. `agent` is the path of who speaks, `session_agent`
+    the name of whom the session is with."""
+
+    session_id: str
+    attempt: int
+    review_id: str
+    kind: Kind
+    agent: str
+    text: str
+    services: tuple[Service, ...]
+    before: str = ""
+    is_final: bool = True
+    session_agent: str = ""
+    user_id: str = ""
+    labels: Mapping[str, str] = {}
+    tool_name: str = ""
+
+
 class CloseLink(NamedTuple):
     """End the stream with this gRPC status, after what waits was written."""
 
@@ -417,7 +453,7 @@ class Audit(NamedTuple):
     attempt: int
     policy: str
     rule: str
-    action: Literal["observe", "redact", "stop", "failed_open"]
+    action: Literal["observe", "redact", "deny", "stop", "failed_open"]
     kind: str
     agent: str
     position: int | None
@@ -470,6 +506,7 @@ Effect = (
     | Send
     | RunTool
     | CancelTools
+    | JudgeText
     | CloseLink
     | Forget
     | Leave

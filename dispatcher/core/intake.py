@@ -4,9 +4,10 @@ The hot path of the core: a token passes through `received` and `_content`. Call
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
-from dispatcher.core.board import ALL, LAST, NONE, Board
+from dispatcher.core.board import ALL, LAST, NONE, Board, unanswered
 from dispatcher.core.endings import Ending, of_error
 from dispatcher.core.events import (
     Count,
@@ -14,13 +15,15 @@ from dispatcher.core.events import (
     Measure,
     PacketsReceived,
     SessionRequested,
+    TextJudged,
     ToolFinished,
     ToolProgressed,
 )
 from dispatcher.core.fleet import Link, SlotState
-from dispatcher.core.ledger import Asked, CallState
+from dispatcher.core.ledger import Asked, Call, CallState
 from dispatcher.core.links import Links
 from dispatcher.core.packets import (
+    PART,
     SEQUENCED,
     Done,
     ErrorReport,
@@ -37,7 +40,8 @@ from dispatcher.core.packets import (
     ToolResult,
     Usage,
 )
-from dispatcher.core.policy import PASS, Guard, Verdict
+from dispatcher.core.policy import PASS, Guard, Mode, Verdict
+from dispatcher.core.rules import Judged, Kind
 from dispatcher.core.session import Session, State, Step
 
 # How many strays of one link are answered with a stop; the rest are only counted.
@@ -48,6 +52,8 @@ REFUSED_CODES: Final = frozenset({"no_slot", "no_such_agent", "draining", "stopp
 PATHS_MAX: Final = 1_000
 # What a stream without Hello may begin with: the fixed table, what one turn may say besides, what is not known yet.
 MINIMAL_KINDS: Final = SEQUENCED - {"done"}
+# What is not received before all text in front of it was judged.
+GATED: Final = frozenset({"tool_call", "question", "done"})
 # The agent's name of a commander that sent no Hello and so named none.
 MINIMAL_AGENT: Final = "minimal"
 
@@ -99,6 +105,8 @@ class Intake:
                 self._other(link, session, packet)
                 continue
             due = session.received + 1
+            if session.gate:
+                due += len(session.gate)
             if packet.sequence != due and not (minimal and packet.sequence == 0):
                 self._out_of_order(link, session, packet, due)
                 continue
@@ -107,6 +115,12 @@ class Intake:
                 self._breach(session, link, f"{packet.kind}: came beyond the credit; wait for the next ack")
                 continue
             if minimal and not self._is_of_minimal(session, link, packet):
+                continue
+            if (
+                session.is_reviewed
+                and (session.gate or packet.kind in GATED)
+                and self._waits(session, packet)
+            ):
                 continue
             is_new = packet.flaw or (packet.agent and packet.agent not in session.paths)
             if is_new and not self._may_speak(session, link, packet):
@@ -131,6 +145,10 @@ class Intake:
                 if minimal and session.starved is not None:
                     # It knows no credit, so it can't be made to wait.
                     board.end(session, Ending.JOURNAL_FULL, "the journal has no room for more")
+                elif minimal and board.is_choked(session):
+                    most = board.limits.review_chars_max
+                    told = f"more than review_chars_max, {most} characters, wait for services to judge them"
+                    board.end(session, Ending.LIMIT_EXCEEDED, told)
             else:
                 link.ack_due.add(session.session_id)
         if link.ack_due:
@@ -147,6 +165,84 @@ class Intake:
             if session is not None and session.link is link:
                 board.ack(session, link)
         link.ack_due.clear()
+
+    # --- services that judge -----------------------------------------------------------------------------
+
+    def _waits(self, session: Session, packet: Packet) -> bool:
+        """Whether a packet is not to be received yet, or not any more."""
+        if packet is session.let_through:
+            session.let_through = None
+            return False
+        if not session.gate and not self._must_wait(session, packet):
+            return not session.live
+        session.gate.append(packet)
+        return True
+
+    def _must_wait(self, session: Session, packet: Packet) -> bool:
+        """Whether services have to judge it, or text in front of it; they are asked."""
+        guard = session.guard
+        assert guard is not None, session
+        if guard.reviews is None:
+            return False
+        if packet.kind == "done":
+            self._judged(session, guard.finish())
+            if not session.live:
+                return False
+        guard.reviews.close()
+        self._board.review(session, at_once=True)
+        session.gate_review = self._review_packet(session, packet)
+        return bool(session.gate_review) or guard.reviews.is_waiting
+
+    def _review_packet(self, session: Session, packet: Packet) -> str:
+        """Asks about what comes whole; empty: nobody judges it, or rules stop it anyway."""
+        guard, detail = session.guard, packet.detail
+        assert guard is not None, session
+        kind: Kind = "tool_call" if isinstance(detail, ToolCall) else "question"
+        if packet.kind == "done" or guard.would_stop(packet.text, packet.agent, kind):
+            return ""
+        if isinstance(detail, ToolCall):
+            text = guard.rewrite(detail.arguments_json, packet.agent, kind, is_json=True)[0] or "{}"
+            return self._board.review_whole(session, kind, packet.agent, text, detail.tool_name)
+        return self._board.review_whole(session, kind, packet.agent, packet.text.replace(PART, "\n"))
+
+    def text_judged(self, event: TextJudged) -> None:
+        """Services have judged a text: it goes on, or what waits for that."""
+        board = self._board
+        session = board.sessions.get(event.session_id)
+        if session is None or not session.has_attempt or session.attempt != event.attempt:
+            return
+        guard = session.guard
+        assert guard is not None, session
+        if event.review_id in session.results:
+            self._result_judged(session, session.results.pop(event.review_id), event.judged)
+        elif event.review_id == session.gate_review and session.gate:
+            head, session.gate_review = session.gate[0], ""
+            kind: Kind = "tool_call" if head.kind == "tool_call" else "question"
+            verdict = guard.judged(event.judged, kind, head.agent)
+            session.denied = _why_denied(verdict)
+            board.violated(session, verdict)
+        else:
+            self._judged(session, guard.answered(event.review_id, event.judged))
+        if session.live and session.gate:
+            self._let_through(session)
+        if session.live and session.finishing and session.link is not None:
+            self.finish_minimal(session, session.link)
+        if session.live and session.link is not None:
+            # It was kept waiting for its credit.
+            board.ack(session, session.link)
+
+    def _let_through(self, session: Session) -> None:
+        """What waited is received, once it waits for nothing."""
+        guard, link = session.guard, session.link
+        if link is None or session.gate_review:
+            return
+        if guard is not None and guard.reviews is not None and guard.reviews.is_waiting:
+            self._board.review(session, at_once=True)
+            return
+        packets = list(session.gate)
+        session.gate.clear()
+        session.let_through = packets[0]
+        self.received(PacketsReceived(link.link_id, packets))
 
     # --- not a session's content -------------------------------------------------------------------------
 
@@ -421,6 +517,8 @@ class Intake:
         for release in verdict.releases:
             board.release(session, release)
         board.violated(session, verdict)
+        if session.is_reviewed:
+            board.review(session)
 
     def _first_token(self, session: Session) -> None:
         board = self._board
@@ -438,6 +536,7 @@ class Intake:
         board = self._board
         detail = packet.detail
         assert isinstance(detail, ToolCall)
+        why, session.denied = session.denied, ""
         self._settle(session)
         session.tool_calls += 1
         guard = session.guard
@@ -465,7 +564,11 @@ class Intake:
         if asked is Asked.REPEATED:
             return
         board.emit(session, "tool_call", packet.agent, "", call)
-        if asked is Asked.RUN:
+        if why:
+            session.ledger.refuse(known)
+            denied = ToolFinished(session.session_id, known.attempt, call.call_id, unanswered("denied", why))
+            self.answer_call(denied)
+        elif asked is Asked.RUN:
             board.run_tool(session, known)
 
     def _is_loop(self, session: Session, packet: Packet) -> bool:
@@ -487,8 +590,34 @@ class Intake:
         outcome = self._judged_outcome(session, call.agent, event)
         if outcome is None:
             return
+        review_id = ""
+        if session.is_reviewed and event.text:
+            # Of what failed, the message.
+            text = outcome.result_json if outcome.failure is None else outcome.failure.message
+            review_id = board.review_whole(session, "tool_result", call.agent, text, call.request.tool_name)
+        if review_id:
+            session.ledger.judge(call)
+            session.results[review_id] = replace(event, outcome=outcome)
+            board.run_owed(session)
+        else:
+            self._tell_result(session, call, outcome)
+
+    def _result_judged(self, session: Session, event: ToolFinished, judged: tuple[Judged, ...]) -> None:
+        """What a tool has answered goes on, or something in its place, or its session ends."""
+        call, guard = session.ledger.judged(event.attempt, event.call_id, event.outcome), session.guard
+        if call is None or guard is None:
+            return
+        verdict = guard.judged(judged, "tool_result", call.agent)
+        self._board.violated(session, verdict)
+        if session.live:
+            why = _why_denied(verdict)
+            self._tell_result(session, call, unanswered("denied", why) if why else event.outcome)
+
+    def _tell_result(self, session: Session, call: Call, outcome: ToolOutcome) -> None:
+        """Viewers and its agent are told, and what waited for its place runs."""
+        board, call_id = self._board, call.request.call_id
         call.outcome = outcome
-        result = ToolResult(event.call_id, call.request.tool_name, outcome)
+        result = ToolResult(call_id, call.request.tool_name, outcome)
         board.emit(session, "tool_result", call.agent, "", result)
         call.told_at = session.offset
         session.owe(result, session.offset, board.out)
@@ -619,7 +748,15 @@ class Intake:
         first."""
         if not session.ledger.is_idle:
             return
-        self._finish(session)
+        if session.is_reviewed:
+            self._release(session)
+            reviews = session.guard.reviews if session.guard is not None else None
+            if session.live and reviews is not None and reviews.is_waiting:
+                reviews.close()
+                self._board.review(session, at_once=True)
+                return
+        if session.live:
+            self._finish(session)
         if link.half_closed:
             self._links.cut(link, "OK", "the session is over")
         else:
@@ -630,6 +767,11 @@ class Intake:
         guard = session.guard
         assert guard is not None, session
         self._judged(session, guard.finish())
+
+
+def _why_denied(verdict: Verdict) -> str:
+    """What an agent is told of a call that comes to nothing."""
+    return next((one.message for one in verdict.violations if one.mode is Mode.DENY), "")
 
 
 def _unknown_control(packet: Packet) -> bool:

@@ -17,6 +17,7 @@ class CallState(Enum):
     OWED = "owed"  # waits until the session runs fewer at once
     RUNNING = "running"
     HELD = "held"  # waits until somebody allows it
+    JUDGED = "judged"  # has run, and what came of it waits until it was judged
     ANSWERED = "answered"
 
 
@@ -126,6 +127,18 @@ class Ledger:
         self.running -= 1
         return call
 
+    def judge(self, call: Call) -> None:
+        """What was just finished has no outcome yet: that is judged."""
+        call.state, call.outcome = CallState.JUDGED, None
+
+    def judged(self, attempt: int, call_id: str, outcome: ToolOutcome) -> Call | None:
+        """Stores the outcome that was judged; None when nobody waits for it any more."""
+        call = self._calls.get((attempt, call_id))
+        if call is None or call.state is not CallState.JUDGED:
+            return None
+        call.state, call.outcome = CallState.ANSWERED, outcome
+        return call
+
     def hold(self, attempt: int, call_id: str, now: float) -> Call | None:
         """A running call has not begun, and waits until somebody allows it; None when it isn't running."""
         call = self._calls.get((attempt, call_id))
@@ -144,7 +157,11 @@ class Ledger:
         self._owed.appendleft(call)
 
     def refuse(self, call: Call) -> None:
-        """A held call is not to run, and is about to be answered."""
+        """A call that has not begun is not to run, and is about to be answered."""
+        if call.state is CallState.RUNNING:
+            return
+        if call.state is CallState.OWED:
+            self._owed.remove(call)
         call.state = CallState.RUNNING
         self.running += 1
 
@@ -168,8 +185,9 @@ class Ledger:
     def lose(self) -> list[tuple[Call, bool]]:
         """The attempt is lost: its calls that have no outcome, each with whether it has begun. They are answered now,
         by whatever outcome the caller gives them."""
-        lost = [(call, call.state is CallState.RUNNING) for call in self._calls.values()]
-        lost = [(call, begun) for call, begun in lost if call.state is not CallState.ANSWERED]
+        begun = (CallState.RUNNING, CallState.JUDGED)
+        lost = [(call, call.state in begun) for call in self._calls.values()]
+        lost = [(call, has_begun) for call, has_begun in lost if call.state is not CallState.ANSWERED]
         for call, _ in lost:
             call.state = CallState.ANSWERED
         self.abandon()

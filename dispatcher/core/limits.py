@@ -33,6 +33,7 @@ class Limits:
     questions_open_max: int = 16
     question_wait_s: float = 3_600.0
     park_after_s: float = 5.0
+    review_chars_max: int = 65_536
     session_tools_running_max: int = 16
     delegation_levels_max: int = 4
     delegated_answer_bytes_max: int = 262_144

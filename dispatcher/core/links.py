@@ -311,6 +311,7 @@ class Links:
             if session is not None and session.link is link:
                 session.advance(Step.DETACH)
                 session.link = None
+                session.forget_gate()
         if link.goodbye:
             self.gone(commander, "its commander left", died=False)
             return

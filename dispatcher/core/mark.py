@@ -33,6 +33,19 @@ class HeldText(NamedTuple):
     redacted: Redacted | None = None
 
 
+class ReviewMark(NamedTuple):
+    """What waits of one speaker's text until services have judged it; see `review.py`. `arrivals` are pairs of a
+    packet's number and of the characters received with it, `steps` of the characters received and of their step."""
+
+    kind: str
+    agent: str
+    before: str
+    held: str
+    passed: int
+    arrivals: tuple[tuple[int, int], ...]
+    steps: tuple[tuple[int, str], ...]
+
+
 class GuardMark(NamedTuple):
     """What a session has used, as policies count it, and what they hold; see `policy.Guard`."""
 
@@ -41,6 +54,7 @@ class GuardMark(NamedTuple):
     tool_calls: int = 0
     held: tuple[HeldText, ...] = ()
     cost_dollars: float = 0.0
+    reviews: tuple[ReviewMark, ...] = ()
 
 
 class Mark(NamedTuple):

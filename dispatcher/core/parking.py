@@ -55,6 +55,7 @@ class Parking:
             session.ledger.is_idle
             and not session.children
             and session.safe == session.received
+            and not session.gate
             and session.may_continue()
         )
 

@@ -8,6 +8,7 @@ It fails closed: text that is possibly a match for too long is a violation, and 
 than can be looked at. Violations bear names and numbers, never text.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from math import inf
@@ -17,17 +18,30 @@ from dispatcher.core.endings import Ending
 from dispatcher.core.holdback import Matcher
 from dispatcher.core.mark import GuardMark
 from dispatcher.core.packets import StopCode, Usage
-from dispatcher.core.rules import NOTHING, WORDS, ByKind, Finding, Judges, Kind, RuleBook, said_by_agents
-from dispatcher.core.windows import Outcome, Release, Windows
+from dispatcher.core.review import Reviews, apart, of_pieces, unreviewed
+from dispatcher.core.rules import (
+    NOTHING,
+    WORDS,
+    ByKind,
+    Finding,
+    Judged,
+    Judges,
+    Kind,
+    RuleBook,
+    Span,
+    said_by_agents,
+)
+from dispatcher.core.windows import OBSERVED_MAX, Outcome, Release, Windows
 
 
 class Mode(Enum):
-    """What a violation does: it stops the session, it is only told of, or a mark stands in its place. The last is for
-    rules alone."""
+    """What a violation does: it stops the session, it is only told of, a mark stands in its place, or a call comes to
+    nothing. The last two are for the policy file alone."""
 
     ENFORCE = "enforce"
     OBSERVE = "observe"
     REDACT = "redact"
+    DENY = "deny"
 
 
 class Policy(Enum):
@@ -45,6 +59,8 @@ class Policy(Enum):
     FIRST_TOKEN = "first_token_s"  # noqa: S105 - a name, not a password
     DENY = "deny_patterns"
     RULE = "policy_file"
+    SERVICE = "policy_service"
+    SERVICE_FAILED = "policy_service_failed"
     DENY_HOLD = "deny_hold_chars_max"
     DENY_SPEAKERS = "deny_speakers_max"
 
@@ -99,6 +115,14 @@ MEANINGS: Final[dict[Policy, Meaning]] = {
         Ending.POLICY_BLOCKED,
         "policy_violation",
         "rule {pattern!r} matches the {kind} of {agent} from character {at} on",
+    ),
+    Policy.SERVICE: Meaning(
+        Ending.POLICY_BLOCKED, "policy_violation", "service {pattern!r} judges the {kind} of {agent}: {label}"
+    ),
+    Policy.SERVICE_FAILED: Meaning(
+        Ending.POLICY_UNAVAILABLE,
+        "policy_violation",
+        "service {pattern!r} has not judged the {kind} of {agent}: {label}",
     ),
     Policy.DENY_HOLD: Meaning(
         Ending.POLICY_BLOCKED,
@@ -192,8 +216,8 @@ class PolicyLimits:
 class Violation(NamedTuple):
     """A rule that was broken.
 
-    `limit` is what was allowed. For text, `pattern` is the pattern's or the rule's name, `kind` and `agent` say whose
-    text, and `at` from which of its characters on, counted from 0.
+    `limit` is what was allowed. For text, `pattern` is the name of the pattern, the rule or the service, `kind` and
+    `agent` say whose text, and `at` from which of its characters on, counted from 0. `label`: what a service says.
     """
 
     policy: Policy
@@ -203,11 +227,14 @@ class Violation(NamedTuple):
     kind: Kind = "content"
     agent: str = ""
     at: int = 0
+    label: str = ""
 
     @property
-    def action(self) -> Literal["observe", "redact", "stop"]:
+    def action(self) -> Literal["observe", "redact", "deny", "stop", "failed_open"]:
         """What is done about it, in the audit trail's word."""
-        return "stop" if self.mode is Mode.ENFORCE else "redact" if self.mode is Mode.REDACT else "observe"
+        if self.policy is Policy.SERVICE_FAILED and self.mode is Mode.OBSERVE:
+            return "failed_open"
+        return _ACTIONS[self.mode]
 
     @property
     def message(self) -> str:
@@ -219,8 +246,19 @@ class Violation(NamedTuple):
             kind=WORDS.get(self.kind, self.kind),
             agent=whose,
             at=self.at,
+            label=self.label,
         )
         return f"{self.policy.value}: {says}"
+
+
+_ACTIONS: Final[dict[Mode, Literal["observe", "redact", "deny", "stop"]]] = {
+    Mode.ENFORCE: "stop",
+    Mode.OBSERVE: "observe",
+    Mode.REDACT: "redact",
+    Mode.DENY: "deny",
+}
+# What can come to nothing without the session.
+_DENIABLE: Final = frozenset({"tool_call", "tool_result"})
 
 
 class Verdict(NamedTuple):
@@ -280,6 +318,13 @@ class _Bound:
         return told
 
 
+def _covers(judged: Judged, span: Span) -> bool:
+    """It is among those who want this redacted."""
+    return judged.action == "redact" and any(
+        each.begin < span.end and span.begin < each.end for each in judged.spans
+    )
+
+
 def _left(bound: _Bound, used: int) -> int | None:
     return None if bound.enforced == inf else max(0, int(bound.enforced) - used)
 
@@ -299,6 +344,7 @@ class Guard:
         "_hold_chars_max",
         "_output_tokens",
         "_repeated_calls",
+        "_services_told",
         "_session_cost",
         "_speakers_max",
         "_stopped",
@@ -312,6 +358,7 @@ class Guard:
         "_windows",
         "content_chars",
         "cost_dollars",
+        "reviews",
         "thought_chars",
         "tool_calls",
     )
@@ -354,6 +401,9 @@ class Guard:
         self._windows: Windows | None = None
         if any(map(any, judges.values())):
             self._windows = self._all_windows(judges)
+        # Where services judge anything.
+        self.reviews = Reviews(judges) if any(each.services for each in judges.values()) else None
+        self._services_told = OBSERVED_MAX
         self._content_windows = self._windows if any(judges.get("content", NOTHING)) else None
         self._thought_windows = self._windows if any(judges.get("thought", NOTHING)) else None
         self._stopped: Verdict | None = None
@@ -506,9 +556,65 @@ class Guard:
         """The session ends by itself: all text is judged as it stands, and what was held goes on."""
         if self._stopped is not None or self._windows is None:
             return self._stopped or PASS
-        out = Outcome()
+        out, first = Outcome(), self._windows.since
         self._windows.finish(out)
-        return self._verdict(out, []) if out.releases or out.findings else PASS
+        return self._verdict(out, [], first=first or 0) if out.releases or out.findings else PASS
+
+    # --- services ----------------------------------------------------------------------------------------
+
+    def would_stop(self, text: str, agent: str, kind: Kind) -> bool:
+        """Rules stop the session for a text that comes whole, so nobody need be asked."""
+        return self._windows is not None and self._windows.state(text, 0, agent, kind, rewritten=True).blocked
+
+    def answered(self, review_id: str, judged: Sequence[Judged]) -> Verdict:
+        """Services have judged what was asked of `reviews`: it goes on, or the session ends."""
+        about = None if self.reviews is None else self.reviews.about(review_id)
+        if self._stopped is not None or self.reviews is None or about is None:
+            return self._stopped or PASS
+        kind, agent, at = about
+        told = self._found(judged, kind, agent, at)
+        if any(one.mode is Mode.ENFORCE for one in told):
+            return self._verdict(Outcome(), told)
+        spans = [span for each in judged if each.action == "redact" for span in each.spans]
+        releases, redacted = self.reviews.answered(review_id, apart(spans))
+        for position, span in redacted:
+            name = next(each.service.name for each in judged if _covers(each, span))
+            told.append(Violation(Policy.SERVICE, Mode.REDACT, 0, name, kind, agent, position))
+        told = self._to_tell(told)
+        return Verdict(False, tuple(releases), tuple(told), None)
+
+    def judged(self, judged: Sequence[Judged], kind: Kind, agent: str) -> Verdict:
+        """Services have judged a text that comes whole. A violation of the mode DENY: that call comes to nothing."""
+        if self._stopped is not None:
+            return self._stopped
+        return self._told(self._to_tell(self._found(judged, kind, agent, 0)))
+
+    def _found(self, judged: Sequence[Judged], kind: Kind, agent: str, at: int) -> list[Violation]:
+        """What services say of a text besides what is to be redacted."""
+        in_pieces, told = kind in ("content", "thought"), []
+        for service, action, label, _ in judged:
+            policy, mode = Policy.SERVICE, Mode.ENFORCE
+            if action == "pass" or (action == "redact" and in_pieces):
+                continue
+            if action == "failed":
+                policy, mode = Policy.SERVICE_FAILED, Mode.OBSERVE if service.fails_open else Mode.ENFORCE
+            elif action == "observe":
+                mode = Mode.OBSERVE
+            elif action == "deny" and kind in _DENIABLE:
+                mode = Mode.DENY
+            told.append(Violation(policy, mode, 0, service.name, kind, agent, at, label or action))
+        return told
+
+    def _to_tell(self, told: list[Violation]) -> list[Violation]:
+        """Without those too many of a session that change nothing."""
+        kept = []
+        for one in told:
+            if one.mode in (Mode.OBSERVE, Mode.REDACT):
+                if not self._services_told:
+                    continue
+                self._services_told -= 1
+            kept.append(one)
+        return kept
 
     def begin_anew(self, content_chars: int, thought_chars: int) -> None:
         """Another attempt speaks: what was held of the one before is never released, and so many characters of it
@@ -519,12 +625,17 @@ class Guard:
         self._calls.clear()
         if self._windows is not None:
             self._windows.begin_anew(goes_on=content_chars > 0)
+        if self.reviews is not None:
+            self.reviews.begin_anew(goes_on=content_chars > 0)
 
     @property
     def mark(self) -> GuardMark:
         """Where it stands, to be put back into another one of the same limits."""
         held = () if self._windows is None else self._windows.held
-        return GuardMark(self.content_chars, self.thought_chars, self.tool_calls, held, self.cost_dollars)
+        reviews = () if self.reviews is None else self.reviews.marks
+        return GuardMark(
+            self.content_chars, self.thought_chars, self.tool_calls, held, self.cost_dollars, reviews
+        )
 
     def put_back(self, mark: GuardMark) -> list[Release]:
         """Stands where another one stood, before anything was judged. What that one held and nobody would judge any
@@ -532,12 +643,22 @@ class Guard:
         self.content_chars, self.thought_chars, self.tool_calls = mark[:3]
         self.cost_dollars = mark.cost_dollars
         windows = self._windows or self._all_windows({})
-        return windows.put_back(mark.held)
+        loose: list[Release] = []
+        for waiting in mark.reviews:
+            if self.reviews is not None and self.reviews.services(of_pieces(waiting.kind)):
+                self.reviews.put_back(waiting)
+            else:
+                loose += unreviewed(waiting)
+        for release, first in windows.put_back(mark.held):
+            loose += [release] if self.reviews is None else self.reviews.take([release], first)
+        return loose
 
     def safe(self, received: int) -> int:
         """The packet up to which everything was released, where all up to `received` have come: one of which
         a character is held, or was cut off, is not safe."""
         if self._windows is not None and (since := self._windows.since) is not None:
+            received = min(received, since - 1)
+        if self.reviews is not None and (since := self.reviews.since) is not None:
             received = min(received, since - 1)
         return received if self._cut_at is None else min(received, self._cut_at - 1)
 
@@ -548,7 +669,9 @@ class Guard:
             return self._stopped
         over = bound.over(chars)
         allowed = text[: max(0, len(text) - over)]
-        out = None
+        out, first = None, sequence
+        if self.reviews is not None and self._windows is not None and self._windows.since is not None:
+            first = min(first, self._windows.since)
         windows = self._content_windows if kind == "content" else self._thought_windows
         if windows is not None and allowed:
             out = windows.take(kind, allowed, sequence, agent, step)
@@ -559,26 +682,35 @@ class Guard:
         if over and not out.blocked and self._windows is not None:
             self._windows.finish(out)
         self._free()
-        return self._verdict(out, told, sequence)
+        return self._verdict(out, told, sequence, first)
 
     def _told(self, told: list[Violation]) -> Verdict:
         if self._stopped is not None:
             return self._stopped
         return self._verdict(Outcome(), told) if told else PASS
 
-    def _verdict(self, out: Outcome, told: list[Violation], sequence: int | None = None) -> Verdict:
+    def _verdict(
+        self, out: Outcome, told: list[Violation], sequence: int | None = None, first: int = 0
+    ) -> Verdict:
+        """`first`: the first packet of which something is in what is released."""
+        releases = out.releases
+        if releases and self.reviews is not None:
+            releases = self.reviews.take(releases, first)
         violations = told + [self._violation(finding) for finding in out.findings]
         stop = next((one for one in violations if one.mode is Mode.ENFORCE), None)
         if stop is not None:
             self._stopped = Verdict(False, (), (), stop)
             self._cut_at = sequence
             self._free()
-        return Verdict(False, tuple(out.releases), tuple(violations), stop)
+        return Verdict(False, tuple(releases), tuple(violations), stop)
 
     def _free(self) -> None:
-        open_to = -1 if self._stopped is not None else inf
-        self._content_free = min(open_to, self._content.free)
-        self._thought_free = min(open_to, self._thoughts.free)
+        self._content_free = min(self._open_to("content"), self._content.free)
+        self._thought_free = min(self._open_to("thought"), self._thoughts.free)
+
+    def _open_to(self, kind: Kind) -> float:
+        is_reviewed = self.reviews is not None and bool(self.reviews.services(kind))
+        return -1 if self._stopped is not None or is_reviewed else inf
 
     def _violation(self, finding: Finding) -> Violation:
         mode = Mode.ENFORCE if finding.enforced else Mode.REDACT if finding.redacted else Mode.OBSERVE

@@ -137,3 +137,4 @@ class Restoring:
             return
         key = (session.session_id, session.attempt)
         commander.slots[key] = Slot(*key)
+        board.review(session, at_once=True)

@@ -44,6 +44,7 @@ from dispatcher.core.events import (
     StoppedMany,
     StopRequested,
     StopsRequested,
+    TextJudged,
     TimePassed,
     ToolFinished,
     ToolProgressed,
@@ -88,6 +89,7 @@ class Router:
             ToolFinished: self._intake.answer_call,
             ToolProgressed: self._intake.tell_progress,
             ApprovalRequested: self._approvals.requested,
+            TextJudged: self._intake.text_judged,
             SignalDropped: self._signal_dropped,
             ViewerCame: self._viewer_came,
             ViewerLeft: self._viewer_left,
@@ -112,6 +114,7 @@ class Router:
             "policy": self._policy_due,
             "question": self._question_over,
             "park": self._parking.due,
+            "review": self._review_due,
             "full": self._full_over,
             "room": self._board.make_room,
             "unwatched": self._unwatched_over,
@@ -173,6 +176,10 @@ class Router:
             session = self._board.sessions.get(below.session_id) if below is not None else None
         return session
 
+    def marked(self, session: Session | None, text: str | None, *, is_json: bool = False) -> str | None:
+        """What the user says as it would go on."""
+        return self._board.marked(session, text, is_json=is_json)
+
     def selected(self, selector: Selector, *, ended: bool = False) -> list[Session]:
         """The sessions that match, oldest first; those that have ended too where `ended`."""
         return [s for s in self._board.sessions.values() if (ended or s.live) and _matches(s, selector)]
@@ -219,11 +226,12 @@ class Router:
         if excess is not None:
             self._refuse(*excess)
             return
-        session = board.open_session(replace(event, said=()))
+        session = board.open_session(replace(event, said=(), judged=()))
         board.out.append(Accepted(session.session_id))
         for text in event.said:
             if board.may_pass(session, text, "", "user", ALL):
                 board.rewrite(session, text, "", "user", is_json=False)
+        board.heed(session, event.judged)
         if session.live:
             board.place(session)
 
@@ -371,6 +379,9 @@ class Router:
         if event.value_json and not board.may_pass(session, event.said or event.value_json, "", "user", ALL):
             self._declined_for(session, event.session_id)
             return
+        if not board.heed(session, event.judged):
+            self._declined_for(session, event.session_id)
+            return
         if event.value_json:
             marked = board.rewrite(session, event.value_json, "", "user")
         answer = Answer(event.question_id, marked, "" if marked else DECLINED)
@@ -422,6 +433,9 @@ class Router:
             board.out.append(Declined("journal_full", message))
             return
         if not board.may_pass(session, event.text, "", "user", ALL):
+            self._declined_for(session, event.session_id)
+            return
+        if not board.heed(session, event.judged):
             self._declined_for(session, event.session_id)
             return
         text = board.rewrite(session, event.text, "", "user", is_json=False)
@@ -482,6 +496,9 @@ class Router:
         board.violated(session, verdict)
         if session.live:
             board.arm_policy(session)
+
+    def _review_due(self, session_id: str) -> None:
+        self._board.review(self._board.sessions[session_id])
 
     def _full_over(self, session_id: str) -> None:
         session = self._board.sessions[session_id]

@@ -26,12 +26,43 @@ KINDS: Final[tuple[Kind, ...]] = (
 WORDS: Final[Mapping[Kind, str]] = {"tool_call": "tool call", "tool_result": "tool result", "user": "message"}
 
 
+class Service(NamedTuple):
+    """One that is asked about text, by its name in the policy file. `fails_open`: what it has not judged goes on, and
+    is told of. See `review.py` for how much is asked at once, in characters, and how often, in seconds. `place` is
+    where it is; the core hands it on unopened."""
+
+    name: str
+    fails_open: bool
+    hold_chars: int
+    before_chars: int
+    gather_s: float
+    place: object = None
+
+
+class Span(NamedTuple):
+    """A stretch of a text, and what stands in its place."""
+
+    begin: int
+    end: int
+    mark: str
+
+
+class Judged(NamedTuple):
+    """What a service has said of a text. `label`: what it has found, or why it has `failed`."""
+
+    service: Service
+    action: Literal["pass", "observe", "redact", "deny", "stop", "failed"]
+    label: str = ""
+    spans: tuple[Span, ...] = ()
+
+
 class Judges(NamedTuple):
-    """Those of one kind of text; None where there is nothing to look for."""
+    """Those of one kind of text; None where there is nothing to look for, and nobody to ask."""
 
     stop: Matcher | None = None
     redact: Matcher | None = None
     observe: Matcher | None = None
+    services: tuple[Service, ...] = ()
 
 
 NOTHING: Final = Judges()

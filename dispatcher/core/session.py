@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from dispatcher.core.endings import Ending
-from dispatcher.core.events import Effect, Send, SessionRequested
+from dispatcher.core.events import Effect, Send, SessionRequested, ToolFinished
 from dispatcher.core.fleet import Link
 from dispatcher.core.ledger import Ledger
 from dispatcher.core.mark import GuardMark, Mark
@@ -32,6 +32,7 @@ from dispatcher.core.packets import (
     Ended,
     ErrorReport,
     OnRestart,
+    Packet,
     Published,
     PublishedAnswer,
     Question,
@@ -134,6 +135,7 @@ class Session:
         "content_chars",
         "content_crc32",
         "delegated",
+        "denied",
         "ended",
         "ended_at",
         "ending",
@@ -141,13 +143,17 @@ class Session:
         "finishing",
         "first_content_at",
         "first_token_at",
+        "gate",
+        "gate_review",
         "granted",
         "guard",
         "idempotency_key",
         "instance",
+        "is_reviewed",
         "kept_bytes",
         "labels",
         "ledger",
+        "let_through",
         "link",
         "marked",
         "offset",
@@ -169,6 +175,8 @@ class Session:
         "refused_by",
         "request_crc32",
         "requested",
+        "results",
+        "review_at",
         "safe",
         "said",
         "said_bytes",
@@ -312,6 +320,18 @@ class Session:
         self.guard: Guard | None = guard
         self.ledger = Ledger(running_tools_max)
         self.published_bytes_max = published_bytes_max
+        # Services judge what it says; when they may be asked again.
+        self.is_reviewed = guard.reviews is not None
+        self.review_at = 0.0
+        # Packets that wait until all text before them was judged, and the first of them too where `gate_review` is
+        # under way; they were not received yet. `let_through` is one that waits no longer, `denied` why it is to come
+        # to nothing.
+        self.gate: deque[Packet] = deque()
+        self.gate_review = ""
+        self.let_through: Packet | None = None
+        self.denied = ""
+        # What tools have answered, until it was judged.
+        self.results: dict[str, ToolFinished] = {}
         self.viewers = 0
         # Its minimal commander has said its last, and is owed results of tools.
         self.finishing = False
@@ -327,6 +347,11 @@ class Session:
     @property
     def live(self) -> bool:
         return self.state is not State.ENDED
+
+    @property
+    def has_attempt(self) -> bool:
+        """A commander runs it, or may come back to."""
+        return self.state in (State.STARTING, State.RUNNING, State.DETACHED)
 
     @property
     def asked_as(self) -> tuple[str, str, str]:
@@ -487,6 +512,8 @@ class Session:
         self.started_at = now
         self.received = self.marked = self.safe = self.granted = self.allowed = self.unacked_bytes = 0
         self.unsafe.clear()
+        self.forget_gate()
+        self.results.clear()
         self.sent_chars = self.sent_crc32 = 0
         self.step = ""
         self.first_token_at = self.first_content_at = None
@@ -536,9 +563,16 @@ class Session:
         if (attempt, instance) in self.vanished:
             self.vanished.remove((attempt, instance))
 
+    def forget_gate(self) -> None:
+        """What waits to be received is sent again, or by nobody."""
+        self.gate.clear()
+        self.gate_review = self.denied = ""
+        self.let_through = None
+
     def give_back(self, step: Step) -> None:
         """Its commander won't run it: it is nobody's, and waits for a slot again."""
         self.advance(step)
+        self.forget_gate()
         self.commander_id = ""
         self.link = None
 
@@ -731,6 +765,8 @@ class Session:
         self.guard = None
         self.starved = None
         self.unsafe.clear()
+        self.forget_gate()
+        self.results.clear()
         self.owed.clear()
         self._owed_told_at.clear()
         self.taken.extend((message, at) for _, message, at in self.unread)

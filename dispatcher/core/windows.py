@@ -234,9 +234,9 @@ class Windows:
         """What is known of each speaker's text, to be put back into others."""
         return tuple(text for speaker in self._speakers.values() if (text := speaker.held) is not None)
 
-    def put_back(self, held: Iterable[HeldText]) -> list[Release]:
-        """Puts back what others held, before anybody speaks; what these would not hold comes back, in its order. What
-        is only told of is not put back."""
+    def put_back(self, held: Iterable[HeldText]) -> list[tuple[Release, int]]:
+        """Puts back what others held, before anybody speaks; what these would not hold comes back, in its order, with
+        the first packet of it. What is only told of is not put back."""
         loose: list[tuple[int, Release]] = []
         for text in held:
             kind: Kind = "thought" if text.kind == "thought" else "content"
@@ -248,7 +248,7 @@ class Windows:
                 self._speakers[kind, text.agent] = speaker
             if speaker.since is not None:
                 self._holding[kind, text.agent] = speaker
-        return [release for _, release in sorted(loose, key=lambda each: each[0])]
+        return [(release, first) for first, release in sorted(loose, key=lambda each: each[0])]
 
     def take(self, kind: Kind, text: str, sequence: int, agent: str, step: str) -> Outcome | None:
         """The next piece of what a speaker says. None: it goes on as it is, and that is all."""
@@ -318,7 +318,7 @@ class Windows:
         return self._ask(key, speaker, first.text, sequence)
 
     def _speaker(self, kind: Kind, agent: str, step: str) -> _Speaker:
-        stop, redact, observe = self._judges_of(kind)
+        stop, redact, observe, _ = self._judges_of(kind)
         hold = None if stop is None else Hold(stop, self._chars_max)
         redaction = None if redact is None else Redaction(redact, self._marks, self._chars_max)
         watch = None if observe is None else Watch(observe, self._chars_max, self._tally)
@@ -340,7 +340,7 @@ class Windows:
     def _refuse(self, first: Release) -> Outcome | None:
         """More speakers than can be looked at: nothing may pass unseen, or it is told of once."""
         judges = self._judges_of(first.kind)
-        is_held = judges.stop is not None or judges.redact is not None
+        is_held = judges.stop is not None or judges.redact is not None or bool(judges.services)
         finding = Finding(first.kind, first.agent, None, is_held)
         if finding.enforced:
             return Outcome([], [finding], blocked=True)

@@ -80,7 +80,7 @@ class AguiRuns:
     async def _run(self, request: Request, agent: str) -> Response:
         body = parsed(RunBody, await json_body(request, self._limits.body))
         answers = self._answers(body)
-        session_id = answers[0][0].session_id if answers else self._asked(request, body, agent)
+        session_id = answers[0][0].session_id if answers else await self._asked(request, body, agent)
         after = max((interrupt.offset for interrupt, _ in answers), default=0)
         # Who was asked has a place kept.
         if not any(self._is_open(interrupt) for interrupt, _ in answers):
@@ -88,7 +88,7 @@ class AguiRuns:
         presence = Presence(self._hub, session_id)
         try:
             for number, (interrupt, answer) in enumerate(answers):
-                self._answer(f"resume[{number}].payload", interrupt, answer)
+                await self._answer(f"resume[{number}].payload", interrupt, answer)
             await kept(self._hub)
             thoughts = body.include_thoughts and caller.get().thoughts
             rendering = RunStream(session_id, self._hub.journal.epoch, body.run, thoughts=thoughts)
@@ -108,12 +108,12 @@ class AguiRuns:
             presence=presence,
         )
 
-    def _asked(self, request: Request, body: RunBody, agent: str) -> str:
+    async def _asked(self, request: Request, body: RunBody, agent: str) -> str:
         ask = body.ask()
         ask.agent = agent
         ask.idempotency_key = request.headers.get("idempotency-key", "")
         ask.on_detach.stop_after.CopyFrom(codec.duration(self._limits.left_stop_s))
-        accepted = self._requests.ask(ask, held_by_questions=True)
+        accepted = await self._requests.ask(ask, held_by_questions=True)
         # Asked again with its key, it is none that the thread goes on with.
         if not accepted.joined:
             self._give_up(body.thread_id, accepted.session_id)
@@ -167,11 +167,11 @@ class AguiRuns:
             and caller.get().may_see(session.application, session.user_id)
         )
 
-    def _answer(self, field: str, interrupt: Interrupt, answer: AnswerBody) -> None:
+    async def _answer(self, field: str, interrupt: Interrupt, answer: AnswerBody) -> None:
         wire = answer.answer(interrupt.question_id)
         wire.attempt = interrupt.attempt
         try:
-            self._requests.answer(interrupt.session_id, wire)
+            await self._requests.answer(interrupt.session_id, wire)
         except WrongError as error:
             if error.code in _ANSWERED:
                 return

@@ -95,7 +95,7 @@ class Foreign:
         of who asks, who has to end it. Raises WrongError and ProblemError."""
         if not goes_on:
             ask.on_detach.stop_after.CopyFrom(codec.duration(self.limits.left_stop_s))
-        session_id = self.requests.ask(ask).session_id
+        session_id = (await self.requests.ask(ask)).session_id
         self.viewers.require_room(session_id)
         presence = Presence(self.hub, session_id)
         await presence.while_kept()
@@ -145,11 +145,8 @@ class Foreign:
             session = self.hub.router.sessions.get(session_id)
             for question_id in list(session.open_questions) if session is not None else ():
                 assert session is not None
-                answer = chat_pb2.AnswerQuestion(
-                    question_id=question_id, decline=True, attempt=session.attempt
-                )
                 with contextlib.suppress(WrongError):
-                    self.requests.answer(session_id, answer)
+                    self.requests.decline(session_id, question_id, session.attempt)
 
         def look() -> None:
             session = self.hub.router.sessions.get(session_id)

@@ -101,7 +101,7 @@ class Sessions:
         body = parsed(AskBody, await json_body(request, self._limits.body))
         ask = body.ask()
         ask.idempotency_key = _key(request, ask.idempotency_key)
-        accepted = self._requests.ask(ask)
+        accepted = await self._requests.ask(ask)
         session_id = accepted.session_id
         where = f"/v1/sessions/{session_id}"
         headers = {"location": where, "session-id": session_id}
@@ -267,7 +267,7 @@ class Sessions:
         """Answers a question of the agent."""
         body = parsed(AnswerBody, await json_body(request, self._limits.body))
         session_id, question_id = request.path_params["session_id"], request.path_params["question_id"]
-        self._requests.answer(session_id, body.answer(question_id))
+        await self._requests.answer(session_id, body.answer(question_id))
         await kept(self._hub)
         return answered({"session_id": session_id, "question_id": question_id})
 
@@ -290,7 +290,7 @@ class Sessions:
         body = parsed(AddMessageBody, await json_body(request, self._limits.body))
         session_id = request.path_params["session_id"]
         added = chat_pb2.AddMessage(text=body.text, idempotency_key=_key(request, body.idempotency_key))
-        message_id = self._requests.message(session_id, added)
+        message_id = await self._requests.message(session_id, added)
         await kept(self._hub)
         return answered({"session_id": session_id, "message_id": message_id}, 202)
 

@@ -71,7 +71,7 @@ class VercelChats:
         if answers := body.answers():
             session = self._live(body.id)
             for where, question_id, answer in answers:
-                self._answer(where, session.session_id, answer.answer(question_id))
+                await self._answer(where, session.session_id, answer.answer(question_id))
             await kept(self._hub)
             return await self._stream(session.session_id, None, thoughts=_shows_thoughts(session))
         ask = body.ask()
@@ -81,7 +81,7 @@ class VercelChats:
         if thoughts:
             ask.labels[THOUGHTS_LABEL] = "true"
         ask.on_detach.stop_after.CopyFrom(codec.duration(self._limits.left_stop_s))
-        session_id = self._requests.ask(ask).session_id
+        session_id = (await self._requests.ask(ask)).session_id
         self._viewers.require_room(session_id)
         presence = Presence(self._hub, session_id)
         await presence.while_kept()
@@ -150,9 +150,9 @@ class VercelChats:
         result = "already_ended" if stopped.already_ended else "stopped"
         return answered({"success": True, "session_id": session.session_id, "result": result})
 
-    def _answer(self, where: str, session_id: str, answer: chat_pb2.AnswerQuestion) -> None:
+    async def _answer(self, where: str, session_id: str, answer: chat_pb2.AnswerQuestion) -> None:
         try:
-            self._requests.answer(session_id, answer)
+            await self._requests.answer(session_id, answer)
         except WrongError as wrong:
             told = str(wrong).removeprefix("answer.value_json: ")
             raise ProblemError(wrong.code, f"{where}: {told}", field=where) from None

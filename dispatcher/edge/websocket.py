@@ -299,7 +299,7 @@ class _Socket:
                 )
             case AskRequest():
                 self._require_fewer()
-                accepted = self._requests.ask(told.ask())
+                accepted = await self._requests.ask(told.ask())
                 receipt["session_id"] = accepted.session_id
                 await kept(self._hub)
                 return self._watch(
@@ -325,9 +325,9 @@ class _Socket:
         receipt["session_id"] = told.session_id
         match told:
             case AnswerRequest():
-                self._requests.answer(told.session_id, told.answer(told.question_id))
+                await self._requests.answer(told.session_id, told.answer(told.question_id))
             case MessageRequest():
-                added = self._requests.message(told.session_id, _added(told))
+                added = await self._requests.message(told.session_id, _added(told))
                 receipt["fields"] = {"message_id": added}
             case StopRequest():
                 stopped = self._requests.stop(told.session_id, chat_pb2.StopAsked(reason=told.reason))

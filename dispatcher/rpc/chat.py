@@ -1,7 +1,7 @@
 """Chat: what an application calls. Reads its packets, hands them to the hub, answers each with a receipt."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -92,7 +92,7 @@ class ChatService:
 
     async def _read(self, context: Any, conversation: "_Conversation", feed: Feed) -> None:
         while (data := await context.read()) is not aio.EOF:
-            conversation.receive(data)
+            await conversation.receive(data)
             await feed.room()
         feed.finish()
 
@@ -172,14 +172,14 @@ class _Conversation:
         self._limits = limits
         self._feed = feed
         self._sessions: dict[str, str] = {}
-        self._kinds: dict[str, Callable[[chat_pb2.ClientPacket, chat_pb2.Receipt], None]] = {
+        self._kinds: dict[str, Callable[[chat_pb2.ClientPacket, chat_pb2.Receipt], Awaitable[None]]] = {
             "ask": self._ask,
             "answer": self._answer,
             "message": self._message,
             "stop": self._stop,
         }
 
-    def receive(self, data: bytes) -> None:
+    async def receive(self, data: bytes) -> None:
         """One packet from the application. Whatever is wrong with it is said in its receipt."""
         packet = codec.parse(chat_pb2.ClientPacket, data)
         kind = packet.WhichOneof("request")
@@ -207,7 +207,7 @@ class _Conversation:
             if kind != "ask" and not receipt.session_id:
                 told = f"client_ref: {packet.client_ref!r} was never asked for on this stream; name its session_id"
                 raise WrongError("unknown_session", told)
-            self._kinds[kind](packet, receipt)
+            await self._kinds[kind](packet, receipt)
             opened = receipt.session_id if kind == "ask" else ""
         except WrongError as wrong:
             receipt.error.CopyFrom(wrong.signal())
@@ -261,14 +261,14 @@ class _Conversation:
         live = {ref: each for ref, each in self._sessions.items() if each in sessions and sessions[each].live}
         self._sessions = live
 
-    def _ask(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
+    async def _ask(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
         if packet.client_ref in self._sessions:
             raise WrongError("invalid_request", f"client_ref: {packet.client_ref!r} names a session already")
         if len(self._sessions) >= STREAM_SESSIONS_MAX:
             self._forget_ended()
         if len(self._sessions) >= STREAM_SESSIONS_MAX:
             raise WrongError("too_many_sessions", f"one stream may ask for {STREAM_SESSIONS_MAX} sessions")
-        reply = self._requests.ask(packet.ask)
+        reply = await self._requests.ask(packet.ask)
         if reply.joined:
             self._require_room_to_watch(reply.session_id)
         self._sessions[packet.client_ref] = receipt.session_id = reply.session_id
@@ -277,13 +277,13 @@ class _Conversation:
         if told := too_many_viewers(self._hub, self._limits, session_id):
             raise WrongError("too_many_viewers", told)
 
-    def _answer(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
-        self._requests.answer(receipt.session_id, packet.answer)
+    async def _answer(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
+        await self._requests.answer(receipt.session_id, packet.answer)
 
-    def _message(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
-        receipt.message_id = self._requests.message(receipt.session_id, packet.message)
+    async def _message(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
+        receipt.message_id = await self._requests.message(receipt.session_id, packet.message)
 
-    def _stop(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
+    async def _stop(self, packet: chat_pb2.ClientPacket, receipt: chat_pb2.Receipt) -> None:
         self._requests.stop(receipt.session_id, packet.stop)
 
 

@@ -200,7 +200,7 @@ class SimulatedDispatcher:
                     self.journal.remember(commander_id, hello)
                 case e.CloseLink() | e.RunTool() | e.CancelTools() | e.Leave():
                     late.append(effect)
-                case e.Forget() | e.Audit():
+                case e.Forget() | e.Audit() | e.JudgeText():
                     pass
                 case _:
                     reply = effect

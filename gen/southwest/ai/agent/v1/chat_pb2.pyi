@@ -62,6 +62,8 @@ class _SessionEndingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Session
     """The journal had no room for it."""
     SESSION_ENDING_POISONED: _SessionEnding.ValueType  # 15
     """Each commander that ran it died."""
+    SESSION_ENDING_POLICY_UNAVAILABLE: _SessionEnding.ValueType  # 16
+    """A policy asks a service, which has not answered."""
 
 class SessionEnding(_SessionEnding, metaclass=_SessionEndingEnumTypeWrapper):
     """Every way a session ends."""
@@ -97,6 +99,8 @@ SESSION_ENDING_JOURNAL_FULL: SessionEnding.ValueType  # 14
 """The journal had no room for it."""
 SESSION_ENDING_POISONED: SessionEnding.ValueType  # 15
 """Each commander that ran it died."""
+SESSION_ENDING_POLICY_UNAVAILABLE: SessionEnding.ValueType  # 16
+"""A policy asks a service, which has not answered."""
 Global___SessionEnding: _TypeAlias = SessionEnding  # noqa: Y015
 
 @_typing.final
