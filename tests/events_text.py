@@ -262,14 +262,15 @@ def tool(words: Words) -> Event:
 def judged(words: Words) -> Event:
     """What the service of the transcript says: `ID ACTION [LABEL] [spans=BEGIN-END,…]`."""
     session_id, _, attempt = words.next().partition("/")
-    review_id, action = words.next(), words.next()
+    review_id = words.next()
+    action: Any = words.next()
     label = words.next("")
     spans = [each.partition("-") for each in words.text("spans").split(",") if each]
     said = Judged(
         SERVICE,
         action,
         label,
-        tuple(Span(int(begin), int(end), MARK) for begin, _, end in spans),  # type: ignore[arg-type]
+        tuple(Span(int(begin), int(end), MARK) for begin, _, end in spans),
     )
     if words.has("fails_open"):
         said = said._replace(service=SERVICE._replace(fails_open=True))

@@ -9,6 +9,7 @@ what users say.
 """
 
 import asyncio
+import json
 import logging
 import time
 from collections import OrderedDict
@@ -179,12 +180,23 @@ class PolicyServices:
         return TextJudged(effect.session_id, effect.attempt, effect.review_id, judged)
 
     async def ask(self, effect: JudgeText) -> tuple[Judged, ...]:
-        asked = [
+        """As `judge`. Where one says that it is over, nobody waits for the others."""
+        asking = [
             self._client(service).judge(service, _request(service, effect)) for service in effect.services
         ]
-        if len(asked) == 1:
-            return (await asked[0],)
-        return tuple(await asyncio.gather(*asked))
+        if len(asking) == 1:
+            return (await asking[0],)
+        tasks = [asyncio.ensure_future(each) for each in asking]
+        try:
+            for done in asyncio.as_completed(tasks):
+                judged = await done
+                if judged.action == "stop" or (judged.action == "failed" and not judged.service.fails_open):
+                    return (judged,)
+            return tuple(task.result() for task in tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def close(self) -> None:
         clients = list(self._clients.values())
@@ -211,6 +223,8 @@ class PolicyServices:
 
 
 def _request(service: Service, effect: JudgeText) -> policy_pb2.JudgeRequest:
+    if effect.kind in ("tool_call", "tool_result"):
+        effect = effect._replace(text=_unescaped(effect.text))
     # JSON may hold halves of characters that no protobuf can; each is one character either way.
     text, before = (each.encode(errors="replace").decode() for each in (effect.text, effect.before))
     return policy_pb2.JudgeRequest(
@@ -227,6 +241,14 @@ def _request(service: Service, effect: JudgeText) -> policy_pb2.JudgeRequest:
         labels=effect.labels,
         tool_name=effect.tool_name,
     )
+
+
+def _unescaped(text: str) -> str:
+    """JSON with its characters as they are read; what is none stays as it is."""
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _judged(service: Service, answer: policy_pb2.JudgeResponse, text_chars: int) -> Judged:
