@@ -5,7 +5,7 @@ with it and what would be right.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final
@@ -26,7 +26,7 @@ from dispatcher.core.events import (
     StopRequested,
 )
 from dispatcher.core.policy import Budgets, Guard
-from dispatcher.core.rules import Judged, Service
+from dispatcher.core.rules import Judged
 from dispatcher.core.session import Session
 from dispatcher.hub import Hub
 from dispatcher.identity import caller
@@ -34,6 +34,7 @@ from dispatcher.readable import readable
 from dispatcher.rpc import codec
 from dispatcher.rpc.methods import REASON_CHARS_MAX
 from dispatcher.rpc.policy_services import PolicyServices
+from dispatcher.their_marks import Piece, joined, with_their_marks
 
 LABELS_MAX: Final = 64
 LABEL_CHARS_MAX: Final = 256
@@ -97,59 +98,69 @@ class Requests:
             raise WrongError("permission_denied", "a session needs a token of the role application or admin")
         self._require_size(ask.ByteSize())
         event = requested(ask, self._mint("s"), held_by_questions=held_by_questions)
-        event, text, services = self._with_marks(ask, event)
-        if services:
-            agent = self._agent(ask)
-            asked = JudgeText(event.session_id, 0, "", "user", "", text, services, session_agent=agent)
-            asked = asked._replace(user_id=event.user_id, labels=event.labels)
-            event = replace(event, judged=await self._services.ask(asked))
-        reply = self._submit(event)
+        reply = self._submit(await self._reviewed(*self._with_marks(ask, event)))
         assert isinstance(reply, Accepted)
         return reply
 
-    def _agent(self, ask: chat_pb2.Ask) -> str:
-        """Whom it is for."""
-        agents = self._hub.router.fleet.agents()
-        return ask.agent or (agents[0] if len(agents) == 1 else "")
-
     def _with_marks(
         self, ask: chat_pb2.Ask, event: SessionRequested
-    ) -> tuple[SessionRequested, str, tuple[Service, ...]]:
+    ) -> tuple[SessionRequested, chat_pb2.Ask, str]:
         """What the user says goes on with the marks that rules want in it; all of it as it was is for the core to
-        judge. And what services are to judge of it, where rules leave it for them."""
-        agent, policy = self._agent(ask), self._hub.router.limits.policy
-        judges = policy.book.judges(agent).get("user")
-        if judges is None or event.request is None:
-            return event, "", ()
-        guard, said, marked = Guard(policy, None, agent), [], []
+        judge. With it the request that was marked, and the agent that it is for."""
+        agents, policy = self._hub.router.fleet.agents(), self._hub.router.limits.policy
+        agent = ask.agent or (agents[0] if len(agents) == 1 else "")
+        if "user" not in policy.book.judges(agent) or event.request is None:
+            return event, chat_pb2.Ask(), agent
+        guard, said = Guard(policy, None, agent), []
         own = codec.parse(chat_pb2.Ask, event.request)
-        for message in own.messages:
-            for part in message.parts if message.role == agent_pb2.ROLE_USER else ():
-                if part.WhichOneof("part") == "text":
-                    said.append(part.text)
-                    part.text = guard.rewrite(part.text, "", "user", is_json=False)[0]
-                    marked.append(part.text)
-                elif part.WhichOneof("part") == "json":
-                    said.append(readable(part.json))
-                    part.json = guard.rewrite(part.json, "", "user", is_json=True)[0]
-                    marked.append(part.json)
+        for part in _said_by_user(own):
+            if part.WhichOneof("part") == "text":
+                said.append(part.text)
+                part.text = guard.rewrite(part.text, "", "user", is_json=False)[0]
+            else:
+                said.append(readable(part.json))
+                part.json = guard.rewrite(part.json, "", "user", is_json=True)[0]
         # A mark may be longer than what it stands for.
         self._require_size(own.ByteSize())
-        event = replace(event, request=own.SerializeToString(), said=tuple(said))
-        is_stopped = any(guard.would_stop(text, "", "user") for text in said)
-        return event, "\n".join(marked), judges.services if marked and not is_stopped else ()
+        return replace(event, request=own.SerializeToString(), said=tuple(said)), own, agent
 
-    async def _judged(self, session: Session | None, said: str, marked: str | None) -> tuple[Judged, ...]:
-        """What services say of what the user adds to a session; nothing where nobody is to be asked."""
+    async def _reviewed(self, event: SessionRequested, own: chat_pb2.Ask, agent: str) -> SessionRequested:
+        """With what services say of it, and their marks."""
+        policy = self._hub.router.limits.policy
+        judges = policy.book.judges(agent).get("user")
+        parts = list(_said_by_user(own)) if judges is not None and judges.services else []
+        guard = Guard(policy, None, agent)
+        if judges is None or not parts or any(guard.would_stop(text, "", "user") for text in event.said):
+            return event
+        pieces = [Piece(part.text or part.json, is_json=not part.text) for part in parts]
+        asked = JudgeText(event.session_id, 0, "", "user", "", joined(pieces), judges.services)
+        asked = asked._replace(session_agent=agent, user_id=event.user_id, labels=event.labels)
+        judged, marked = with_their_marks(await self._services.ask(asked), pieces)
+        if marked is not None:
+            for part, text in zip(parts, marked, strict=True):
+                if part.WhichOneof("part") == "text":
+                    part.text = text
+                else:
+                    part.json = text
+            self._require_size(own.ByteSize())
+            event = replace(event, request=own.SerializeToString())
+        return replace(event, judged=judged)
+
+    async def _judged(
+        self, session: Session | None, said: str, marked: str | None, *, is_json: bool
+    ) -> tuple[tuple[Judged, ...], str | None]:
+        """What services say of what the user adds to a session, and what goes on in its place where they want marks in
+        it; nothing where nobody is to be asked."""
         guard = session.guard if session is not None and session.is_reviewed else None
         services = guard.reviews.services("user") if guard is not None and guard.reviews is not None else ()
         if session is None or guard is None or not services or not marked:
-            return ()
+            return (), None
         if guard.would_stop(said, "", "user"):
-            return ()
+            return (), None
         asked = JudgeText(session.session_id, session.attempt, "", "user", "", marked, services)
         asked = asked._replace(session_agent=session.agent, user_id=session.user_id, labels=session.labels)
-        return await self._services.ask(asked)
+        judged, instead = with_their_marks(await self._services.ask(asked), [Piece(marked, is_json=is_json)])
+        return judged, None if instead is None else instead[0]
 
     def _require_size(self, size: int) -> None:
         if size > self._request_bytes_max:
@@ -171,8 +182,11 @@ class Requests:
         actor, said = caller.get().actor, readable(value_json or "")
         session = self._hub.router.asking(session_id, answer.question_id)
         marked = self._hub.router.marked(session, value_json, is_json=True)
-        judged = await self._judged(session, said, marked)
-        self._submit(AnswerGiven(session_id, answer.question_id, value_json, attempt, actor, said, judged))
+        judged, instead = await self._judged(session, said, marked, is_json=True)
+        if instead is not None:
+            self._require_fitting(session_id, answer.question_id, instead)
+        given = AnswerGiven(session_id, answer.question_id, value_json, attempt, actor, said, judged, instead)
+        self._submit(given)
 
     def decline(self, session_id: str, question_id: str, attempt: int | None) -> None:
         """Nobody will answer it."""
@@ -192,11 +206,9 @@ class Requests:
         key = message.idempotency_key
         message_id = _id_of(session_id, key) if key else self._mint("m")
         session = self._hub.router.sessions.get(session_id)
-        judged: tuple[Judged, ...] = ()
-        if session is not None and session.message(message_id) is None:
-            marked = self._hub.router.marked(session, message.text)
-            judged = await self._judged(session, message.text, marked)
-        self._submit(MessageGiven(session_id, message_id, message.text, judged))
+        marked = self._hub.router.marked(session, message.text)
+        judged, instead = await self._judged(session, message.text, marked, is_json=False)
+        self._submit(MessageGiven(session_id, message_id, message.text, judged, instead))
         return message_id
 
     def stop(self, session_id: str, stop: chat_pb2.StopAsked) -> Stopped:
@@ -226,6 +238,14 @@ class Requests:
             misfit = answers.misfit(codec.question(question.body), value_json)
             if misfit:
                 raise WrongError("invalid_request", f"answer.value_json: {misfit}")
+
+
+def _said_by_user(ask: chat_pb2.Ask) -> Iterator[agent_pb2.ContentPart]:
+    """The parts that have text."""
+    for message in ask.messages:
+        for part in message.parts if message.role == agent_pb2.ROLE_USER else ():
+            if part.WhichOneof("part") in ("text", "json"):
+                yield part
 
 
 def requested(ask: chat_pb2.Ask, session_id: str, *, held_by_questions: bool = False) -> SessionRequested:

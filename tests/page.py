@@ -26,6 +26,8 @@ WAIT_S = 60.0
 # Where the pages say that metrics are, and HTTP.
 METRICS = "http://127.0.0.1:9464"
 HTTP = "127.0.0.1:8080"
+# Where they have a socket.
+RUN = "/run/"
 
 
 class Block(NamedTuple):
@@ -124,7 +126,9 @@ class Reader:
     def read(self) -> None:
         for what, text in blocks(self._page):
             if name := re.fullmatch(r"file: (\S+)", what):
-                (self._folder / name[1]).write_text(text.replace(HTTP, self._http))
+                (self._folder / name[1]).write_text(
+                    text.replace(HTTP, self._http).replace(f"unix:{RUN}", f"unix:{self._folder}/")
+                )
             elif what == "package: pyproject.toml":
                 self._install(tomllib.loads(text)["project"])
             elif until := re.fullmatch(r'run: background until "(.*?)"(?: as (\S+))?', what):

@@ -22,7 +22,7 @@ def test_every_file_that_is_shown_can_be_used(tmp_path: Path, shown: str) -> Non
     path = tmp_path / "policies.toml"
     path.write_text(shown)
     file = read_policy_file(path, 1024)
-    assert file.rules or file.prices
+    assert file.rules or file.prices or file.services
 
 
 @pytest.mark.parametrize("language", ["python", "sh", "toml"])

@@ -307,6 +307,34 @@ async def test_what_a_user_says_is_judged_before_any_agent_hears_of_it(scene: Sc
 
 
 @asynchronous
+async def test_what_a_user_says_goes_on_with_marks_everywhere(scene: Scene) -> None:
+    agent = unique("agent")
+    async with linked(scene.dispatcher.address, agent) as link, conversing(scene.dispatcher.address) as talk:
+        seen = await talk.ask(agent, "Ada has the pin 1234")
+        turn = await link.started()
+        assert turn.start.messages[0].parts[0].text == "[name] has the pin [pin]"
+        message = chat_pb2.AddMessage(text="and 5678, says Ada", idempotency_key="k")
+        first = await talk.request("1", message=message)
+        assert (await turn.heard("user_message")).user_message.text == "and [pin], says [name]"
+        # The same once more is the same.
+        again = await talk.request("1", message=message)
+        assert (again.error.code, again.message_id) == ("", first.message_id)
+        await turn.ask("q", "which one?")
+        await seen.until("question")
+        for _ in range(2):
+            answer = chat_pb2.AnswerQuestion(question_id="q", value_json='{"pin": "4321"}')
+            assert not (await talk.request("1", answer=answer)).HasField("error")
+        assert (await turn.heard("answer")).answer.value_json == '{"pin": "[pin]"}'
+        assert seen.of("user_message")[0].user_message.text == "and [pin], says [name]"
+        # A number can't be a mark.
+        await turn.ask("p", "and in figures?")
+        await seen.until("question", 2)
+        answer = chat_pb2.AnswerQuestion(question_id="p", value_json="4321")
+        assert (await talk.request("1", answer=answer)).error.code == "session_ended"
+        assert (await seen.ended()).name == "policy_blocked"
+
+
+@asynchronous
 async def test_what_rules_stop_nobody_is_asked_about(scene: Scene) -> None:
     agent = unique("agent")
     async with linked(scene.dispatcher.address, agent) as link, conversing(scene.dispatcher.address) as talk:

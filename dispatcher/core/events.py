@@ -166,9 +166,11 @@ class AnswerGiven:
     attempt: int | None = None
     # Who it was, as its token names it.
     actor: str = ""
-    # All that people may read in it, for policies to judge, and what services have said of it.
+    # All that people may read in it, for policies to judge; what services have said of it, and what goes on in its
+    # place where they want marks in it.
     said: str = ""
     judged: tuple[Judged, ...] = ()
+    instead: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +180,9 @@ class MessageGiven:
     session_id: str
     message_id: str
     text: str
-    # What services have said of it.
+    # What services have said of it, and what goes on in its place where they want marks in it.
     judged: tuple[Judged, ...] = ()
+    instead: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

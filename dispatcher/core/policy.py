@@ -600,6 +600,8 @@ class Guard:
                 policy, mode = Policy.SERVICE_FAILED, Mode.OBSERVE if service.fails_open else Mode.ENFORCE
             elif action == "observe":
                 mode = Mode.OBSERVE
+            elif action == "redacted":
+                mode = Mode.REDACT
             elif action == "deny" and kind in _DENIABLE:
                 mode = Mode.DENY
             told.append(Violation(policy, mode, 0, service.name, kind, agent, at, label or action))

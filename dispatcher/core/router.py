@@ -343,7 +343,9 @@ class Router:
     def _answer_given(self, event: AnswerGiven) -> None:
         board = self._board
         session = board.sessions.get(event.session_id)
-        marked = board.marked(session, event.value_json, is_json=True)
+        marked = (
+            board.marked(session, event.value_json, is_json=True) if event.instead is None else event.instead
+        )
         # A repeat of what was accepted is accepted, whatever has become of the session since.
         if session is not None and session.has_heard(event.question_id, marked):
             board.out.append(Accepted(session.session_id))
@@ -384,6 +386,7 @@ class Router:
             return
         if event.value_json:
             marked = board.rewrite(session, event.value_json, "", "user")
+            marked = marked if event.instead is None else event.instead
         answer = Answer(event.question_id, marked, "" if marked else DECLINED)
         self._answer(session, answer, event.actor)
         board.out.append(Accepted(session.session_id))
@@ -412,7 +415,7 @@ class Router:
         session = board.sessions.get(event.session_id)
         known = session.message(event.message_id) if session is not None else None
         if session is not None and known is not None:
-            if known.text in (event.text, board.marked(session, event.text)):
+            if known.text in (event.text, event.instead, board.marked(session, event.text)):
                 board.out.append(Accepted(session.session_id))
             else:
                 message = "idempotency_key: was used for another message; use another one"
@@ -439,6 +442,7 @@ class Router:
             self._declined_for(session, event.session_id)
             return
         text = board.rewrite(session, event.text, "", "user", is_json=False)
+        text = text if event.instead is None else event.instead
         given = UserMessage(event.message_id, text)
         board.emit(session, "user_message", "", "", given)
         session.owe(given, session.offset, board.out)

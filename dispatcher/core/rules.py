@@ -48,10 +48,11 @@ class Span(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What a service has said of a text. `label`: what it has found, or why it has `failed`."""
+    """What a service has said of a text. `label`: what it has found, or why it has `failed`. `redacted`: its marks
+    stand there already."""
 
     service: Service
-    action: Literal["pass", "observe", "redact", "deny", "stop", "failed"]
+    action: Literal["pass", "observe", "redact", "redacted", "deny", "stop", "failed"]
     label: str = ""
     spans: tuple[Span, ...] = ()
 

@@ -75,7 +75,9 @@ class _JudgeActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JudgeActi
     JUDGE_ACTION_OBSERVE: _JudgeAction.ValueType  # 2
     """It goes on, is counted, and stands in the audit trail."""
     JUDGE_ACTION_REDACT: _JudgeAction.ValueType  # 3
-    """Content and thoughts go on with marks in place of the `spans`; anything else is stopped."""
+    """Content, thoughts and what users say go on with marks in place of the `spans`; anything else is stopped, and JSON
+    too that would be none with the marks in it.
+    """
     JUDGE_ACTION_DENY: _JudgeAction.ValueType  # 4
     """A call does not run, or its result is not told: the agent gets the error `denied`, and goes on. Anything else is
     stopped.
@@ -93,7 +95,9 @@ JUDGE_ACTION_PASS: JudgeAction.ValueType  # 1
 JUDGE_ACTION_OBSERVE: JudgeAction.ValueType  # 2
 """It goes on, is counted, and stands in the audit trail."""
 JUDGE_ACTION_REDACT: JudgeAction.ValueType  # 3
-"""Content and thoughts go on with marks in place of the `spans`; anything else is stopped."""
+"""Content, thoughts and what users say go on with marks in place of the `spans`; anything else is stopped, and JSON
+too that would be none with the marks in it.
+"""
 JUDGE_ACTION_DENY: JudgeAction.ValueType  # 4
 """A call does not run, or its result is not told: the agent gets the error `denied`, and goes on. Anything else is
 stopped.
