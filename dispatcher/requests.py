@@ -180,7 +180,9 @@ class Requests:
             raise WrongError("invalid_request", "answer: neither value_json nor decline is set; set one")
         attempt = answer.attempt if answer.HasField("attempt") else None
         actor, said = caller.get().actor, readable(value_json or "")
+        # Of one that was answered before, too: a repeat has to come out as it did then.
         session = self._hub.router.asking(session_id, answer.question_id)
+        session = session or self._hub.router.sessions.get(session_id)
         marked = self._hub.router.marked(session, value_json, is_json=True)
         judged, instead = await self._judged(session, said, marked, is_json=True)
         if instead is not None:
