@@ -160,10 +160,7 @@ class Delegation:
         board = self._board
         was_held = above.is_held
         del above.asked_below[question_id]
-        upper = board.above(above)
-        while upper is not None:
-            upper.asked_below.pop(question_id, None)
-            upper = board.above(upper)
+        # Further up it is closed by what is told of this.
         board.emit(above, "answer", path, "", Answer(question_id, None, "agent_ended"))
         if was_held:
             board.await_viewers(above)
