@@ -359,7 +359,11 @@ class Links:
         return session if alive and slot.state is SlotState.BUSY else None
 
     def _attempts_lost(self, sessions: list[Session], why: str, *, died: bool) -> None:
-        """Others take over, each in its order, or they end."""
-        for session in reversed(sessions):
-            self._board.attempt_lost(session, why, died=died)
+        """Others take over, each in its order, or they end. One whose asker loses its attempt too is not taken over:
+        nobody waits for it any more, and it ends in this step."""
+        lost = {session.session_id for session in sessions}
+        asked_by = [(session, self._board.above(session)) for session in sessions]
+        for session, above in reversed(asked_by):
+            if above is None or above.session_id not in lost:
+                self._board.attempt_lost(session, why, died=died)
         self._board.serve_queue_by_load()
