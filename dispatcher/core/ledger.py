@@ -67,6 +67,8 @@ class Ledger:
         self._running_max = running_max
         self._calls: dict[tuple[int, str], Call] = {}
         self._owed: deque[Call] = deque()
+        # Those that somebody has allowed and that have no outcome, by call id.
+        self._allowed: dict[str, Call] = {}
         self.running = 0
 
     def __len__(self) -> int:
@@ -98,6 +100,12 @@ class Ledger:
         """Calls that wait until fewer run, in their order."""
         return tuple(call.request.call_id for call in self._owed) if self._owed else ()
 
+    @property
+    def allowed_calls(self) -> tuple[tuple[str, str | None], ...]:
+        """Calls that somebody has allowed and that have no outcome, with other arguments where there were any."""
+        allowed = self._allowed
+        return tuple((call_id, call.approved_json) for call_id, call in allowed.items()) if allowed else ()
+
     def find(self, attempt: int, call_id: str) -> Call | None:
         return self._calls.get((attempt, call_id))
 
@@ -125,6 +133,7 @@ class Ledger:
         call.state = CallState.ANSWERED
         call.outcome = outcome
         self.running -= 1
+        self._allowed.pop(call_id, None)
         return call
 
     def judge(self, call: Call) -> None:
@@ -153,6 +162,7 @@ class Ledger:
         """A held call may run, with those arguments where they are given: it is owed before others."""
         call.waited_ms = int((now - call.held_at) * 1000) if call.held_at else 0
         call.is_approved, call.approved_json = True, arguments_json
+        self._allowed[call.request.call_id] = call
         call.state = CallState.OWED
         self._owed.appendleft(call)
 
@@ -213,6 +223,13 @@ class Ledger:
         for call_id in call_ids:
             self._calls[attempt, call_id].state = CallState.HELD
 
+    def put_back_allowed(self, attempt: int, allowed: Iterable[tuple[str, str | None]]) -> None:
+        """Nobody is asked about these again, whether they have begun or not."""
+        for call_id, arguments_json in allowed:
+            call = self._calls[attempt, call_id]
+            call.is_approved, call.approved_json = True, arguments_json
+            self._allowed[call_id] = call
+
     def died(
         self, idempotent_tools: frozenset[str], alive: Collection[str] = ()
     ) -> tuple[list[Call], list[Call]]:
@@ -231,10 +248,12 @@ class Ledger:
                 self.running += 1
             else:
                 call.state = CallState.ANSWERED
+                self._allowed.pop(call.request.call_id, None)
                 dead.append(call)
         return dead, again
 
     def abandon(self) -> None:
         """The session is over: nothing that waits will run, nothing that runs is waited for."""
         self._owed.clear()
+        self._allowed.clear()
         self.running = 0

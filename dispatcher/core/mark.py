@@ -100,6 +100,8 @@ class Mark(NamedTuple):
     usage_told: Usage = Usage()
     # Questions that ask whether a call may run, each with the call.
     approvals: tuple[tuple[str, str], ...] = ()
+    # Calls that somebody has allowed and that have no outcome, each with other arguments where there were any.
+    allowed_calls: tuple[tuple[str, str | None], ...] = ()
     # Questions that have been answered, as an agent is told that runs again: the offsets of both events.
     answers: tuple[tuple[int, int], ...] = ()
     parks: bool = False

@@ -692,6 +692,7 @@ class Session:
             self.answers_told.append((question, answer, answered_at))
         self.approvals = dict(mark.approvals)
         self.ledger.put_back_held(mark.attempt, self.approvals.values())
+        self.ledger.put_back_allowed(mark.attempt, mark.allowed_calls)
         # The limit on what an agent is told may be lower now; see `restore.py`.
         if mark.goes_on and self.may_continue():
             self.published = self._published()
@@ -747,6 +748,7 @@ class Session:
             usage_below=self.usage_below,
             usage_told=self.usage_told,
             approvals=tuple(self.approvals.items()) if self.approvals else (),
+            allowed_calls=self.ledger.allowed_calls,
             answers=tuple((question.told_at, at) for question, _, at in self.answers_told)
             if self.answers_told
             else (),
