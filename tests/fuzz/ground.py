@@ -23,15 +23,18 @@ from fuzz.canary import Canary, canary
 from fuzz.case import Case
 from fuzz.player import Player
 
+_FUZZ: Final = Path(__file__).parent
 # Short waits, so that what a case leaves behind is over soon; small bounds, so that cases reach them.
 FLAGS: Final = (
-    "--log-format", "json", "--tools", "fuzz.tools:add", "--tools", "fuzz.tools:hang", "--tool-timeout-s", "1",
+    "--config", str(_FUZZ / "dispatcher.toml"), "--log-format", "json", "--tool-timeout-s", "1",
+    "--tools", "fuzz.tools:add", "--tools", "fuzz.tools:hang", "--tools", "fuzz.tools:pay",
+    "--park-after-s", "0", "--delegation-levels-max", "2", "--delegated-answer-bytes-max", "256",
     "--stop-grace-s", "0.1", "--stop-received-s", "0.1", "--queue-wait-s", "0.5", "--queue-sessions-max", "3",
     "--journal-keep-s", "2", "--journal-keep-sessions", "40", "--questions-open-max", "3",
     "--messages-waiting-max", "3", "--max-message-bytes", "300000", "--request-bytes-max", "200000",
     "--content-chars-max", "100000", "--deny", "forbidden",
 )  # fmt: skip
-_TESTS: Final = Path(__file__).parents[1]
+_TESTS: Final = _FUZZ.parent
 _SAMPLE: Final = re.compile(r"^(\w+)(?:\{(.*?)\})? (\S+)$", re.MULTILINE)
 _OURS_TO_BLAME: Final = ("UNKNOWN", "INTERNAL", "UNIMPLEMENTED", "DATA_LOSS")
 # What a case may leave behind in memory for good: grpc's own leak for a stream that is cancelled, many times over.

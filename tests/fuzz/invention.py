@@ -198,10 +198,26 @@ class _Maker:
         if kind == "ask":
             packet.ask.CopyFrom(packets.ask(dice))
         elif kind == "answer":
-            packet.answer.question_id = of((*packets.QUESTIONS, "q9", ""))
+            packet.answer.question_id = of(
+                (*packets.QUESTIONS, *packets.QUESTIONS, *packets.APPROVALS, "q9", "")
+            )
             if dice.random() < 0.8:
                 packet.answer.value_json = of(
-                    ('"yes"', "1", "", "nope", "NaN", "[" * 90_000, "9" * 5_000, "1e999")
+                    (
+                        '"approve"',
+                        '"approve"',
+                        '{"approve": {"a": 3, "b": 3}}',
+                        '{"approve": {"a": "x"}}',
+                        '{"deny": "no"}',
+                        '"yes"',
+                        "1",
+                        "",
+                        "nope",
+                        "NaN",
+                        "[" * 90_000,
+                        "9" * 5_000,
+                        "1e999",
+                    )
                 )
             else:
                 packet.answer.decline = dice.random() < 0.5

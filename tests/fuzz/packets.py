@@ -15,6 +15,7 @@ Up = agent_pb2.UpstreamPacket
 AGENTS: Final = ("echo", "twin")
 COMMANDERS: Final = ("c0", "c1", "c2")
 QUESTIONS: Final = ("q0", "q1")
+APPROVALS: Final = ("approve-k0", "approve-k1", "approve-call-1", "approve-2.k0")
 REFS: Final = ("r0", "r1", "r2")
 # What the player puts in: sessions, the journal's epoch, tokens of pages, ids of stops.
 KNOWN: Final = ("$s0", "$s0", "$s0", "$s1", "$s2", "$e", "$p0", "$x0")
@@ -83,7 +84,19 @@ def payload(dice: Random, kind: str) -> Any:
     """A payload that makes sense for a running session, mostly."""
     a: Any = agent_pb2
     of = dice.choice
-    some_json = of(('{"a": 1, "b": 2}', "{}", "", "nonsense", '{"a": "x"}', '{"a": 1e999, "b": 2}'))
+    to_agent = dice.random() < 0.25
+    some_json = of(
+        (
+            '{"a": 1, "b": 2}',
+            '{"a": 1, "b": 2}',
+            '{"text": "Hi"}',
+            "{}",
+            "",
+            "nonsense",
+            '{"a": "x"}',
+            '{"a": 1e999, "b": 2}',
+        )
+    )
     error = a.ErrorSignal(
         code="broken", message="it broke", scope=of((0, 1, 2, 3, 9)), origin=of((0, 1, 3, 5))
     )
@@ -91,7 +104,9 @@ def payload(dice: Random, kind: str) -> Any:
         "content": a.ContentChunk(text=of(("", "a", "word ", "🌍")), is_finish=dice.random() < 0.15),
         "thought": a.ThoughtChain(step_name=of(("", "plan")), delta="hm"),
         "tool_call": a.ToolCallRequest(
-            tool_name=of(("add", "add", "hang", "none", "")), arguments_json=some_json, call_id=of(("", "k0", "k1"))
+            tool_name=of((*AGENTS, "nobody") if to_agent else ("add", "hang", "pay", "pay", "desk", "none", "")),
+            arguments_json=of(('{"text": "Hi"}', '{"text": "Hi"}', some_json)) if to_agent else some_json,
+            call_id=of(("", "k0", "k1")), to_agent=to_agent,
         ),
         "error": error,
         "progress": a.Progress(text="half", current=of(_DOUBLES), total=of(_DOUBLES)),
@@ -115,10 +130,11 @@ def payload(dice: Random, kind: str) -> Any:
 
 
 def offers(number: int) -> list[agent_pb2.AgentOffer]:
-    """Both agents; what becomes of their sessions when a commander is lost is chosen by the number."""
+    """Both agents; what becomes of their sessions when a commander is lost, and whether they park, is chosen by the
+    number."""
     restarts = agent_pb2.OnRestart.values()
     return [
-        agent_pb2.AgentOffer(name=name, on_restart=restarts[(number + i) % 4])
+        agent_pb2.AgentOffer(name=name, on_restart=restarts[(number + i) % 4], parks=(number + i) % 2 == 1)
         for i, name in enumerate(AGENTS)
     ]
 

@@ -1,4 +1,4 @@
-"""The tools that the fuzzed dispatcher offers: one that answers, one that never does."""
+"""The tools that the fuzzed dispatcher offers: one that answers, one that never does, one that has to be allowed."""
 
 import asyncio
 
@@ -11,3 +11,8 @@ async def add(a: int, b: int) -> int:
 async def hang() -> None:
     """Nothing, ever."""
     await asyncio.Event().wait()
+
+
+async def pay(a: int, b: int) -> int:
+    """As much as was allowed."""
+    return a * b
