@@ -14,6 +14,7 @@ from math import inf
 from typing import Any, Final
 from zlib import crc32
 
+from asking_laws import AskingLaws, judge_opened
 from fleet_laws import idle_slots, judge_fleet
 
 from dispatcher.core import events
@@ -149,6 +150,7 @@ class Witness:
         self._marks: dict[str, Mark] = {}
         self._commanders: dict[str, Hello] = {}
         self._idempotent_tools: frozenset[str] = frozenset()
+        self._asking = AskingLaws()
         self._laws: dict[type[Any], Callable[[Any], None]] = {
             events.Open: self._open,
             events.Append: self._append,
@@ -172,6 +174,7 @@ class Witness:
         self._brought.clear()
         self._over = {session_id for session_id, story in self._stories.items() if story.ended}
         self._note(event)
+        self._asking.begin(event, self.router, now)
         self._sent.clear()
         idle = idle_slots(self.router) if isinstance(event, events.TimePassed) else set()
         live = self.router.live or isinstance(event, events.DrainRequested)
@@ -184,6 +187,8 @@ class Witness:
         for effect in effects:
             if isinstance(effect, events.Append) and effect.session_id in self.router.sessions:
                 self._marks[effect.session_id] = self.router.sessions[effect.session_id].mark()
+            elif isinstance(effect, events.Open):
+                judge_opened(effect.requested, self.router, now)
         self._judge_reply(event, effects)
         closed = {effect.link_id for effect in effects if isinstance(effect, events.CloseLink)}
         if isinstance(event, events.HelloReceived):
@@ -202,6 +207,7 @@ class Witness:
             }
             assert not lost, f"{lost} are free, and nobody said so"
         self._judge_state()
+        self._asking.judge(self.router, now)
         return effects
 
     # --- another life ------------------------------------------------------------------------------------
@@ -320,6 +326,7 @@ class Witness:
             assert event.offset == story.offset + 1, f"{effect.session_id}: {event} after {story.offset}"
             assert (event.kind == "opened") == (event.offset == 1), event
             assert event.attempt >= story.attempt, f"{effect.session_id}: {event} of an older attempt"
+            self._asking.told(effect.session_id, event)
             story.offset, story.attempt = event.offset, event.attempt
             story.ended = event.kind == "ended"
             if isinstance(event.body, UserMessage):
@@ -418,6 +425,7 @@ class Witness:
         is_harmless = call.to_agent or call.tool_name in self._idempotent_tools
         may_again = is_harmless and call.call_id in attempt.interrupted
         assert may_again or call.call_id not in attempt.calls, f"{effect} ran before"
+        self._asking.runs(effect)
         attempt.interrupted.discard(call.call_id)
         attempt.calls.add(effect.call.call_id)
         assert effect.session_id not in self._over, f"{effect} after the ending"

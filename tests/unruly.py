@@ -53,12 +53,15 @@ LIMITS = Limits(
     detach_grace_s=4.0,
     attempts_max=4,
     restart_backoff_s=0.5,
-    published_bytes_max=120,
+    published_bytes_max=300,
     stop_grace_s=2.0,
     stop_received_s=1.0,
     messages_waiting_max=2,
     questions_open_max=2,
     question_wait_s=6.0,
+    park_after_s=1.2,
+    delegation_levels_max=2,
+    delegated_answer_bytes_max=60,
     session_tools_running_max=1,
     journal_session_bytes=6_000,
     journal_bytes=12_000,
@@ -91,7 +94,7 @@ LIMITS = Limits(
 LARGER = Limits(queue_sessions_max=0, journal_keep_sessions=0, heartbeat_interval_s=2.0, credit_packets=1)
 
 TEXTS = ["", "a", "hello ", "sec", "ret", "secret", "key=", "darn", "x;", "y" * 40]
-PATHS = ["", "", "insight", "team/insight", "third"]
+PATHS = ["", "", "insight", "team/insight", "writer"]
 # How a packet is addressed: as its session expects it, or wrong in one of the ways there are.
 ADDRESSES = ["right"] * 40 + [
     "repeat",
@@ -105,6 +108,16 @@ ADDRESSES = ["right"] * 40 + [
     "unknown",
     "bare",
 ]
+# What is called, with what, and whether it is an agent.
+CALLS: list[tuple[str, str, str, int | None, bool]] = [
+    ("add", "{}", "", None, False),
+    ("search", "{}", "", None, False),
+    ("pay", '{"amount": 5}', "", None, False),
+    ("pay", '{"amount": 5}', "", 2_000, False),
+    ("clerk", "{}", "", None, False),
+    *[(agent, "{}", "", None, True) for agent in ("echo", "third", "third", "demo", "nobody")],
+]
+ANSWERS = ['"yes"', '"approve"', '"approve"', '{"approve": {"amount": 1}}', '{"deny": "no"}', '"deny"', None]
 SPOKEN = [*sorted(SEQUENCED), *["content"] * 10, "tool_call", "question", "question", "done"]
 SOME = st.integers(0, 1_000)
 MUCH = st.integers(0, 2**32)
@@ -133,7 +146,7 @@ def detail(kind: str, choices: Choices) -> Detail:
     scopes: list[Scope] = ["", "call", "agent", "session"]
     origins: list[Origin] = ["", "llm", "commander"]
     made: dict[str, Callable[[], Detail]] = {
-        "tool_call": lambda: ToolCall(some_id, of(["add", "search"]), "{}"),
+        "tool_call": lambda: ToolCall(some_id, *of(CALLS)),
         "error": lambda: ErrorReport("broken", of(origins), of(scopes), "it broke"),
         "usage": lambda: Usage(1, choices.below(40)),
         "question": lambda: Question(some_id, of([None, 0.5, 100.0]), b"?"),
@@ -155,7 +168,8 @@ class Unruly(RuleBasedStateMachine):
         self.minted = 0
         self.links: list[str] = []
         self.ids: list[str] = ["nobody"]
-        self.calls: list[tuple[str, int, str]] = []
+        # Calls that were to be run; a hub says once of each what it has come to.
+        self.runs: list[events.RunTool] = []
         self.watching: list[str] = []
         self.spoken: dict[tuple[str, int], str] = {}
 
@@ -163,12 +177,21 @@ class Unruly(RuleBasedStateMachine):
 
     def submit(self, event: Event) -> list[Effect]:
         effects = self.witness.step(event, self.now)
+        self.perform(effects)
+        return effects
+
+    def perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, events.RunTool):
-                self.calls.append((effect.session_id, effect.attempt, effect.call.call_id))
+                self.runs.append(effect)
+            elif isinstance(effect, events.CancelTools) and self.minted % 4:
+                # Else it comes too late.
+                who = (effect.session_id, effect.attempt)
+                self.runs = [run for run in self.runs if (run.session_id, run.attempt) != who]
             elif isinstance(effect, events.CloseLink):
                 self.links.remove(effect.link_id)
-        return effects
+            elif isinstance(effect, events.Open) and effect.requested.delegated is not None:
+                self.ids.append(effect.requested.session_id)
 
     def mint(self, kind: str) -> str:
         self.minted += 1
@@ -211,7 +234,11 @@ class Unruly(RuleBasedStateMachine):
         stuck = 1 if slots > 2 and self.minted % 3 == 0 else 0
         restarts: list[OnRestart] = ["restart", "continue", "never"]
         on_restart = restarts[commander]
-        agents = (AgentOffer("echo", on_restart=on_restart), AgentOffer("demo", "2"))[: 1 if commander else 2]
+        agents = (
+            AgentOffer("echo", on_restart=on_restart, parks=commander == 1),
+            AgentOffer("third", on_restart=restarts[self.minted % 2], parks=True),
+            AgentOffer("demo", "2"),
+        )[: 2 if commander else 3]
         labels = {"region": "eu"} if commander == 1 else {}
         hello = Hello(f"c{commander}", instance, "test/1", agents, labels, slots, stuck, tuple(resumes))
         self.submit(events.HelloReceived(link_id, hello))
@@ -225,6 +252,8 @@ class Unruly(RuleBasedStateMachine):
     @rule(finish=st.booleans(), texts=st.lists(st.sampled_from(TEXTS), max_size=4))
     def minimal(self, finish: bool, texts: list[str]) -> None:
         link_id, session_id = self.mint("l"), self.mint("m")
+        if sum(link.minimal for link in self.router.fleet.links.values()) > 2:
+            return
         self.links.append(link_id)
         self.submit(events.LinkOpened(link_id, "peer", session_id))
         packets = [Packet("content", "", 0, 0, "", text, False, 0, len(text), None, None) for text in texts]
@@ -268,13 +297,20 @@ class Unruly(RuleBasedStateMachine):
         if kind == "content" and address == "right":
             self.spoken[session_id, attempt] = said + text
         told = detail(kind, choices)
+        # What is asked below is told apart above by its id.
+        if isinstance(told, ToolCall) and told.call_id:
+            told = told._replace(call_id=session.id_prefix + told.call_id)
+        elif isinstance(told, Question) and told.question_id:
+            told = told._replace(question_id=session.id_prefix + told.question_id)
         if kind == "done":
             crc = crc32(said.encode()) + (choices.below(5) == 0)
             error = ErrorReport("odd", "llm", "session", "it failed")
             told = Done(choices.below(4) > 0, len(said), crc, Usage(1, 1), error)
         body = "plan" if kind == "thought" else b""
         finish = kind == "agent_event" and choices.below(2) == 0
-        path, signals, reads = choices.of(PATHS), choices.below(4), choices.below(3)
+        # One that parks speaks alone.
+        path = "" if session.agent == "third" else choices.of(PATHS)
+        signals, reads = choices.below(4), choices.below(3)
         size = len(text) or 8
         who = (session_id, max(0, attempt), sequence)
         return Packet(kind, *who, path, text, finish, signals, size, told, body, "", reads)
@@ -304,9 +340,36 @@ class Unruly(RuleBasedStateMachine):
         packet = Packet(kind, session_id, attempt, 0, "", "", False, choice % 4, 4, told, b"")
         self.submit(events.PacketsReceived(link_id, [packet]))
 
+    @rule(number=MUCH)
+    def ask_for_something(self, number: int) -> None:
+        """A session that runs calls a tool or an agent, or asks the user, as it should; mostly the hub runs that."""
+        choices = Choices(number)
+        mine = [s for s in self.router.sessions.values() if s.link is not None and not s.link.minimal]
+        if not mine:
+            self.ask(choices.of(["echo", "third"]), 2)
+            return
+        session = choices.of(mine[-4:])
+        asked_id = f"{session.id_prefix}{session.attempt}.{session.received}"
+        kind = choices.of(["tool_call", "tool_call", "tool_call", "question", "question", "content", "done"])
+        who = (session.session_id, session.attempt)
+        said, text = self.spoken.get(who, ""), "hello " if kind == "content" else ""
+        self.spoken[who] = said + text
+        told: Detail = None
+        if kind == "tool_call":
+            told = ToolCall(asked_id, *choices.of(CALLS[2:]))
+        elif kind == "question":
+            told = Question(asked_id, choices.of([None, 2.0]), b"?")
+        elif kind == "done":
+            told = Done(True, len(said), crc32(said.encode()), Usage(1, 1), None)
+        assert session.link is not None
+        packet = Packet(kind, *who, session.received + 1, "", text, False, 0, 8, told, b"")
+        self.submit(events.PacketsReceived(session.link.link_id, [packet]))
+        if choices.below(4) and self.runs:
+            self.finish_call(9 * choices.below(5) + 9 * len(self.runs) - 1, False)
+
     # --- applications and operators ----------------------------------------------------------------------
 
-    @rule(agent=st.sampled_from(["echo", "echo", "echo", "demo", "", "nobody"]), choice=SOME)
+    @rule(agent=st.sampled_from(["echo", "echo", "third", "third", "demo", "", "nobody"]), choice=SOME)
     def ask(self, agent: str, choice: int) -> None:
         session_id = self.mint("s")
         keyed = choice % 3 == 0
@@ -349,10 +412,10 @@ class Unruly(RuleBasedStateMachine):
         selector = events.Selector(everything=True) if choice == 12 else selector
         self.submit(events.StopsRequested(selector, self.mint("stop"), "admin", "Why"))
 
-    @rule(choice=SOME, value=st.sampled_from(['"yes"', None]))
+    @rule(choice=SOME, value=st.sampled_from(ANSWERS))
     def answer(self, choice: int, value: str | None) -> None:
         session = self.router.sessions.get(self.session(choice))
-        open_ids = list(session.questions) if session is not None else []
+        open_ids = list(session.open_questions) if session is not None else []
         question_id = open_ids[0] if open_ids and choice % 5 else "9"
         self.submit(events.AnswerGiven(self.session(choice), question_id, value))
 
@@ -361,10 +424,36 @@ class Unruly(RuleBasedStateMachine):
         self.submit(events.MessageGiven(self.session(choice), self.mint("msg"), "more"))
 
     @rule(choice=SOME, failed=st.booleans())
-    def finish_tool(self, choice: int, failed: bool) -> None:
-        call = self.calls[choice % len(self.calls)] if self.calls else ("nobody", 1, "call-1")
-        outcome = ToolOutcome('{"error": {}}', ToolFailure("failed", "no")) if failed else ToolOutcome("1")
-        self.submit(events.ToolFinished(*call, outcome))
+    def finish_call(self, choice: int, failed: bool) -> None:
+        """What a call has come to: a tool's outcome, a session that is asked for, or somebody who is to allow it."""
+        if not self.runs:
+            return
+        run = self.runs[choice % len(self.runs)]
+        call, who = run.call, (run.session_id, run.attempt, run.call.call_id)
+        if choice % 9:
+            self.runs.remove(run)
+        if call.to_agent or call.tool_name == "clerk":
+            agent = call.tool_name if call.to_agent else "third"
+            budgets = Budgets(total_time_s=3.0) if choice % 5 == 0 else None
+            requested = events.SessionRequested("", agent, b"a task", budgets=budgets)
+            self.submit(events.DelegationRequested(events.Delegated(*who), requested))
+        elif call.tool_name == "pay" and not run.is_approved:
+            question = Question(
+                f"approve-{run.attempt}.{call.call_id}", [None, 2.0][choice % 2], b"May it run?"
+            )
+            self.submit(events.ApprovalRequested(*who, question))
+        else:
+            outcome = (
+                ToolOutcome('{"error": {}}', ToolFailure("failed", "no")) if failed else ToolOutcome("1")
+            )
+            self.submit(events.ToolFinished(*who, outcome))
+
+    @rule(choice=SOME)
+    def say_progress(self, choice: int) -> None:
+        if self.runs:
+            run = self.runs[choice % len(self.runs)]
+            who = (run.session_id, run.attempt, run.call.call_id)
+            self.submit(events.ToolProgressed(*who, "half", b"half"))
 
     @rule(choice=SOME)
     def come(self, choice: int) -> None:
@@ -393,13 +482,11 @@ class Unruly(RuleBasedStateMachine):
         """The dispatcher dies, and another takes up what its journal has kept."""
         if choice == 0:
             self.links.clear()
-            self.calls.clear()
+            self.runs.clear()
             self.watching.clear()
             self.witness.restart()
             self.router = self.witness.router
-            for effect in self.witness.restored(self.now, frozenset({"search"})):
-                if isinstance(effect, events.RunTool):
-                    self.calls.append((effect.session_id, effect.attempt, effect.call.call_id))
+            self.perform(self.witness.restored(self.now, frozenset({"search"})))
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 0.3, 1.0, 2.5, 7.0]))
     def wait(self, seconds: float) -> None:
@@ -412,7 +499,7 @@ class Unruly(RuleBasedStateMachine):
             link = self.router.fleet.links[link_id]
             if link.minimal or link.commander is None:
                 self.submit(events.LinkLost(link_id, half_closed=False, why="gone"))
-        self.pass_time(1_000.0)
+        self.pass_time(10_000.0)
         while self.watching:
             self.submit(events.ViewerLeft(self.watching.pop()))
         assert self.router.next_deadline() is None
