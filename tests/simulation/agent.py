@@ -6,9 +6,12 @@ from random import Random
 
 from southwest.ai.agent.v1 import agent_pb2
 
+from commander.conversation import Request
 from commander.core.outbox import Sealed, Text
 from commander.core.turn import Outcome, Turn
 
+# A tool that answers with what it is asked.
+REPEAT = "repeat"
 OBEDIENCE = ("at once", "at once", "late", "too late", "never")
 
 
@@ -22,8 +25,7 @@ class Agent:
     turn: Turn
     wake: Callable[[Turn], None]
     over: Callable[[Turn, Outcome | None], None]
-    # What it is told that viewers have of earlier attempts.
-    published: str
+    request: Request
     steps: int = 0
     said: str = ""
     results: dict[str, str] = field(default_factory=dict)
@@ -31,12 +33,23 @@ class Agent:
     inbox: list[tuple[int, str]] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     asked: int = 0
-    waiting: str = ""
+    waiting: set[str] = field(default_factory=set)
     cancelled: bool = False
     dead: bool = False
     completed: bool = False
     obedience: str = "at once"
     pace_s: float = 0.05
+
+    @property
+    def published(self) -> str:
+        """What it is told that viewers have of earlier attempts."""
+        told = self.request.published or self.request.rerun
+        return told.content if told else ""
+
+    @property
+    def is_silent(self) -> bool:
+        """It runs the same again, and what it says was said before."""
+        return False
 
     def begin(self) -> None:
         self.steps = self.rng.choice((0, 3, 20, 60))
@@ -53,12 +66,19 @@ class Agent:
         if late_s is not None:
             self.later(late_s, self._end_cancelled)
 
-    def answered(self, call_id: str, result: str) -> None:
+    def called(self, result: agent_pb2.ToolCallResult) -> None:
+        """A call has come to something."""
+        died = result.error.code == agent_pb2.TOOL_ERROR_CODE_UNKNOWN_OUTCOME
+        is_own = result.result_json == f'"{result.call_id}"'
+        assert result.tool_name != REPEAT or died or is_own, result
+        self.answered(result.call_id, result.result_json)
+
+    def answered(self, asked_id: str, result: str) -> None:
         """A result or an answer came."""
-        assert call_id not in self.results, f"{call_id} was answered twice"
-        self.results[call_id] = result
-        if self.waiting == call_id:
-            self.waiting = ""
+        assert asked_id not in self.results, f"{asked_id} was answered twice"
+        self.results[asked_id] = result
+        if asked_id in self.waiting:
+            self.waiting.discard(asked_id)
             self._soon()
 
     def _end_cancelled(self) -> None:
@@ -74,39 +94,63 @@ class Agent:
         if not self.turn.has_room:
             self._soon()
             return
-        if self.steps == 0:
+        if self.inbox and not self.is_silent and self.rng.random() < 0.3:
+            sequence, message_id = self.inbox.pop(0)
+            self.taken.append(message_id)
+            self.turn.read(sequence)
+        if not self.act():
             self.completed = True
             self.turn.finish(Outcome.COMPLETED)
             self.wake(self.turn)
             self.over(self.turn, Outcome.COMPLETED)
             return
-        self.steps -= 1
-        if self.inbox and self.rng.random() < 0.3:
-            sequence, message_id = self.inbox.pop(0)
-            self.taken.append(message_id)
-            self.turn.read(sequence)
-        draw = self.rng.random()
-        if draw < 0.7:
-            text = f"{self.turn.attempt}.{self.steps} " * self.rng.choice((1, 1, 1, 40))
-            self.said += text
-            self.turn.offer_text(text)
-        elif draw < 0.8:
-            self.turn.offer(Text("hm ", step="thinking"))
-        else:
-            self._ask(question=draw > 0.95)
         self.wake(self.turn)
         if not self.waiting:
             self._soon()
 
-    def _ask(self, *, question: bool) -> None:
-        self.asked += 1
-        asked_id = f"{'q' if question else 'c'}{self.asked}"
-        self.waiting = asked_id
-        if question:
-            wire = agent_pb2.Question(question_id=asked_id, text="well?")
-            self.turn.open_question(asked_id, self, Sealed(wire, wire.ByteSize()))
+    def act(self) -> bool:
+        """Does the next thing; False: there is none."""
+        if self.steps == 0:
+            return False
+        self.steps -= 1
+        draw = self.rng.random()
+        if draw < 0.7:
+            self.say(f"{self.turn.attempt}.{self.steps} " * self.rng.choice((1, 1, 1, 40)))
+        elif draw < 0.8:
+            self.turn.offer(Text("hm ", step="thinking"))
         else:
-            call = agent_pb2.ToolCallRequest(
-                call_id=asked_id, tool_name="echo", arguments_json=f'"{asked_id}"'
-            )
-            self.turn.open_call(asked_id, self, Sealed(call, call.ByteSize()))
+            self.ask(question=draw > 0.95)
+        return True
+
+    def say(self, text: str) -> None:
+        self.said += text
+        self.turn.offer_text(text)
+
+    def ask(self, *, question: bool) -> None:
+        if question:
+            self.open_question("well?")
+        else:
+            self.open_call(REPEAT)
+
+    def open_question(self, text: str) -> None:
+        asked_id = self._mint("q")
+        wire = agent_pb2.Question(question_id=asked_id, text=text)
+        self.turn.open_question(asked_id, self, Sealed(wire, wire.ByteSize()))
+
+    def open_call(self, tool: str, arguments_json: str = "", *, to_agent: bool = False) -> None:
+        """Without other arguments, with its own id."""
+        asked_id = self._mint("c")
+        call = agent_pb2.ToolCallRequest(
+            call_id=asked_id,
+            tool_name=tool,
+            arguments_json=arguments_json or f'"{asked_id}"',
+            to_agent=to_agent,
+        )
+        self.turn.open_call(asked_id, self, Sealed(call, call.ByteSize()))
+
+    def _mint(self, kind: str) -> str:
+        """Another id than any of sessions above."""
+        self.asked += 1
+        asked_id = f"{self.request.id_prefix}{kind}{self.asked}"
+        self.waiting.add(asked_id)
+        return asked_id

@@ -1,8 +1,12 @@
 """Who watches what, as a dispatcher was told: what it does about sessions that nobody watches is judged by this."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
+
+from southwest.ai.agent.v1 import agent_pb2
 
 from dispatcher.core import events as e
+from dispatcher.core.packets import Answer, SessionEvent
 
 # Sums of floats are not exact.
 _EXACT_S = 1e-6
@@ -15,6 +19,17 @@ class _Watching:
     stop_after_s: float
     unwatched_since: float
     viewers: int = 0
+    # While a question is open that its viewers may answer, nobody needs to watch it where that was asked for.
+    is_held_by_questions: bool = False
+    questions: set[str] = field(default_factory=set)
+
+    @property
+    def is_held(self) -> bool:
+        return self.is_held_by_questions and bool(self.questions)
+
+    @property
+    def is_left(self) -> bool:
+        return not self.viewers and not self.is_held
 
 
 class Audience:
@@ -24,12 +39,15 @@ class Audience:
         # How long viewers have to come back after a restart.
         self._grace_s = grace_s
         self._sessions: dict[str, _Watching] = {}
+        self._detached: set[str] = set()
         # Time in which the dispatcher stood still.
         self._stood_still_s = 0.0
 
     def opened(self, requested: e.SessionRequested, now: float) -> None:
         if requested.stop_when_unwatched_s is not None:
-            self._sessions[requested.session_id] = _Watching(requested.stop_when_unwatched_s, now)
+            self._sessions[requested.session_id] = _Watching(
+                requested.stop_when_unwatched_s, now, is_held_by_questions=requested.held_by_questions
+            )
 
     def heard(self, event: e.Event, now: float) -> None:
         """What the dispatcher takes up now."""
@@ -49,17 +67,43 @@ class Audience:
                 self._sessions.clear()
                 for kept in sessions:
                     self.opened(kept.requested, now + self._grace_s)
+                    for _, told in kept.entries:
+                        if told.kind in ("question", "answer"):
+                            self.asked(kept.requested.session_id, told, now + self._grace_s)
+
+    def asked(self, session_id: str, event: SessionEvent, now: float) -> None:
+        """A question is open, or is so no more."""
+        watching = self._sessions.get(session_id)
+        if watching is None:
+            return
+        was_held = watching.is_held
+        if isinstance(event.body, Answer):
+            watching.questions.discard(event.body.question_id)
+        else:
+            assert isinstance(event.body, bytes), event
+            watching.questions.add(agent_pb2.Question.FromString(event.body).question_id)
+        if was_held and not watching.is_held:
+            # Whoever was asked by an attempt that is lost does not know, and may answer.
+            is_lost = (
+                isinstance(event.body, Answer) and event.body.why == "commander_lost" and not event.agent
+            )
+            watching.unwatched_since = inf if is_lost else now
 
     def ended(self, session_id: str, ending: str, now: float) -> None:
         """AssertionError when nobody's watching has ended it too early, or too late, or without being asked to."""
         watching = self._sessions.get(session_id)
         if watching is None:
-            assert ending != "detached", f"{session_id}: detached, and nobody wanted that"
+            # But of the one that had asked for it.
+            is_below = session_id.rpartition(".")[0] in self._detached
+            assert ending != "detached" or is_below, f"{session_id}: detached, and nobody wanted that"
+            self._detached.update({session_id} if ending == "detached" else ())
             return
-        unwatched_s = 0.0 if watching.viewers else now - watching.unwatched_since
-        told = f"{session_id}: {ending}, {watching.viewers} watch it, nobody for {unwatched_s:.3f} s"
+        unwatched_s = now - watching.unwatched_since if watching.is_left else 0.0
+        held = f", and {watching.questions} are open" if watching.is_held else ""
+        told = f"{session_id}: {ending}, {watching.viewers} watch it, nobody for {unwatched_s:.3f} s{held}"
         if ending == "detached":
-            assert not watching.viewers, told
+            assert watching.is_left, told
+            self._detached.add(session_id)
             assert unwatched_s >= watching.stop_after_s - _EXACT_S, told
         late_s = unwatched_s - watching.stop_after_s
         assert late_s <= self._stood_still_s + _EXACT_S, f"{told}; it was to be {watching.stop_after_s:g} s"

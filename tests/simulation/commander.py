@@ -17,6 +17,7 @@ from commander.core.batch import Rotation
 from commander.core.slots import Abandon, Begin, Cancel, Effect, GiveUp, Release, Send, Slots
 from commander.core.turn import Bounds, Credit, Outcome, Signal, Turn
 from simulation.agent import Agent
+from simulation.asking import ASKING, PARKING, Asker, Wizard
 from simulation.clock import Clock
 from simulation.wire import Wire
 
@@ -46,9 +47,12 @@ class SimulatedCommander:
         slots: int,
         dial: Callable[[], Wire],
         tell: Callable[[str, object], None],
+        *,
+        asks: bool = False,
     ) -> None:
         self.name = name
         self.slots_max = slots
+        self._offers = AGENTS | ASKING if asks else AGENTS
         # Every agent there ever was here, by session and attempt.
         self.agents: dict[tuple[str, int], Agent] = {}
         # Every Start that ever came, taken or refused.
@@ -65,7 +69,7 @@ class SimulatedCommander:
     def _born(self) -> None:
         self._instance += 1
         self._slots = Slots(
-            tuple((name, "") for name in AGENTS),
+            tuple((name, "") for name in self._offers),
             self.slots_max,
             BOUNDS,
             stop_grace_s=5.0,
@@ -168,7 +172,10 @@ class SimulatedCommander:
             self.name,
             f"{self.name}-{life}",
             "simulated",
-            tuple(agent_pb2.AgentOffer(name=name, on_restart=how) for name, how in AGENTS.items()),
+            tuple(
+                agent_pb2.AgentOffer(name=name, on_restart=how, parks=name in PARKING)
+                for name, how in self._offers.items()
+            ),
             {},
             self.slots_max,
             HEARTBEAT_S,
@@ -309,11 +316,8 @@ class SimulatedCommander:
         if judged is Signal.EARLY:
             self._lost(wire)
         elif judged is Signal.FRESH and packet.HasField("tool_result"):
-            result = packet.tool_result
-            died = result.error.code == agent_pb2.TOOL_ERROR_CODE_UNKNOWN_OUTCOME
-            assert died or result.result_json == f'"{result.call_id}"', result
-            if turn.close_call(result.call_id) is not None:
-                agent.answered(result.call_id, result.result_json)
+            if turn.close_call(packet.tool_result.call_id) is not None:
+                agent.called(packet.tool_result)
         elif judged is Signal.FRESH and packet.HasField("answer"):
             question_id = packet.answer.question_id
             if turn.close_question(question_id) is not None:
@@ -328,8 +332,8 @@ class SimulatedCommander:
             match effect:
                 case Send(signal):
                     self._rotation.signal(signal)
-                case Begin(turn, request=request):
-                    self._begin(turn, request)
+                case Begin(turn, agent, request=request):
+                    self._begin(turn, agent, request)
                 case Cancel(turn):
                     self._by_turn[turn].cancel()
                 case Release(turn):
@@ -342,10 +346,10 @@ class SimulatedCommander:
         if self._slots.is_draining and self._slots.is_idle and not self._leaving:
             self._leave()
 
-    def _begin(self, turn: Turn, request: object) -> None:
+    def _begin(self, turn: Turn, name: str, request: object) -> None:
         assert isinstance(request, Request)
-        published = request.published.content if request.published else ""
-        agent = Agent(self._later, self._rng, turn, self._wake, self._over, published)
+        kind = Wizard if name in PARKING else Asker if name in ASKING else Agent
+        agent = kind(self._later, self._rng, turn, self._wake, self._over, request)
         self._by_turn[turn] = self.agents[turn.session_id, turn.attempt] = agent
         agent.begin()
 

@@ -7,17 +7,21 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
+from asking_laws import judge_opened
+
 from dispatcher.core import events as e
 from dispatcher.core.events import Effect, Event, Reply
 from dispatcher.core.fleet import CommanderState
 from dispatcher.core.limits import Limits
-from dispatcher.core.packets import Ended, Hello, Start, ToolOutcome, Welcome
+from dispatcher.core.packets import Ended, Hello, Start, Welcome
 from dispatcher.core.router import Router
 from dispatcher.core.session import State
 from dispatcher.rpc import codec
 from simulation.audience import Audience
+from simulation.calls import check_may_run, come_to, runs_here
 from simulation.clock import Clock
 from simulation.journal import SimulatedJournal
+from simulation.kinship import check_kin
 from simulation.wire import Wire
 
 Told = Callable[[Reply | None], None]
@@ -43,6 +47,8 @@ class SimulatedDispatcher:
         self.tool_runs: dict[tuple[int, str, int, str], int] = {}
         # Attempts that a commander was told to start, in whichever life.
         self._started: set[tuple[str, int]] = set()
+        # Calls that somebody was asked about.
+        self._asked_about: set[tuple[str, int, str]] = set()
         self.is_up = True
         # How often it was started.
         self.lives = 1
@@ -174,6 +180,7 @@ class SimulatedDispatcher:
         self._audience.heard(event, self._clock.now)
         late: list[Effect] = []
         reply: Reply | None = None
+        has_told = False
         for effect in self.router.step(event, self._clock.now):
             self._tell("<", effect)
             match effect:
@@ -191,11 +198,15 @@ class SimulatedDispatcher:
                 case e.Open(requested):
                     self.journal.open(requested)
                     self._audience.opened(requested, self._clock.now)
+                    judge_opened(requested, self.router, self._clock.now)
                 case e.Append(session_id, events):
+                    has_told = True
                     self.journal.append(session_id, events, self.router.sessions[session_id].mark)
-                    for body in (each.body for each in events):
-                        if isinstance(body, Ended):
-                            self._audience.ended(session_id, body.ending, self._clock.now)
+                    for each in events:
+                        if isinstance(each.body, Ended):
+                            self._audience.ended(session_id, each.body.ending, self._clock.now)
+                        elif each.kind in ("question", "answer"):
+                            self._audience.asked(session_id, each, self._clock.now)
                 case e.Remember(commander_id, hello):
                     self.journal.remember(commander_id, hello)
                 case e.CloseLink() | e.RunTool() | e.CancelTools() | e.Leave():
@@ -208,6 +219,8 @@ class SimulatedDispatcher:
             life = self._life
             self.journal.when_kept(lambda: self.alive(life, lambda: self._perform(late, reply, told)))
         self._check_queue()
+        if has_told:
+            check_kin(self.router)
         self._arm()
 
     def _perform(self, effects: list[Effect], reply: Reply | None, told: Told | None) -> None:
@@ -220,7 +233,7 @@ class SimulatedDispatcher:
                     if wire is not None:
                         wire.end("down")
                 case e.RunTool():
-                    self._run_tool(effect)
+                    self._clock.after(0, self._task(effect))
                 case e.CancelTools(session_id, attempt):
                     self._cancelled.add((session_id, attempt))
                 case e.Leave():
@@ -261,16 +274,28 @@ class SimulatedDispatcher:
                 for session in waiting:
                     assert commander.commander_id in session.refused_by, f"{session!r} waits, {commander!r}"
 
+    def _task(self, effect: e.RunTool) -> Callable[[], None]:
+        """It begins in a later turn of the loop, unless it is cancelled before."""
+        life = self._life
+        return lambda: self.alive(life, lambda: self._run_tool(effect))
+
     def _run_tool(self, effect: e.RunTool) -> None:
         key = (effect.session_id, effect.attempt, effect.call.call_id)
-        run = (self.journal.epoch, *key)
-        self.tool_runs[run] = self.tool_runs.get(run, 0) + 1
-        outcome = ToolOutcome(effect.call.arguments_json)
+        if key[:2] in self._cancelled:
+            return
+        if runs_here(effect):
+            check_may_run(effect, self.journal.logs[effect.session_id].events)
+            run = (self.journal.epoch, *key)
+            self.tool_runs[run] = self.tool_runs.get(run, 0) + 1
+        outcome = come_to(effect, self._rng)
+        if isinstance(outcome, e.ApprovalRequested):
+            assert key not in self._asked_about, f"somebody was asked before: {effect}"
+            self._asked_about.add(key)
         life = self._life
 
         def finish() -> None:
             if key[:2] not in self._cancelled:
-                self.submit(e.ToolFinished(*key, outcome))
+                self.submit(outcome)
 
         self._clock.after(self._rng.expovariate(1 / 0.2), lambda: self.alive(life, finish))
 

@@ -6,20 +6,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from tempfile import gettempdir
-from zlib import crc32
 
 from dispatcher.core import events as e
 from dispatcher.core.events import Reply
 from dispatcher.core.fleet import SlotState
 from dispatcher.core.limits import Limits
-from dispatcher.core.packets import Ended, SessionEvent, UserMessage
 from dispatcher.core.policy import PolicyLimits
 from simulation.agent import Agent
+from simulation.asking import ASKING
 from simulation.clock import Clock
 from simulation.commander import AGENTS, SimulatedCommander
 from simulation.dispatcher import SimulatedDispatcher
+from simulation.ended import check_content, check_ending, check_messages
 from simulation.journal import Log, SimulatedJournal
+from simulation.kinship import check_log, check_questions
 from simulation.literal import Literal
+from simulation.people import People
+from simulation.silence import check_silence
 from simulation.viewer import SimulatedViewer
 from simulation.wire import Wire
 
@@ -33,16 +36,13 @@ LOOK_S = 10.0
 # Of a transcript, with an error.
 TOLD_LINES = 40
 STEPS_MAX = 400_000
-# Agents do not break the contract and the network only loses, so nothing may ever look like a breach of contract,
-# like an answer that is not whole, or like a session that nobody ended in time.
-ENDINGS = {"completed", "stopped", "commander_lost", "poisoned", "queue_timeout", "detached"}
 # What may befall a run, and how often; each run has its own mood.
 COMMANDER_FAULTS = ("cut", "cut", "cut", "cut", "redial", "blackhole", "freeze", "kill")
 # Every third run also has these: commanders and dispatchers that are told to go, and sessions that are to end when
 # nobody watches them.
 GOING_SEEDS = 3
-# Nobody dies of these, or loses more than a connection.
-HARMLESS = frozenset({"cut", "redial", "jump", "drain", "leave"})
+# Every other run has agents that ask others, calls that somebody has to allow, and sessions that wait for people.
+ASKING_SEEDS = 2
 DISPATCHER_FAULTS = ("crash", "crash amid a commit", "crash amid a commit", "stall", "jump")
 
 LIMITS = Limits(
@@ -54,6 +54,8 @@ LIMITS = Limits(
     detach_grace_s=10.0,
     published_bytes_max=2_000,
     question_wait_s=20.0,
+    park_after_s=1.0,
+    delegation_levels_max=2,
     session_tools_running_max=2,
     messages_waiting_max=3,
     journal_keep_s=1000.0,
@@ -77,9 +79,11 @@ class World:
         self.clock = Clock()
         self.wall_s = 1_000_000.0
         self.has_goers = self.seed % GOING_SEEDS == 2
+        self.has_askers = self.seed % ASKING_SEEDS == 1
         is_lasting = self.rng.random() < 0.7
         self.journal = SimulatedJournal(self.clock, self.rng, self._unix_s, is_lasting=is_lasting)
         self.dispatcher = SimulatedDispatcher(self.clock, self.rng, LIMITS, self.journal, self._tell)
+        self.people = People(self.rng, self.dispatcher, self.journal)
         self.links = 0
         self.minted = 0
         # What the world was told: the epoch in which a session was accepted, the events it had when it was stopped,
@@ -92,7 +96,9 @@ class World:
         self.faults: set[str] = set()
         slots = [self.rng.randint(1, 4) for _ in range(self.rng.randint(1, 3))]
         self.commanders = [
-            SimulatedCommander(self.clock, self.rng, f"c{number}", count, self._dial, self._tell)
+            SimulatedCommander(
+                self.clock, self.rng, f"c{number}", count, self._dial, self._tell, asks=self.has_askers
+            )
             for number, count in enumerate(slots)
         ]
 
@@ -113,7 +119,11 @@ class World:
         """Lets it happen, then looks. AssertionError when a promise was broken."""
         self._often(0.8, self._ask)
         self._often(2.0, self._stop)
-        self._often(1.5, self._answer)
+        if self.has_askers:
+            self._often(self.rng.choice((0.4, 2.0, 8.0)), self.people.answer)
+            self._often(2.0, self.people.answer_wrongly)
+        else:
+            self._often(1.5, self._answer)
         self._often(1.5, self._say)
         self._often(1.5, self._watch)
         self._often(self.rng.choice((0.4, 1.0, 4.0, 100.0)), self._trouble_commander)
@@ -123,6 +133,7 @@ class World:
             self._often(self.rng.choice((15.0, 1000.0)), self._drain_dispatcher)
         self._settle()
         self._check()
+        check_silence(self.dispatcher.router, self.clock.now)
 
     def _settle(self) -> None:
         steps = STEPS_MAX
@@ -156,7 +167,10 @@ class World:
 
     def _ask(self) -> None:
         session_id = self._mint("s")
-        agent = self.rng.choice((*AGENTS, *AGENTS, *AGENTS, *AGENTS, "nobody"))
+        agents = (*AGENTS, *AGENTS, *AGENTS, *AGENTS, "nobody")
+        if self.has_askers:
+            agents = (*AGENTS, *ASKING, *ASKING, *ASKING, "nobody")
+        agent = self.rng.choice(agents)
 
         def told(reply: Reply | None) -> None:
             if isinstance(reply, e.Accepted):
@@ -168,13 +182,22 @@ class World:
                 self.declined.add(session_id)
 
         stop_after_s = self.rng.choice((None, 0.0, 1.0, 5.0)) if self.has_goers else None
+        is_held = self.has_askers and stop_after_s is not None and self.rng.random() < 0.7
         requested = e.SessionRequested(
-            session_id, agent, b"", user_id="u", stop_when_unwatched_s=stop_after_s
+            session_id,
+            agent,
+            b"",
+            user_id="u",
+            stop_when_unwatched_s=stop_after_s,
+            held_by_questions=is_held,
         )
         self.dispatcher.ask(requested, told)
 
     def _some_session(self) -> str | None:
         here = [s for s, epoch in self.accepted.items() if epoch == self.journal.epoch]
+        if self.has_askers:
+            # Those below, too.
+            here = list(self.journal.logs)
         return self.rng.choice(here or [None])
 
     def _watch(self, session_id: str | None = None) -> None:
@@ -272,6 +295,10 @@ class World:
         assert not self.declined & set(self.journal.logs)
         for session_id, log in self.journal.logs.items():
             self._check_session(session_id, log)
+            if self.has_askers:
+                check_log(session_id, log, self.journal.logs)
+                check_questions(session_id, log.events)
+        self.people.check()
         assert router.live == 0, f"somebody hangs: {router!r}"
         assert router.queued == 0
         if not self.faults:
@@ -304,64 +331,13 @@ class World:
 
     def _check_session(self, session_id: str, log: Log) -> None:
         kept = log.events
-        ended = kept[-1].body
-        assert isinstance(ended, Ended), f"{session_id} never ended: {kept[-1]}"
-        assert sum(event.kind == "ended" for event in kept) == 1
-        assert ended.ending in ENDINGS, f"{session_id}: {ended.ending}: {ended.message}"
-        if ended.ending == "commander_lost":
-            # A commander that is told to go may be so before its agents are done.
-            assert self.faults - (HARMLESS - {"drain"}), (
-                f"{session_id}: lost over cuts alone: {ended.message}"
-            )
-        if ended.ending == "poisoned":
-            assert self.faults - HARMLESS, f"{session_id}: {ended.message}"
+        check_ending(session_id, log, self.faults)
         if session_id in self.stopped:
             assert len(kept) == self.stopped[session_id], f"{session_id}: something came after the stop"
-        self._check_content(session_id, kept, ended)
-        self._check_messages(session_id, kept, ended)
-
-    def _check_content(self, session_id: str, kept: list[SessionEvent], ended: Ended) -> None:
-        """What viewers have in the end, who did as each reset told them."""
-        shown: dict[int, str] = {}
-        for event in kept:
-            if event.kind == "reset":
-                shown.clear()
-            elif event.kind == "content":
-                shown[event.attempt] = shown.get(event.attempt, "") + event.text
-            elif event.kind == "started":
-                before = "".join(shown.values())
-                for agent in self._agents(session_id, event.attempt):
-                    told = agent.published
-                    assert told == before, f"{session_id}: viewers have {before!r}, and it was told {told!r}"
-        text = "".join(shown.values())
-        assert (ended.content_chars, ended.content_crc32) == (len(text), crc32(text.encode()))
-        for attempt, part in shown.items():
-            agents = self._agents(session_id, attempt)
-            assert len(agents) == 1, f"{session_id}: attempt {attempt} ran on {len(agents)} commanders"
-            assert agents[0].said.startswith(part), f"{session_id}: viewers have what the agent never said"
-            if ended.ending == "completed" and attempt == kept[-1].attempt:
-                assert agents[0].said == part, f"{session_id}: completed, and something is missing"
-
-    def _check_messages(self, session_id: str, kept: list[SessionEvent], ended: Ended) -> None:
-        """Each message of the user was taken by an agent that counts, or is given back."""
-        given = [event.body.message_id for event in kept if isinstance(event.body, UserMessage)]
-        accepted = [
-            m for m in self.said.get(session_id, []) if self.accepted.get(session_id) == self.journal.epoch
-        ]
-        assert set(accepted) <= set(given), f"{session_id}: {accepted} were accepted, and {given} kept"
-        assert set(ended.unread) <= set(given), ended
-        since = max((event.attempt for event in kept if event.kind == "reset"), default=1)
-        taken = [
-            message_id
-            for attempt in range(since, kept[-1].attempt + 1)
-            for agent in self._agents(session_id, attempt)
-            for message_id in agent.taken
-        ]
-        lost = set(given) - set(ended.unread) - set(taken)
-        assert not lost, f"{session_id}: {lost} were neither taken nor given back"
-        if ended.ending == "completed":
-            last = {m for agent in self._agents(session_id, kept[-1].attempt) for m in agent.taken}
-            assert not last & set(ended.unread), f"{session_id}: {ended.unread} were given back, and taken"
+        agents = {each.attempt: self._agents(session_id, each.attempt) for each in kept}
+        check_content(session_id, kept, agents)
+        is_here = self.accepted.get(session_id) == self.journal.epoch
+        check_messages(session_id, kept, self.said.get(session_id, []) if is_here else [], agents)
 
     def _agents(self, session_id: str, attempt: int) -> list[Agent]:
         key = (session_id, attempt)
