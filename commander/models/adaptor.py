@@ -5,7 +5,9 @@ The library never runs a tool here, never retries and sets no time limits: all t
 provider.
 """
 
+import importlib
 import inspect
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Final, cast
 
@@ -52,6 +54,15 @@ NO_KEY: Final = "none"
 _REASONS: Final[Mapping[str, Reason]] = {"length": "length", "tool_call": "tool_calls"}
 # Chat completions whose end nobody has announced are broken off, however well the connection was closed.
 _CHAT: Final = {"openai_chat_streaming_requires_finish_reason": True}
+# How the library calls tokens of reasoning, by provider: OpenAI's, Google's, Anthropic's.
+_REASONING: Final = ("reasoning_tokens", "thoughts_tokens", "thinking_tokens")
+# By the begin of a provider's name: the variable whose headers its client sends to any server, and the client.
+_AMBIENT: Final = {
+    "openai": ("OPENAI_CUSTOM_HEADERS", "openai"),
+    "anthropic": ("ANTHROPIC_CUSTOM_HEADERS", "anthropic"),
+}
+# What a client sends of OPENAI_ORG_ID and OPENAI_PROJECT_ID.
+_ACCOUNT: Final = {"openai": ("OpenAI-Organization", "OpenAI-Project"), "anthropic": ()}
 _UNREADABLE: Final = (AttributeError, TypeError, KeyError, IndexError)
 # Servers that tell the usage with every piece tell all of it each time: the last is it, and is asked for as ever.
 _USAGE: Final = {"openai_continuous_usage_stats": True}
@@ -67,6 +78,9 @@ class Adaptor:
     def __init__(self, connection: Connection, model: Model[Any] | None = None) -> None:
         self._connection = connection
         self._model = _model(connection) if model is None else model
+        # Providers say how an answer came to its end. Models that are made for tests need not.
+        self._announces_end = model is None
+        self._unsaid = _unsaid(connection) if model is None else {}
 
     def __repr__(self) -> str:
         return f"<Adaptor {self._connection.provider}:{self._connection.model} {self._connection.base_url}>"
@@ -82,7 +96,7 @@ class Adaptor:
                     said = _said(event)
                     if said is not None:
                         yield said
-                for each in _ended(response):
+                for each in _ended(response, must_be_announced=self._announces_end):
                     yield each
         except _UNREADABLE as error:
             # The library reads what it takes for an answer, and finds a list or a word.
@@ -101,6 +115,8 @@ class Adaptor:
             settings["max_tokens"] = min(
                 ask.output_tokens_max, settings.get("max_tokens", ask.output_tokens_max)
             )
+        if self._unsaid:
+            settings["extra_headers"] = {**self._unsaid, **settings.get("extra_headers", {})}
         if ask.tools and not ask.may_call:
             settings["tool_choice"] = "none"
         if type(self._model) is OpenAIChatModel and not settings.keys() & _USAGE.keys():
@@ -145,14 +161,18 @@ def _said(event: ModelResponseStreamEvent) -> Said | None:
             return None
 
 
-def _ended(response: StreamedResponse) -> Iterator[Said]:
+def _ended(response: StreamedResponse, *, must_be_announced: bool) -> Iterator[Said]:
     """What is known when the stream is over: tokens, calls, how it came to its end. Tokens first: an answer that is no
     answer has cost them all the same."""
     whole: ModelResponse = response.get()
     tokens = whole.usage
-    yield Tokens(tokens.input_tokens, tokens.output_tokens, tokens.details.get("reasoning_tokens", 0))
+    reasoning = next((tokens.details[name] for name in _REASONING if name in tokens.details), 0)
+    yield Tokens(tokens.input_tokens, tokens.output_tokens, reasoning)
+    details = whole.provider_details or {}
+    # A reason that the library does not know is one all the same.
+    if must_be_announced and whole.finish_reason is None and not details.get("finish_reason"):
+        raise Trouble("model_malformed", "the answer broke off: its end was not announced")
     if whole.finish_reason == "content_filter":
-        details = whole.provider_details or {}
         refusal = details.get("refusal")
         why = (
             f"the model refuses: {refusal}" if refusal else "the answer was stopped by the provider's filter"
@@ -206,3 +226,18 @@ def _provider(connection: Connection) -> Library[Any]:
             raise UserError(f"provider {connection.provider!r} takes no {field}: leave it out")
         del told[key]
     return kind(**told)
+
+
+def _unsaid(connection: Connection) -> dict[str, Any]:
+    """For each header that OpenAI's and Anthropic's clients take of the environment, what is sent in its place to a
+    server that is named: nothing, for it may be the secret of another one."""
+    variable, sdk = _AMBIENT.get(connection.provider.partition("-")[0], ("", ""))
+    if not connection.base_url or not sdk:
+        return {}
+    none = importlib.import_module(sdk).Omit()
+    names = [line.partition(":")[0].strip() for line in os.environ.get(variable, "").splitlines()]
+    unsaid: dict[str, Any] = dict.fromkeys([*filter(None, names), *_ACCOUNT[sdk]], none)
+    for name in names:
+        if name.lower() == "authorization":
+            unsaid[name] = f"Bearer {connection.key.reveal() if connection.key else NO_KEY}"
+    return unsaid
