@@ -39,7 +39,12 @@ def _approval(line: str) -> dict[str, object] | None:
             raise UnfitError(
                 'these arguments are no JSON: type an object such as {"name": "value"}'
             ) from None
-        return {APPROVE: arguments}
+        # As it is answered everywhere else; an argument of such a name is told within another "approve".
+        is_whole = isinstance(arguments, dict) and (
+            (arguments.keys() == {APPROVE} and isinstance(arguments[APPROVE], dict))
+            or (arguments.keys() == {DENY} and isinstance(arguments[DENY], str))
+        )
+        return arguments if is_whole else {APPROVE: arguments}
     word, _, why = line.partition(" ")
     return {DENY: why.strip()} if word.casefold() == DENY and why.strip() else None
 
