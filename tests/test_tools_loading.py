@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.tables import AgentTable
 from dispatcher.tools import ToolLoadError, installed_tools, load_tools
+from dispatcher.tools.agent import agent_tools
+from dispatcher.tools.station import source_of
 
 
 @pytest.fixture
@@ -166,3 +169,8 @@ def test_a_program_without_the_current_directory_on_its_path_finds_it_too(tmp_pa
         check=False,
     )
     assert (ended.returncode, ended.stdout.strip()) == (0, "add"), ended.stderr
+
+
+def test_an_agent_as_a_tool_comes_from_its_table() -> None:
+    (tool,) = agent_tools({"ask_clerk": AgentTable(agent="clerk", description="Knows")})
+    assert source_of(tool) == "agent.ask_clerk"

@@ -40,6 +40,8 @@ class AgentTool:
 
     def __init__(self, name: str, table: AgentTable) -> None:
         self.name = name
+        # What `dispatcher tools` shows.
+        self.source = f"agent.{name}"
         self.description = table.description
         self.agent = table.agent
         self.agent_version = table.agent_version
