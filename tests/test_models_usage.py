@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 from model_scene import Scene, table
 from model_server import Finish, ModelServer, Raw, Status, says
+from page import ROOT
 
 from commander.conversation import Blob, Message
 
@@ -128,3 +130,13 @@ def test_a_fallback_that_reads_no_pictures_is_passed_over(server: ModelServer) -
         }
         assert asyncio.run(Scene(tables).heard(picture)).text == "a cat"
         assert not second.requests
+
+
+def test_usage_bears_the_name_that_the_page_of_policies_has_a_price_for(server: ModelServer) -> None:
+    text = (ROOT / "docs" / "policies.md").read_text()
+    assert "`small` for the `openai-chat:small`" in text
+    priced = re.findall(r'^\[price\."?([^"\]]+)', text, re.MULTILINE)
+    for name in priced:
+        scene = Scene({"fast": table(server, model=f"openai-chat:{name}")})
+        assert asyncio.run(scene.heard()).used[0].usage.model == name
+    assert "small" in priced
