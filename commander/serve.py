@@ -60,6 +60,8 @@ LABEL_CHARS_MAX = 128
 # When told to go at once, the link has this long for its Goodbye; and when it has left, so long has whatever else
 # runs in this process.
 LEAVE_GRACE_S = 1.0
+# Agents that are of no use without a language model.
+_MODELLED = {"commander.agents.assistant", "commander.agents.team"}
 
 
 def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -265,6 +267,12 @@ def serve(settings: Settings, agents: Mapping[tuple[str, str], AnyAgent]) -> int
         settings.slots,
         settings.dispatcher,
     )
+    speechless = [each.label for each in agents.values() if each.function.__module__ in _MODELLED]
+    if speechless and not named_models(settings):
+        _LOG.warning(
+            "%s: no language model: name one by --model PROVIDER:NAME, or by a table [models.NAME] of --config",
+            ", ".join(speechless),
+        )
     if settings.metrics_address:
         _serve_metrics(settings.metrics_address, commander.metrics)
 

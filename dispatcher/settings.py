@@ -878,12 +878,22 @@ def _from_file(
         return
     for name, value in lines.items():
         if name in Settings.model_fields:
+            if isinstance(value, dict) and (kind := _kind_meant(name)):
+                problems.append(f"{path}: {name}: is a setting, and no table; did you mean [{kind}.NAME]?")
+                continue
             yield name, value, f"{path}: {name}"
         elif name in TABLES:
             tables[name] = dict(_tables(path, name, value, problems))
         else:
             known = (*Settings.model_fields, *TABLES)
             problems.append(f"{path}: {name}: {_no_such_setting(name.lower(), known)}")
+
+
+def _kind_meant(name: str) -> str:
+    """The kind of tables that was meant by a setting's name, or empty: it may be a table itself."""
+    kinds = {*TABLES, *(each for each, field in Settings.model_fields.items() if field.default == {})}
+    near = [] if name in kinds else difflib.get_close_matches(name, kinds, n=1)
+    return near[0] if near else ""
 
 
 def _tables(path: str, kind: str, told: object, problems: list[str]) -> Iterator[tuple[str, BaseModel]]:
@@ -916,6 +926,8 @@ def _wrong_in_table(error: ErrorDetails, known: Iterable[str]) -> str:
         return f"{key}: is missing"
     if error["type"] == "value_error":
         return f"{key}: {error['ctx']['error']}"
+    if error["type"] in ("list_type", "tuple_type"):
+        return f'{key}: should be a valid list, e.g. ["one", "two"]'
     return f"{key}: {error['msg'].removeprefix('Input ')}"
 
 

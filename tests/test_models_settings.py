@@ -332,3 +332,8 @@ def test_what_is_tried_again_also_falls_back_and_may_be_asked_again() -> None:
 def test_trouble_of_an_unknown_code_is_an_error_like_any_other() -> None:
     assert Trouble("no_such_code", "x").code == "model_error"
     assert isinstance(ModelFailed("x", code="model_error", model="m"), Exception)
+
+
+def test_a_table_by_a_setting_s_name_is_told_from_one(tmp_path: Path) -> None:
+    told = refusal('[model.fast]\nmodel = "openai-chat:m"\n', tmp_path)
+    assert "model: is a setting, and no table; did you mean [models.NAME]?" in told

@@ -8,6 +8,7 @@ loop.
 import asyncio
 import difflib
 import importlib
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
@@ -18,12 +19,14 @@ from commander.core.breaker import Breaker
 from commander.core.retry import Schedule
 from commander.errors import ModelFailed
 from commander.metrics import Metrics
+from commander.models import providers
 from commander.models import table as tables
 from commander.models.failures import Trouble
 from commander.models.table import DEFAULT, ModelTable
 from commander.models.words import Connection, Provider, Secret
 from commander.settings import Settings, SettingsError
 
+_LOG = logging.getLogger(__name__)
 # Providers of installed packages; by a name that one of them takes, pydantic-ai is not asked.
 GROUP: Final = "chatstream.models"
 KEY_BYTES_MAX: Final = 16_384
@@ -152,6 +155,8 @@ def open_models(
     entries: dict[str, Entry] = {}
     secrets = _secrets(environ)
     for name, table in told.items():
+        if connect is None:
+            problems += _unknown(name, table, environ)
         breaker = breakers.setdefault(
             table.circuit, Breaker(settings.breaker_failures, settings.breaker_open_s)
         )
@@ -219,6 +224,20 @@ def _key(name: str, table: ModelTable, environ: Mapping[str, str], problems: lis
         problems.append(f"{where} holds no key: one line of printable characters is right")
         return None
     return Secret(key) if key else None
+
+
+def _unknown(name: str, table: ModelTable, environ: Mapping[str, str]) -> Iterator[str]:
+    """What can be said against the provider before its library is imported; what may still be right is logged."""
+    own = {each.name for each in entry_points(group=GROUP)}
+    if table.provider in own:
+        return
+    where = f"[models.{name}] model = {table.model!r}"
+    if told := providers.mistaken(table.provider, own):
+        yield f"{where}: {told}"
+    elif not (table.base_url or table.api_key_env or table.api_key_file):
+        why = providers.keyless(table.provider, environ)
+        if why:
+            _LOG.warning("%s: %s", where, why)
 
 
 def _check_usual(name: str, table: ModelTable, environ: Mapping[str, str], problems: list[str]) -> None:
