@@ -253,6 +253,7 @@ async def test_a_service_that_is_not_there_is_named(caplog: pytest.LogCaptureFix
 
         await eventually(texts, lambda text: "grpc.stock is away: its reflection says" in text)
     assert "Traceback" not in caplog.text
+    assert f"there is no service warehouse.v1.Stack; there are {NAME}" in caplog.text
 
 
 @needs_openssl

@@ -8,31 +8,15 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import grpc
-from google.protobuf import (
-    any_pb2,
-    api_pb2,
-    descriptor_pb2,
-    duration_pb2,
-    empty_pb2,
-    field_mask_pb2,
-    json_format,
-    message_factory,
-    source_context_pb2,
-    struct_pb2,
-    timestamp_pb2,
-    type_pb2,
-    wrappers_pb2,
-)
+from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode, aio
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dispatcher.tables import GrpcTable, SecretError, secrets_of
 from dispatcher.tools.call import NoThreadError
@@ -48,35 +32,19 @@ from dispatcher.tools.contract import (
     ToolLoadError,
     said,
 )
+from dispatcher.tools.remote_reflection import STANDARD, described
 from dispatcher.tools.remote_schema import pool_of, schema_of
 from dispatcher.tools.result import ResultTooLargeError
 from dispatcher.tools.stations import Offer, strangers
 
 log = logging.getLogger(__name__)
 
-# Of what a server tells; no honest service needs more.
-FILES_MAX: Final = 1_000
 _DENIED: Final = frozenset({StatusCode.PERMISSION_DENIED, StatusCode.UNAUTHENTICATED})
 # What the library says itself.
 _UNREACHED: Final = "failed to connect"
 _TOO_LONG: Final = "CLIENT: Received message larger than max"
 # A longer message is made and read in a thread: a value takes some 5 µs.
 ON_LOOP_BYTES_MAX: Final = 16_384
-# Files that come with protobuf: servers need not tell of them.
-_MODULES: Final = (
-    *(
-        any_pb2,
-        api_pb2,
-        descriptor_pb2,
-        duration_pb2,
-        empty_pb2,
-        field_mask_pb2,
-        source_context_pb2,
-        struct_pb2,
-    ),
-    *(timestamp_pb2, type_pb2, wrappers_pb2),
-)
-_STANDARD: Final = {each.DESCRIPTOR.name: each.DESCRIPTOR.serialized_pb for each in _MODULES}
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -166,7 +134,7 @@ class RemoteService:
         while True:
             try:
                 async with asyncio.timeout(t.connect_s):
-                    files = await _described(channel, t.service, self._metadata(), t.message_bytes_max)
+                    files = await described(channel, t.service, self._metadata(), t.message_bytes_max)
                 await self._take(files)
             except Exception as error:  # noqa: BLE001 - whatever it came to, it may be right the next time
                 self._lose(_reason(error, t.connect_s), delay_s)
@@ -201,7 +169,7 @@ class RemoteService:
 
     def _made(self, files: list[bytes]) -> tuple[Sequence[Tool], list[str]]:
         """In a thread."""
-        service: ServiceDescriptor = pool_of(files, _STANDARD.get).FindServiceByName(self._table.service)
+        service: ServiceDescriptor = pool_of(files, STANDARD.get).FindServiceByName(self._table.service)
         wanted, names = self._table.methods, [each.name for each in service.methods]
         problems = [
             f"it has no method {each}; it has {', '.join(names)}" for each in wanted if each not in names
@@ -313,57 +281,6 @@ async def _beside(context: ToolContext, size: int, work: Callable[[T], R], given
         return await context.in_thread(work, given)
     except NoThreadError:
         return work(given)  # better late than lost
-
-
-@contextlib.asynccontextmanager
-async def _asking(
-    channel: aio.Channel, metadata: tuple[tuple[str, str], ...]
-) -> AsyncIterator[Callable[..., Any]]:
-    """A conversation with the server's reflection."""
-    # The stubs' types know the other kind of channel alone.
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast("grpc.Channel", channel))
-    call = stub.ServerReflectionInfo(metadata=metadata)
-
-    async def ask(**what: str) -> list[bytes]:
-        await call.write(reflection_pb2.ServerReflectionRequest(**what))  # type: ignore[arg-type]  # one of its texts
-        answer = await call.read()
-        if not isinstance(answer, reflection_pb2.ServerReflectionResponse):
-            # The call has ended; its status says why.
-            raise ToolLoadError(f"its reflection ended: {await call.details() or await call.code()}")
-        if answer.HasField("error_response"):
-            raise ToolLoadError(f"its reflection says: {answer.error_response.error_message[:200]}")
-        return list(answer.file_descriptor_response.file_descriptor_proto)
-
-    try:
-        yield ask
-    finally:
-        call.cancel()
-
-
-async def _described(
-    channel: aio.Channel, service: str, metadata: tuple[tuple[str, str], ...], bytes_max: int
-) -> list[bytes]:
-    """The files of the service, as far as its server tells them, in an order that is the same each time."""
-    found: dict[str, bytes] = {}
-    # Needed by those that were found, in order; each is asked for once.
-    needed: dict[str, None] = {}
-    asked: set[str] = set()
-    async with _asking(channel, metadata) as ask:
-        told = await ask(file_containing_symbol=service)
-        while True:
-            for data in told:
-                file = FileDescriptorProto.FromString(data)
-                found.setdefault(file.name, data)
-                needed.update(dict.fromkeys(file.dependency))
-            if len(found) > FILES_MAX or sum(map(len, found.values())) > bytes_max:
-                raise ToolLoadError(f"its description has over {FILES_MAX:,} files or {bytes_max:,} bytes")
-            missing = next(
-                (name for name in needed if not (name in found or name in asked or name in _STANDARD)), None
-            )
-            if missing is None:
-                return [found[name] for name in sorted(found)]
-            asked.add(missing)
-            told = await ask(file_by_filename=missing)
 
 
 def _failure(error: aio.AioRpcError, bytes_max: int, *, is_idempotent: bool) -> ToolError:
