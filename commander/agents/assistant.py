@@ -11,6 +11,8 @@ What an application may attach to its request:
 | `system`  | the system prompt                                                         | that of the model     |
 | `tools`   | the names of the tools to offer, with commas between; empty: none         | all that are on offer |
 | `schema`  | a JSON Schema that the answer has to fit                                  | any text              |
+
+Clients of OpenAI say the last in their own words, which come as `response_format` or, of the responses API, `text`.
 """
 
 import asyncio
@@ -46,7 +48,8 @@ async def assistant(turn: Turn) -> AsyncIterator[Output | str]:
     model = turn.model(turn.metadata.get("model", ""))
     system = turn.metadata.get("system")
     # In a thread: it may be as long as may be, and others have turns here as well.
-    schema = await asyncio.to_thread(_schema, turn.metadata) if turn.metadata.get("schema") else None
+    wants_schema = any(turn.metadata.get(name) for name in ("schema", "response_format", "text"))
+    schema = await asyncio.to_thread(_schema, turn.metadata) if wants_schema else None
     tools = _tools(turn)
     messages: list[Item] = [*turn.conversation]
     for number in range(1, model.rounds + 1):
@@ -134,27 +137,59 @@ def _tools(turn: Turn) -> tuple[ToolOffer, ...]:
 
 def _schema(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """AgentError names the key, what was wrong and what would be right."""
-    told = metadata.get("schema")
+    name, told = _schema_told(metadata)
     if not told:
         return None
     if len(told) > SCHEMA_CHARS_MAX:
-        raise _wrong_schema(f"has {len(told):,} characters; at most {SCHEMA_CHARS_MAX:,} may be")
+        raise _wrong_schema(name, f"has {len(told):,} characters; at most {SCHEMA_CHARS_MAX:,} may be")
     try:
         schema = json.loads(told)
     except (ValueError, RecursionError) as error:
-        raise _wrong_schema(f"is no JSON: {error}") from None
+        raise _wrong_schema(name, f"is no JSON: {error}") from None
     if not isinstance(schema, dict):
-        raise _wrong_schema("should be a JSON Schema, an object")
+        raise _wrong_schema(name, "should be a JSON Schema, an object")
     if any(isinstance(each, dict) and _PATTERNS & each.keys() for _, each in nested(schema)):
-        raise _wrong_schema("should have no pattern and no patternProperties: enum, minLength … are right")
+        raise _wrong_schema(
+            name, "should have no pattern and no patternProperties: enum, minLength … are right"
+        )
     from commander.models.fit import fit_of  # noqa: PLC0415 - few requests have one
 
     try:
         fit_of(schema)
     except ValueError as error:
-        raise _wrong_schema(str(error).removeprefix("schema: ")) from None
+        raise _wrong_schema(name, str(error).removeprefix("schema: ")) from None
     return schema
 
 
-def _wrong_schema(why: str) -> AgentError:
-    return AgentError(f"metadata schema: {why}", code="invalid_metadata")
+def _schema_told(metadata: Mapping[str, str]) -> tuple[str, str]:
+    """Under which name, and the schema as JSON; empty where there is none."""
+    if metadata.get("schema"):
+        return "schema", metadata["schema"]
+    for name, of_chat in (("response_format", True), ("text", False)):
+        told = metadata.get(name, "")
+        if len(told) > 2 * SCHEMA_CHARS_MAX and told.startswith("{"):
+            raise _wrong_schema(name, f"has {len(told):,} characters; at most {SCHEMA_CHARS_MAX:,} may be")
+        form = _object(told)
+        if not of_chat:
+            form = form.get("format")
+        match form:
+            case {"type": "json_object"}:
+                return name, '{"type": "object"}'
+            case {"type": "json_schema", "json_schema": {"schema": schema}} if of_chat:
+                return name, json.dumps(schema)
+            case {"type": "json_schema", "schema": schema}:
+                return name, json.dumps(schema)
+    return "", ""
+
+
+def _object(told: str) -> Any:
+    """The JSON object; an empty one for anything else: applications may call a text of their own like that."""
+    try:
+        value = json.loads(told)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _wrong_schema(name: str, why: str) -> AgentError:
+    return AgentError(f"metadata {name}: {why}", code="invalid_metadata")
