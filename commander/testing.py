@@ -27,7 +27,7 @@ from jsonschema.validators import validator_for
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
 from commander import codec
-from commander.agent import AnyAgent
+from commander.agent import Agent, AnyAgent
 from commander.conversation import (
     Message,
     Published,
@@ -435,6 +435,10 @@ async def running_agent(
     `ModelRequest`; they need the extra llm. `published`: what an agent that
     continues finds, with `attempt` 2 or more. `patience_s`: how long anything is waited for.
     """
+    if not isinstance(agent, Agent):
+        raise ScriptError(
+            f"{agent!r} is no agent: put @agent before the function, or name what it made of it"
+        )
     scripted = dict(tools or {})
     request = Request(
         session_id=f"test-{uuid.uuid4().hex[:8]}",

@@ -3,6 +3,7 @@ is told."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import Any, cast
 
 import pytest
 from asynchronous import asynchronous, soon
@@ -136,6 +137,16 @@ async def test_questions_are_answered_by_hand() -> None:
         with pytest.raises(ScriptError, match="no question is open"):
             run.answer(1)
         assert (await run.over()).text == "S, expired"
+
+
+@asynchronous
+async def test_what_is_no_agent_is_told() -> None:
+    async def bare(turn: Turn) -> str:
+        return turn.text
+
+    for wrong in (bare, "weather"):
+        with pytest.raises(ScriptError, match="is no agent: put @agent before the function"):
+            await run_agent(cast("Any", wrong))
 
 
 @asynchronous
