@@ -1,7 +1,7 @@
 """What Prometheus sees. Names and labels are defined here and nowhere else; docs/operating.md lists them."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -11,7 +11,9 @@ from prometheus_client.registry import Collector
 from dispatcher.core.events import Count, Measure
 from dispatcher.core.fleet import SlotState
 from dispatcher.core.router import Router
+from dispatcher.tools.breaker import STATES
 from dispatcher.tools.contract import SourceState
+from dispatcher.tools.station import ToolStats
 
 _SHORT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LONG = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
@@ -74,6 +76,11 @@ _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("source",),
     ),
     "dispatcher_tool_source_losses": ("How often it went away since the start.", ("source",)),
+    "dispatcher_tool_circuit": (
+        "1 for the state that a tool's circuit breaker is in.",
+        ("tool", "state"),
+    ),
+    "dispatcher_tool_circuit_failures": ("Failures of a tool in a row.", ("tool",)),
 }
 
 
@@ -201,8 +208,21 @@ class _Counted(Collector):
 class Snapshot:
     """The gauges' values, taken in the event loop's thread."""
 
-    def __init__(self, router: Router, sources: Sequence[SourceState] = ()) -> None:
+    def __init__(
+        self,
+        router: Router,
+        sources: Sequence[SourceState] = (),
+        tools: Mapping[str, ToolStats] | None = None,
+    ) -> None:
         self.sources = sources
+        self.circuits: dict[tuple[str, ...], int] = {
+            (tool, state): int(stats.circuit == state)
+            for tool, stats in (tools or {}).items()
+            for state in STATES
+        }
+        self.circuit_failures: dict[tuple[str, ...], int] = {
+            (tool,): stats.failures for tool, stats in (tools or {}).items()
+        }
         self.sessions: dict[str, int] = {
             "queued": 0,
             "starting": 0,
@@ -246,6 +266,8 @@ class _Now(Collector):
             "dispatcher_journal_bytes": {(): now.journal_bytes},
             "dispatcher_tool_source_up": {(each.name,): int(each.is_up) for each in now.sources},
             "dispatcher_tool_source_losses": {(each.name,): each.losses for each in now.sources},
+            "dispatcher_tool_circuit": dict(now.circuits),
+            "dispatcher_tool_circuit_failures": dict(now.circuit_failures),
         }
         families: list[Metric] = []
         for name, (text, labels) in _GAUGES.items():

@@ -260,7 +260,7 @@ async def serve(loaded: Loaded, tools: list[Tool], keeping: Keeping) -> int:
             ):
                 # Whoever reads that it is ready may tell it to go, and once more while it drains.
                 with (
-                    _metrics_server(settings, hub, metrics, sources) as metrics_url,
+                    _metrics_server(settings, hub, metrics, sources, runner) as metrics_url,
                     leaving.on_signals(),
                     Pulse(settings.blocked_after_s),
                 ):
@@ -593,7 +593,9 @@ def _doors(settings: Settings) -> Doors:
 
 
 @contextlib.contextmanager
-def _metrics_server(settings: Settings, hub: Hub, metrics: Metrics, sources: Sources) -> Iterator[str]:
+def _metrics_server(
+    settings: Settings, hub: Hub, metrics: Metrics, sources: Sources, tools: ToolRunner
+) -> Iterator[str]:
     """Serves metrics, where an address is set, from a thread of its own. Gives their URL, or nothing."""
     if not settings.metrics_address:
         yield ""
@@ -601,7 +603,7 @@ def _metrics_server(settings: Settings, hub: Hub, metrics: Metrics, sources: Sou
     loop = asyncio.get_running_loop()
 
     async def snapshot() -> Snapshot:
-        return Snapshot(hub.router, sources.states())
+        return Snapshot(hub.router, sources.states(), tools.stats())
 
     metrics.watch(lambda: asyncio.run_coroutine_threadsafe(snapshot(), loop).result(SNAPSHOT_S))
     address = parse_address(settings.metrics_address)

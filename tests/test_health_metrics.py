@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -17,6 +18,16 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from scripted_commander import linked, opened_link, unique
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
+from dispatcher.tools.breaker import STATES
+
+SHAKY = """
+from pathlib import Path
+
+def shaky() -> str:
+    if not Path("mended").exists():
+        raise RuntimeError("not yet")
+    return "well"
+"""
 PACKAGE = "southwest.ai.agent.v1"
 SERVICES = (f"{PACKAGE}.AgentInteraction", f"{PACKAGE}.Chat", f"{PACKAGE}.Admin")
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -248,6 +259,37 @@ async def test_its_own_metrics_after_known_traffic() -> None:
             assert metrics["dispatcher_journal_bytes"] > 0
             assert metrics["dispatcher_events_kept_total"] > 15
             assert metrics["dispatcher_packets_received_total"] >= 6
+
+
+@asynchronous
+async def test_a_tool_s_circuit_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "shaky.py").write_text(SHAKY)
+    flags = ("--tools", "shaky:shaky", "--tool-failures-max", "2", "--tool-open-s", "0.05")
+    with running_dispatcher(*flags, cwd=tmp_path, tracebacks=True) as dispatcher:
+
+        async def circuit() -> tuple[str, float]:
+            metrics = await _scraped(dispatcher)
+            series = 'dispatcher_tool_circuit{{state="{}",tool="shaky"}}'
+            (state,) = (each for each in STATES if metrics[series.format(each)])
+            return state, metrics['dispatcher_tool_circuit_failures{tool="shaky"}']
+
+        agent = unique("agent")
+        async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
+            assert await circuit() == ("closed", 0)
+            await talk.ask(agent)
+            turn = await link.started()
+            for number, after in enumerate((("closed", 1), ("open", 2))):
+                await turn.call("shaky", "{}", f"bad-{number}")
+                await turn.result()
+                assert await circuit() == after
+            (tmp_path / "mended").touch()
+            number = 0
+            while (await circuit())[0] != "closed":
+                number += 1
+                await turn.call("shaky", "{}", f"good-{number}")
+                await turn.result()
+            assert await circuit() == ("closed", 0)
+            await turn.finish()
 
 
 @asynchronous

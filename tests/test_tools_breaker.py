@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tool_scene import LOOPS, Drive, ask, code_of, driver, message_of, runner_of
 
 from dispatcher.tools import ToolError
-from dispatcher.tools.breaker import Breaker
+from dispatcher.tools.breaker import STATES, Breaker
 
 Ts = TypeVarTuple("Ts")
 
@@ -36,6 +36,18 @@ def test_so_many_failures_in_a_row_open_it() -> None:
     assert breaker.failed(5.0)
     assert breaker.refuse_s(6.0) == 29.0
     assert repr(breaker) == "<Breaker open, 3 failures in a row>"
+
+
+def test_its_state_has_a_name() -> None:
+    breaker = broken(2)
+    assert breaker.state == "closed"
+    breaker.failed(0.0)
+    assert breaker.state == "open"
+    breaker.refuse_s(30.0)
+    assert breaker.state == "half_open"
+    breaker.worked()
+    assert breaker.state == "closed"
+    assert {"open", "half_open", "closed"} == set(STATES)
 
 
 def test_one_that_works_in_between_begins_the_count_again() -> None:

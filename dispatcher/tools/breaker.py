@@ -7,6 +7,11 @@ breaker is open and no call runs; after its time one call is let through to try,
 Reads no clock and waits for nothing; `runner.py` asks it before a call and tells it after.
 """
 
+from typing import Final
+
+# As the metric names them: no call runs, but one to try; all run.
+STATES: Final = ("open", "half_open", "closed")
+
 
 class Breaker:
     """`failures_max` in a row open it for `open_s`; 0 of them: never."""
@@ -26,6 +31,11 @@ class Breaker:
     @property
     def is_open(self) -> bool:
         return self._try_at is not None
+
+    @property
+    def state(self) -> str:
+        """One of STATES."""
+        return "closed" if self._try_at is None else "half_open" if self._is_trying else "open"
 
     @property
     def failures(self) -> int:

@@ -75,6 +75,9 @@ class ToolStats:
     concurrency: int
     # Its circuit breaker is open: calls are refused for a while.
     is_open: bool
+    # The breaker's state, one of breaker.STATES, and how many calls in a row have failed.
+    circuit: str
+    failures: int
     # Where it comes from: "module:function", or a table of the settings such as "mcp.files".
     source: str
     # What it works with is away: calls are refused until it is back.
@@ -147,6 +150,8 @@ class Station:
             output_bytes=self.output_bytes,
             concurrency=self.places.places,
             is_open=self.breaker.is_open,
+            circuit=self.breaker.state,
+            failures=self.breaker.failures,
             source=source_of(self.tool),
             is_away=bool(getattr(self.tool, "is_away", False)),
         )
