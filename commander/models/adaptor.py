@@ -34,7 +34,7 @@ from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
-from commander.models import blame, history
+from commander.models import blame, connecting, history
 from commander.models.failures import Trouble
 from commander.models.words import (
     Ask,
@@ -63,6 +63,8 @@ _AMBIENT: Final = {
 }
 # What a client sends of OPENAI_ORG_ID and OPENAI_PROJECT_ID.
 _ACCOUNT: Final = {"openai": ("OpenAI-Organization", "OpenAI-Project"), "anthropic": ()}
+# Whose libraries take a client of httpx, which they make themselves, or none.
+_OTHER_CLIENTS: Final = frozenset({"cohere", "github", "groq", "huggingface"})
 _UNREADABLE: Final = (AttributeError, TypeError, KeyError, IndexError)
 # Servers that tell the usage with every piece tell all of it each time: the last is it, and is asked for as ever.
 _USAGE: Final = {"openai_continuous_usage_stats": True}
@@ -210,6 +212,7 @@ def _provider(connection: Connection) -> Library[Any]:
     if connection.key is not None:
         told["api_key"] = connection.key.reveal()
     if connection.provider == "openai-chat" and connection.base_url:
+        told["http_client"] = connecting.client(connection.silence_s)
         return OpenAICompatibleProvider("openai-compatible", **told)
     try:
         kind = infer_provider_class(connection.provider)
@@ -225,6 +228,8 @@ def _provider(connection: Connection) -> Library[Any]:
         if key == "base_url" or connection.key is not None:
             raise UserError(f"provider {connection.provider!r} takes no {field}: leave it out")
         del told[key]
+    if "http_client" in takes and connection.provider not in _OTHER_CLIENTS:
+        told["http_client"] = connecting.client(connection.silence_s)
     return kind(**told)
 
 
