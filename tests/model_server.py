@@ -55,6 +55,14 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Document:
+    """A whole answer that is no stream: JSON, with a status of success."""
+
+    body: object
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Raw:
     """Bytes in place of a chunk."""
 
@@ -94,7 +102,7 @@ class Finish:
 
 
 # A str is a piece of the answer.
-Step = str | Thought | Call | Finish | Raw | Pause | Reset | Status
+Step = str | Thought | Call | Finish | Raw | Pause | Reset | Status | Document
 Script = Sequence[Step] | Callable[[Request], Sequence[Step]]
 
 
@@ -218,6 +226,8 @@ class ModelServer:
     async def _answer(self, writer: asyncio.StreamWriter, request: Request, steps: Sequence[Step]) -> None:
         if steps and isinstance(steps[0], Status):
             writer.write(_refusal(steps[0]))
+        elif steps and isinstance(steps[0], Document):
+            writer.write(_whole(200, json.dumps(steps[0].body).encode(), steps[0].headers))
         else:
             async for piece in self._pieces(steps, writer):
                 writer.write(piece)
@@ -257,10 +267,13 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
 
 def _refusal(status: Status) -> bytes:
     error = {"message": status.message, "code": status.code, "type": "scripted", "param": None}
-    body = json.dumps({"error": error}).encode()
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **status.headers}
+    return _whole(status.status, json.dumps({"error": error}).encode(), status.headers)
+
+
+def _whole(status: int, body: bytes, more: Mapping[str, str]) -> bytes:
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **more}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {status.status} Scripted\r\n{lines}Connection: close\r\n\r\n".encode() + body
+    return f"HTTP/1.1 {status} Scripted\r\n{lines}Connection: close\r\n\r\n".encode() + body
 
 
 def _chunks(step: Step) -> bytes:

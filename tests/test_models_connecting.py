@@ -18,8 +18,7 @@ from silent_server import SilentServer, is_hello
 from commander.models.answer import Answer
 from commander.outputs import Output
 
-# No collector: a connection that is closed only because nobody holds it any more is no stop. The library gives a handshake
-# up by itself after 5 s.
+# The library gives a handshake up by itself after 5 s.
 SOON_S = 2.0
 # As the kernel writes it.
 SYN_SENT = "02"
@@ -29,6 +28,7 @@ MODELS = ["openai-chat:m", "openai:m", "anthropic:m"]
 
 @pytest.fixture(autouse=True)
 def uncollected() -> Iterator[None]:
+    """A connection that is closed only because nobody holds it any more is no stop."""
     gc.disable()
     yield
     gc.enable()

@@ -54,7 +54,7 @@ _WORDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
             "model_context_too_long",
         ),
         (
-            r"(invalid|incorrect) api[ _]key|api[ _]key (is )?(not valid|invalid)|api_key_invalid",
+            r"(invalid|incorrect) api[ _]key|api[ _]key (is )?(not valid|invalid)|api_key_invalid|not authenticated",
             "model_key_refused",
         ),
         (
@@ -62,12 +62,41 @@ _WORDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
             "model_unknown",
         ),
         (
-            r"model \S{1,200} does not exist",
+            r"model \S{1,200} (does not exist|not found)",
             "model_unknown",
         ),
         (r"(country|region|territory|location)\b.{0,80}not supported", "model_request_refused"),
     )
 )
+# By what providers call an error in its type, code or status, less case, - and _; the first is right.
+_NAMES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
+    (re.compile(pattern), code)
+    for pattern, code in (
+        (r"quota|billing|credit|payment", "model_quota_exhausted"),
+        (r"ratelimit|toomanyrequests|resourceexhausted|throttl", "model_rate_limited"),
+        (r"overloaded|unavailable|servererror|internal(server)?error|apierror", "model_unavailable"),
+        (r"timeout|deadline", "model_timeout"),
+        (r"authentication|unauthorized|unauthenticated|invalidapikey|permission", "model_key_refused"),
+        (r"notfound", "model_unknown"),
+        (r"contentfilter|contentpolicy|safety|moderation", "model_content_filtered"),
+        (r"invalidrequest|badrequest|invalidargument|validation", "model_request_refused"),
+    )
+)
+_STATUSES: Final[Mapping[int, str]] = {
+    401: "model_key_refused",
+    402: "model_quota_exhausted",
+    403: "model_key_refused",
+    404: "model_unknown",
+    408: "model_unavailable",
+    409: "model_unavailable",
+    413: "model_context_too_long",
+    425: "model_unavailable",
+    429: "model_rate_limited",
+}
+# Where a document has its error, the most usual first.
+ERRORS: Final = ("error", "errors", "detail", "message", "msg")
+# What is wrong with the request as it is, of which words may tell more.
+_OF_THE_REQUEST: Final = ("model_request_refused", "model_error")
 
 
 def trouble(error: Exception) -> Trouble | None:
@@ -85,6 +114,43 @@ def trouble(error: Exception) -> Trouble | None:
     )
 
 
+def told(document: Mapping[str, object], retry_after_s: float | None) -> Trouble:
+    """The same of an error that came with a status of success, as JSON: {"error": {"message": …, "code": …}} or in one
+    of the other forms that servers give it."""
+    inner: object = document
+    for key in ERRORS:
+        if isinstance(found := document.get(key), (str, Mapping, list)) and found:
+            inner = found[0] if isinstance(found, list) else found
+            break
+    if isinstance(inner, str):
+        inner = {**document, "message": inner}
+    fields = inner if isinstance(inner, Mapping) else {}
+    text = next(
+        (text for key in ("message", "msg", "detail") if isinstance(text := fields.get(key), str)), ""
+    )
+    told = [fields.get(key) for key in ("code", "status", "type")]
+    status = next((int(text) for text in map(str, told) if re.fullmatch("[45][0-9][0-9]", text)), None)
+    names = " ".join(each for each in told if isinstance(each, str))
+    said = text.strip() or names or json.dumps(inner)
+    code = _named(names, said.lower(), status)
+    return Trouble(code, said, upstream_status=status, retry_after_s=retry_after_s)
+
+
+def _named(names: str, said: str, status: int | None) -> str:
+    """The kind of an error by its names, its words and the status that it tells of."""
+    name = re.sub("[-_]", "", names.lower())
+    code = next((code for pattern, code in _NAMES if pattern.search(name)), None)
+    if code is None and status is not None:
+        code = _STATUSES.get(status, "model_unavailable" if status >= 500 else "model_request_refused")
+    if code is None or code in _OF_THE_REQUEST:
+        code = _by_words(f"{names} {said}".lower()) or code
+    return code or "model_error"
+
+
+def _by_words(text: str) -> str | None:
+    return next((meant for words, meant in _WORDS if words.search(text)), None)
+
+
 def _code(error: Exception, status: int | None, said: str) -> str:
     code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
     # A status of 403 may be of the key, and of much else.
@@ -92,9 +158,8 @@ def _code(error: Exception, status: int | None, said: str) -> str:
         code == "model_request_refused" or status in (403, 413)
     ):
         names = f"{error.provider_error_code} {error.provider_error_type} {said}".lower()
-        for words, meant in _WORDS:
-            if words.search(names):
-                return meant
+        if meant := _by_words(names):
+            return meant
         if status == 413:
             return "model_context_too_long"
     if code is not None:
@@ -102,8 +167,11 @@ def _code(error: Exception, status: int | None, said: str) -> str:
     if status is not None:
         return "model_unavailable" if status >= 500 or status in (408, 409, 425) else "model_request_refused"
     if isinstance(error, exceptions.ModelAPIError):
-        # One that the provider sent in the stream has words of its own; else the stream was none.
-        return "model_error" if error.in_stream else "model_malformed"
+        if not error.in_stream:
+            # The stream was none.
+            return "model_malformed"
+        names = " ".join(filter(None, (error.provider_error_code, error.provider_error_type)))
+        return _named(names, said, None)
     return "model_error"
 
 

@@ -12,6 +12,8 @@ from typing import Protocol, cast
 import httpx2
 from pydantic_ai.models import create_async_httpx2_client
 
+from commander.models import refusals
+
 # The longest that a connection may take, its handshake too; in each, seconds.
 CONNECT_S = 5.0
 
@@ -41,4 +43,7 @@ def client(silence_s: float) -> httpx2.AsyncClient:
     """As pydantic-ai makes its own, proxies of the environment included. It may be silent for `silence_s`, seconds."""
     made = create_async_httpx2_client(timeout=httpx2.Timeout(silence_s, connect=CONNECT_S))
     made.event_hooks["request"].append(_watch)
+    made.event_hooks["response"].append(refusals.watch)
+    # Tokens are short, and what is compressed comes late; so what comes can be looked at.
+    made.headers["Accept-Encoding"] = "identity"
     return made
