@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 PATIENCE_S = 60.0
 MODEL = "scripted"
@@ -114,10 +114,31 @@ def calls(*wanted: Call) -> list[Step]:
     return [*wanted, Finish("tool_calls")]
 
 
-class ModelServer:
-    """Listens until it is closed; `base_url` is what a table of the settings says."""
+class Wire(Protocol):
+    """How one answer is written: the steps as bytes of an API. Made anew for each request."""
 
-    def __init__(self, *scripts: Script, port: int = 0) -> None:
+    def begin(self) -> bytes:
+        """What comes before the first step."""
+        ...
+
+    def say(self, step: Step) -> bytes: ...
+
+    def end(self, *, is_finished: bool) -> bytes:
+        """What comes after the last; it is finished when a Finish was among the steps."""
+        ...
+
+    def refuse(self, status: Status) -> object:
+        """The body of an error."""
+        ...
+
+
+class ModelServer:
+    """Listens until it is closed; `base_url` is what a table of the settings says, by what the API is called at."""
+
+    def __init__(
+        self, *scripts: Script, port: int = 0, wire: Callable[[], Wire] | None = None, at: str = "/v1"
+    ) -> None:
+        self._wire = wire or Completions
         self.requests: list[Request] = []
         self._scripts = list(scripts) or [says("Hello", ", ", "world", "!")]
         self._loop = asyncio.new_event_loop()
@@ -127,7 +148,7 @@ class ModelServer:
         self._connections: set[asyncio.Task[None]] = set()
         listening = socket.create_server(("127.0.0.1", port))
         self.port: int = listening.getsockname()[1]
-        self.base_url = f"http://127.0.0.1:{self.port}/v1"
+        self.base_url = f"http://127.0.0.1:{self.port}{at}"
         self._thread = threading.Thread(target=self._live, args=(listening,), daemon=True)
         self._thread.start()
         self._is_ready.wait()
@@ -225,7 +246,9 @@ class ModelServer:
 
     async def _answer(self, writer: asyncio.StreamWriter, request: Request, steps: Sequence[Step]) -> None:
         if steps and isinstance(steps[0], Status):
-            writer.write(_refusal(steps[0]))
+            status = steps[0]
+            body = json.dumps(self._wire().refuse(status)).encode()
+            writer.write(_whole(status.status, body, status.headers))
         elif steps and isinstance(steps[0], Document):
             writer.write(_whole(200, json.dumps(steps[0].body).encode(), steps[0].headers))
         else:
@@ -240,7 +263,7 @@ class ModelServer:
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n"
             b"Connection: close\r\n\r\n"
         )
-        is_begun = False
+        wire, is_begun = self._wire(), False
         for step in steps:
             if isinstance(step, Reset):
                 # What was said before is to arrive before.
@@ -249,10 +272,10 @@ class ModelServer:
             if isinstance(step, Pause):
                 await self._go_on[step.name].wait()
                 continue
-            yield (b"" if is_begun else head) + _chunks(step)
+            said = step.data if isinstance(step, Raw) else wire.say(step)
+            yield said if is_begun else head + wire.begin() + said
             is_begun = True
-        if any(isinstance(step, Finish) for step in steps):
-            yield b"data: [DONE]\n\n"
+        yield wire.end(is_finished=any(isinstance(step, Finish) for step in steps))
 
 
 async def _read(reader: asyncio.StreamReader) -> Request | None:
@@ -265,54 +288,61 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
     return Request(first.split(" ")[1], headers, json.loads(body or b"{}"))
 
 
-def _refusal(status: Status) -> bytes:
-    error = {"message": status.message, "code": status.code, "type": "scripted", "param": None}
-    return _whole(status.status, json.dumps({"error": error}).encode(), status.headers)
-
-
 def _whole(status: int, body: bytes, more: Mapping[str, str]) -> bytes:
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **more}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"HTTP/1.1 {status} Scripted\r\n{lines}Connection: close\r\n\r\n".encode() + body
 
 
-def _chunks(step: Step) -> bytes:
-    match step:
-        case Raw(data):
-            return data
-        case str(text):
-            return _chunk({"content": text})
-        case Thought(text):
-            return _chunk({"reasoning_content": text})
-        case Call(name, arguments, call_id, index):
-            first = {
-                "index": index,
-                "id": call_id,
-                "type": "function",
-                "function": {"name": name, "arguments": ""},
-            }
-            rest = [{"index": index, "function": {"arguments": piece}} for piece in arguments]
-            return b"".join(_chunk({"tool_calls": [each]}) for each in (first, *rest))
-        case Finish(reason):
-            usage = {
-                "prompt_tokens": step.input_tokens,
-                "completion_tokens": step.output_tokens,
-                "total_tokens": step.input_tokens + step.output_tokens,
-                "completion_tokens_details": {"reasoning_tokens": step.reasoning_tokens},
-            }
-            return _chunk({}, finish=reason) + _event({**_BARE, "choices": [], "usage": usage})
-        case _:
-            raise AssertionError(f"{step} comes first or not at all")
+class Completions:
+    """OpenAI's chat completions."""
+
+    def begin(self) -> bytes:
+        return b""
+
+    def say(self, step: Step) -> bytes:
+        match step:
+            case str(text):
+                return _chunk({"content": text})
+            case Thought(text):
+                return _chunk({"reasoning_content": text})
+            case Call(name, arguments, call_id, index):
+                first = {
+                    "index": index,
+                    "id": call_id,
+                    "type": "function",
+                    "function": {"name": name, "arguments": ""},
+                }
+                rest = [{"index": index, "function": {"arguments": piece}} for piece in arguments]
+                return b"".join(_chunk({"tool_calls": [each]}) for each in (first, *rest))
+            case Finish(reason):
+                usage = {
+                    "prompt_tokens": step.input_tokens,
+                    "completion_tokens": step.output_tokens,
+                    "total_tokens": step.input_tokens + step.output_tokens,
+                    "completion_tokens_details": {"reasoning_tokens": step.reasoning_tokens},
+                }
+                return _chunk({}, finish=reason) + event_of({**_BARE, "choices": [], "usage": usage})
+            case _:
+                raise AssertionError(f"{step} comes first or not at all")
+
+    def end(self, *, is_finished: bool) -> bytes:
+        return b"data: [DONE]\n\n" if is_finished else b""
+
+    def refuse(self, status: Status) -> object:
+        error = {"message": status.message, "code": status.code, "type": "scripted", "param": None}
+        return {"error": error}
 
 
 _BARE = {"id": "chat-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": MODEL}
 
 
 def _chunk(delta: Mapping[str, object], finish: str | None = None) -> bytes:
-    return _event({**_BARE, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+    return event_of({**_BARE, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
 
 
-def _event(value: object) -> bytes:
+def event_of(value: object) -> bytes:
+    """An event without a name."""
     return f"data: {json.dumps(value)}\n\n".encode()
 
 

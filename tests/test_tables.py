@@ -88,7 +88,10 @@ def test_tables_are_printed_so_that_they_load_and_without_secrets() -> None:
         ),
         ('[grpc.a]\nservice="x.Y"\naddress="b:1"\ntls=false\ntls_ca="x"', "grpc.a: tls_ca is for tls = true"),
         ("[mpc.a]", "settings.toml: mpc: there is no such setting; did you mean mcp?"),
-        ("[mcp.box]\ncommand = 'python box.py'", 'mcp.box.command: should be a valid list, e.g. ["one", "two"]'),
+        (
+            "[mcp.box]\ncommand = 'python box.py'",
+            'mcp.box.command: should be a valid list, e.g. ["one", "two"]',
+        ),
         ("[tools.clock]\nask = true", "tools: is a setting, and no table; did you mean [tool.NAME]?"),
     ],
 )

@@ -8,7 +8,7 @@ provider.
 import importlib
 import inspect
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from pydantic_ai.direct import model_request_stream
@@ -65,6 +65,8 @@ _AMBIENT: Final = {
 _ACCOUNT: Final = {"openai": ("OpenAI-Organization", "OpenAI-Project"), "anthropic": ()}
 # Whose libraries take a client of httpx, which they make themselves, or none.
 _OTHER_CLIENTS: Final = frozenset({"cohere", "github", "groq", "huggingface"})
+# For which the library would open an address that a user names, where others leave that to the provider.
+_FETCHES: Final = frozenset({"google", "bedrock"})
 _UNREADABLE: Final = (AttributeError, TypeError, KeyError, IndexError)
 # Servers that tell the usage with every piece tell all of it each time: the last is it, and is asked for as ever.
 _USAGE: Final = {"openai_continuous_usage_stats": True}
@@ -89,6 +91,9 @@ class Adaptor:
 
     async def stream(self, ask: Ask) -> AsyncIterator[Said]:
         """What the model says. Trouble for what providers and their libraries are known to raise."""
+        if self._model.system in _FETCHES and history.has_address(ask):
+            told = f"images given by their address are not fetched for {self._model.system}; send their bytes"
+            raise Trouble("model_input_refused", told)
         messages, settings, parameters = history.messages(ask), self._settings(ask), self._parameters(ask)
         try:
             async with model_request_stream(
@@ -153,14 +158,23 @@ def _said(event: ModelResponseStreamEvent) -> Said | None:
         ):
             return Text(text) if text else None
         case (
-            PartStartEvent(part=ThinkingPart(content=thought))
-            | PartDeltaEvent(delta=ThinkingPartDelta(content_delta=thought))
+            PartStartEvent(part=ThinkingPart(content=thought, provider_details=details))
+            | PartDeltaEvent(delta=ThinkingPartDelta(content_delta=thought, provider_details=details))
         ):
+            thought = thought or _raw(details)
             return Reasoning(thought) if thought else None
         case PartStartEvent(part=ToolCallPart()) | PartDeltaEvent(delta=ToolCallPartDelta()):
             return Sign()
         case _:
             return None
+
+
+def _raw(details: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] | None) -> str:
+    """The reasoning itself, which servers of open models send where OpenAI's own send summaries of it: pieces come as
+    what is to be done with those before."""
+    told = details({}) if callable(details) else details
+    pieces = (told or {}).get("raw_content", ())
+    return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
 def _ended(response: StreamedResponse, *, must_be_announced: bool) -> Iterator[Said]:

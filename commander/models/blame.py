@@ -42,7 +42,7 @@ _WORDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     (re.compile(pattern), code)
     for pattern, code in (
         (
-            r"content_filter|content_policy|content management policy|moderation|safety system",
+            r"content[ _]filter|content_policy|content management policy|moderation|safety system",
             "model_content_filtered",
         ),
         (

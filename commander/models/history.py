@@ -47,6 +47,12 @@ def messages(ask: Ask) -> list[ModelMessage]:
     return made
 
 
+def has_address(ask: Ask) -> bool:
+    """Whether a part is given by its address alone."""
+    parts = (part for turned in ask.messages if isinstance(turned, Message) for part in turned.parts)
+    return any(isinstance(part, Blob) and part.uri and not part.data for part in parts)
+
+
 def _asks(request: ModelRequest) -> bool:
     return any(not isinstance(part, SystemPromptPart) for part in request.parts)
 
