@@ -84,6 +84,34 @@ def test_what_it_can_not_connect_is_told(connection: Connection, right: str) -> 
     assert "hunter2" not in caught.value.message
 
 
+def test_parameters_that_the_library_of_a_provider_knows_are_right() -> None:
+    for provider, name in (
+        ("openai-chat", "openai_reasoning_effort"),
+        ("openai", "openai_text_verbosity"),
+        ("anthropic", "anthropic_metadata"),
+    ):
+        Adaptor(
+            Connection(provider, "m", "http://127.0.0.1:9", parameters={name: "x", "extra_body": {"y": 1}})
+        )
+
+
+@pytest.mark.parametrize(
+    ("provider", "name", "right"),
+    [
+        ("openai-chat", "openai_reasoning_efort", "did you mean openai_reasoning_effort"),
+        ("openai-chat", "anthropic_effort", "is no parameter of provider 'openai-chat'"),
+        ("anthropic", "openai_user", "its own are anthropic_"),
+        ("openai", "zzz", "goes into extra_body = { … }"),
+    ],
+)
+def test_one_that_it_would_ignore_is_told(provider: str, name: str, right: str) -> None:
+    with pytest.raises(Trouble) as caught:
+        Adaptor(Connection(provider, "m", "http://127.0.0.1:9", parameters={name: "low"}))
+    assert caught.value.code == "model_not_configured"
+    assert f"parameters {name} is no parameter" in caught.value.message
+    assert right in caught.value.message
+
+
 def test_a_provider_s_usual_key_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)

@@ -295,6 +295,41 @@ def test_parameters_that_only_sound_secret_are_right(tmp_path: Path) -> None:
     told(f"{FAST}parameters = {{ max_tokens = 9, extra_body = {body} }}", tmp_path)
 
 
+def unknown(parameters: dict[str, object], model: str = "openai-chat:m") -> str:
+    """What is said of these at the start; nothing where they are right."""
+    tables = {"fast": {"model": model, "base_url": "http://127.0.0.1:9", "parameters": parameters}}
+    try:
+        open_models(Settings.model_validate({"models": tables}), {}, Metrics())
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", ["reasoning_effort", "zzz", "min_p", "framing_announcement", "repetition"])
+def test_a_parameter_that_nobody_knows_is_refused_with_those_there_are(name: str) -> None:
+    problem = unknown({name: 1, "temperature": 1})
+    assert problem.startswith(
+        f"[models.fast] parameters {name} is no parameter; there are temperature, top_p"
+    )
+    assert "extra_body = { … }, which is sent as it is" in problem
+
+
+def test_what_only_the_server_knows_goes_into_extra_body() -> None:
+    assert not unknown({"extra_body": {"min_p": 0.1, "zzz": {"a": 1}}, "extra_headers": {"X-Zzz": "1"}})
+
+
+def test_a_provider_of_somebody_else_s_has_names_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "zzz is no parameter" in unknown({"zzz": 1}, "parrot:polly")
+    there = tmp_path / "parrot-1.dist-info"
+    there.mkdir()
+    (there / "METADATA").write_text("Metadata-Version: 2.1\nName: parrot\nVersion: 1\n")
+    (there / "entry_points.txt").write_text("[chatstream.models]\nparrot = parrot:Parrot\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not unknown({"zzz": 1}, "parrot:polly")
+
+
 def test_parameters_of_one_provider_alone_are_right(tmp_path: Path) -> None:
     told(
         f'{FAST}parameters = {{ openai_reasoning_effort = "low", temperature = 1, thinking = "high" }}',

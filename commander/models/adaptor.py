@@ -5,9 +5,11 @@ The library never runs a tool here, never retries and sets no time limits: all t
 provider.
 """
 
+import difflib
 import importlib
 import inspect
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
@@ -33,9 +35,11 @@ from pydantic_ai.providers import infer_provider_class
 from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
+from typing_extensions import is_typeddict
 
 from commander.models import blame, connecting, history
 from commander.models.failures import Trouble
+from commander.models.table import UNKNOWN_ADVICE
 from commander.models.words import (
     Ask,
     Connection,
@@ -211,10 +215,29 @@ def _model(connection: Connection) -> Model[Any]:
         model = infer_model(name, lambda _: provider)
         if type(model) is OpenAIChatModel:
             profile = _COMPATIBLE if isinstance(provider, OpenAICompatibleProvider) else _CHAT
-            return OpenAIChatModel(connection.model, provider=provider, profile=cast("Any", profile))
+            model = OpenAIChatModel(connection.model, provider=provider, profile=cast("Any", profile))
+        _check_parameters(connection, model)
     except (UserError, ImportError, ValueError) as error:
         raise Trouble("model_not_configured", str(error)) from None
     return model
+
+
+def _check_parameters(connection: Connection, model: Model[Any]) -> None:
+    """UserError for one that this provider's library does not know: it would be ignored."""
+    known: set[str] = set()
+    # What a model knows stands beside it, and beside the one that it is made of.
+    for kind in type(model).__mro__:
+        for found in vars(sys.modules[kind.__module__]).values():
+            if is_typeddict(found) and ModelSettings.__annotations__.keys() <= found.__annotations__.keys():
+                known |= found.__annotations__.keys()
+    for name in connection.parameters.keys() - known:
+        own = sorted(known - ModelSettings.__annotations__.keys())
+        near = difflib.get_close_matches(name, own, n=3)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UserError(
+            f"parameters {name[:80]} is no parameter of provider {connection.provider!r}; {meant}{UNKNOWN_ADVICE};"
+            f" its own are {', '.join(own)}"
+        )
 
 
 def _provider(connection: Connection) -> Library[Any]:

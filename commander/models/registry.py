@@ -160,6 +160,7 @@ def open_models(
         breaker = breakers.setdefault(
             table.circuit, Breaker(settings.breaker_failures, settings.breaker_open_s)
         )
+        problems += _unknown(name, table)
         key = _key(name, table, environ, problems)
         entries[name] = Entry(name, table, key, breaker, connect or _connect, secrets)
     if problems:
@@ -247,6 +248,12 @@ def _check_usual(name: str, table: ModelTable, environ: Mapping[str, str], probl
         problems.append(
             f"[models.{name}] the variable {variable} holds no key: one line of printable characters is right"
         )
+
+
+def _unknown(name: str, table: ModelTable) -> list[str]:
+    """Parameters that the library does not know; a provider of an installed package may."""
+    unknown = [f"[models.{name}] {wrong}" for wrong in tables.unknown_parameters(table)]
+    return unknown if unknown and not entry_points(group=GROUP, name=table.provider) else []
 
 
 def _is_key(text: str) -> bool:

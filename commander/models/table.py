@@ -53,9 +53,32 @@ _PARAMETERS: Final[Mapping[str, tuple[str, tuple[type, ...]]]] = {
     "thinking": ("true, false or a level", (bool, str)),
     "service_tier": ("a text", (str,)),
     "logit_bias": _TABLE,
+    "tool_choice": ("a text or a list of names", (str, list)),
+    "citations": ("true or false", (bool,)),
+    "cache": ("true, false, a text or a table", (bool, str, dict)),
     "extra_headers": _TABLE,
     "extra_body": _TABLE,
 }
+
+
+# The first words of what the library of one provider alone knows: openai_reasoning_effort.
+_FAMILIES: Final = (
+    *(
+        "openai",
+        "anthropic",
+        "google",
+        "groq",
+        "mistral",
+        "bedrock",
+        "openrouter",
+        "cohere",
+        "xai",
+        "cerebras",
+    ),
+    *("huggingface", "snowflake", "zai"),
+)
+# Where to put what no library knows.
+UNKNOWN_ADVICE: Final = "what the server knows besides goes into extra_body = { … }, which is sent as it is"
 
 
 def _model(text: str) -> str:
@@ -131,6 +154,17 @@ def _check_parameter(name: str, value: object) -> None:
             raise ValueError("max_tokens should be at least 1")
     elif near := difflib.get_close_matches(name, _PARAMETERS, n=1, cutoff=0.75):
         raise ValueError(f"{name} is no parameter; did you mean {near[0]}?")
+
+
+def unknown_parameters(table: "ModelTable") -> Iterator[str]:
+    """What is wrong with each that no library knows: it would be ignored. A provider of somebody else's has names of
+    its own. Whether those of one provider alone are right is known when the model is connected."""
+    for name in table.parameters:
+        if name not in _PARAMETERS and name.partition("_")[0] not in _FAMILIES:
+            yield (
+                f"parameters {name[:80]} is no parameter; there are {', '.join(_PARAMETERS)}, and those of one"
+                f" provider, as openai_reasoning_effort; {UNKNOWN_ADVICE}"
+            )
 
 
 def _secrets(told: Mapping[str, Any], *, are_headers: bool = False) -> Iterator[str]:
