@@ -235,6 +235,9 @@ class McpTable(Source):
     # The longest message taken from it.
     message_bytes_max: int = Field(default=4_194_304, ge=4096, le=1_073_741_824)
 
+    # The longest list of its tools, or page of one: reading it holds up all that goes on, for a few ms at most.
+    listing_bytes_max: int = Field(default=262_144, ge=4096, le=16_777_216)
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if bool(self.command) == bool(self.url):

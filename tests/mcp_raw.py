@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 STATE = Path(sys.argv[sys.argv.index("--state") + 1] if "--state" in sys.argv else os.devnull)
+# Of its list of tools.
+LISTING = int(sys.argv[sys.argv.index("--listing") + 1]) if "--listing" in sys.argv else 0
 # Longer than the tests take a message to be.
 LONG = b"x" * 200_000
 waiting: list[int] = []
@@ -139,9 +141,11 @@ def take(message: dict[str, Any]) -> None:
         told = {"protocolVersion": "2025-06-18", "serverInfo": {"name": "raw", "version": "1"}}
         send(id=number, result={**told, "capabilities": {"tools": {"listChanged": True}}})
     elif method == "tools/list":
-        send(
-            id=number, result={"tools": [{"name": each, "inputSchema": {"type": "object"}} for each in TOOLS]}
-        )
+        tools = [
+            {"name": each, "description": "x" * (LISTING // len(TOOLS)), "inputSchema": {"type": "object"}}
+            for each in TOOLS
+        ]
+        send(id=number, result={"tools": tools})
     elif method == "tools/call":
         TOOLS[message["params"]["name"]](number)
     else:

@@ -6,21 +6,27 @@ failure of its own request: the SDK would end all that are under way.
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import httpx2
 
 # The code of an error that stands for an answer which broke; none of the protocol's.
 BROKEN: Final = -32050
+LISTING: Final = "tools/list"
+# A request for tools is shorter.
+_HEAD_BYTES: Final = 4_096
 
 
 class BoundedTransport(httpx2.AsyncHTTPTransport):
-    """As usual, but an answer that is no stream of events and longer than the limit breaks off."""
+    """As usual, but an answer that is no stream of events and longer than the limit breaks off; and so does a listing,
+    stream or not, that is longer than its own, of which is told: reading it would hold up everybody."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, listing_bytes_max: int, on_long_listing: Callable[[], None]) -> None:
         super().__init__()
         self._bytes_max = bytes_max
+        self._listing_bytes_max = min(bytes_max, listing_bytes_max)
+        self._on_long_listing = on_long_listing
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         request.headers["Accept-Encoding"] = "identity"
@@ -33,10 +39,18 @@ class BoundedTransport(httpx2.AsyncHTTPTransport):
             if request.method != "POST":
                 raise
             return _failed(await request.aread(), str(error) or type(error).__name__)
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            assert isinstance(response.stream, httpx2.AsyncByteStream)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        if await _lists(request):
+            response.stream = _Bounded(response.stream, self._listing_bytes_max, self._on_long_listing)
+        elif not response.headers.get("content-type", "").startswith("text/event-stream"):
             response.stream = _Bounded(response.stream, self._bytes_max)
         return response
+
+
+async def _lists(request: httpx2.Request) -> bool:
+    """Whether it asks for tools."""
+    body = await request.aread()
+    return LISTING.encode() in body[:_HEAD_BYTES] and json.loads(body).get("method") == LISTING
 
 
 async def _require_plain(response: httpx2.Response) -> None:
@@ -57,9 +71,12 @@ def _failed(request: bytes, why: str) -> httpx2.Response:
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream, bytes_max: int) -> None:
+    def __init__(
+        self, stream: httpx2.AsyncByteStream, bytes_max: int, on_long: Callable[[], None] = lambda: None
+    ) -> None:
         self._stream = stream
         self._bytes_max = bytes_max
+        self._on_long = on_long
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = self._bytes_max
@@ -67,6 +84,7 @@ class _Bounded(httpx2.AsyncByteStream):
             async for chunk in self._stream:
                 left -= len(chunk)
                 if left < 0:
+                    self._on_long()
                     raise httpx2.StreamError(f"the answer is over {self._bytes_max:,} bytes")
                 yield chunk
         except httpx2.TransportError as error:

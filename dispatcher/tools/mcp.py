@@ -8,21 +8,19 @@ The extra `mcp` is needed; `sources.py` imports this when a server is configured
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import anyio
 import httpx2
 from mcp import Client, MCPError
 from mcp.client import IncomingMessage, Transport
-from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import Subscription, SubscriptionLost
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import (
@@ -37,8 +35,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from dispatcher.tables import McpTable, SecretError, secrets_of
-from dispatcher.tools import mcp_process
-from dispatcher.tools.bounded import BROKEN, BoundedTransport
+from dispatcher.tools import mcp_http, mcp_process
+from dispatcher.tools.bounded import BROKEN
 from dispatcher.tools.contract import SourceState, Tool, ToolAway, ToolContext, ToolError, ToolLimits, said
 from dispatcher.tools.mcp_results import returned
 from dispatcher.tools.stations import Offer, strangers
@@ -51,8 +49,6 @@ DESCRIPTION_CHARS_MAX: Final = 4_096
 # However often a server says that its tools have changed: doubled each time, while it goes on saying so.
 RELIST_S: Final = 0.2
 RELIST_MAX_S: Final = 30.0
-# An HTTP server that takes longer to answer anything is waited for by its calls' own timeouts.
-CONNECT_HTTP_S: Final = 10.0
 _META: Final = "chatstream/"
 
 
@@ -288,9 +284,19 @@ class McpServer:
     def _transport(self, connection: _Connection) -> Transport:
         table, secrets = self._table, self._secrets()
         if table.url is None:
-            told = mcp_process.Told(self.source, table.command, secrets, table.cwd, table.message_bytes_max)
+            told = mcp_process.Told(
+                self.source,
+                table.command,
+                secrets,
+                table.cwd,
+                table.message_bytes_max,
+                table.listing_bytes_max,
+            )
             return mcp_process.transport(told, connection.lost)
-        return _over_http(table.url, secrets, table)
+        there = mcp_http.Told(
+            self.source, table.url, secrets, table.message_bytes_max, table.listing_bytes_max
+        )
+        return mcp_http.transport(there, connection.lost)
 
     def _secrets(self) -> dict[str, str]:
         """Read anew for each connection. Raises SecretError."""
@@ -350,26 +356,6 @@ async def _follow(client: Client, connection: _Connection) -> None:
 async def _hear(subscription: Subscription, connection: _Connection) -> None:
     async for _ in subscription:
         connection.news.set()
-
-
-def _over_http(url: str, headers: Mapping[str, str], table: McpTable) -> Transport:
-    # Reading is bounded by each call's own timeout. No proxy or password of the environment: the settings say it all.
-    client = httpx2.AsyncClient(
-        headers=dict(headers),
-        timeout=httpx2.Timeout(CONNECT_HTTP_S, read=None),
-        transport=BoundedTransport(table.message_bytes_max),
-        trust_env=False,
-    )
-    return _with_client(url, client, table.message_bytes_max)
-
-
-@contextlib.asynccontextmanager
-async def _with_client(url: str, client: httpx2.AsyncClient, event_bytes_max: int) -> AsyncIterator[Any]:
-    async with (
-        client,
-        streamable_http_client(url, http_client=client, max_sse_event_size=event_bytes_max) as streams,
-    ):
-        yield streams
 
 
 def _progressing(context: ToolContext) -> ProgressFnT:

@@ -14,7 +14,6 @@ import shutil
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,6 @@ from mcp_types import (
     INTERNAL_ERROR,
     ErrorData,
     JSONRPCError,
-    JSONRPCMessage,
-    JSONRPCNotification,
     JSONRPCRequest,
     JSONRPCResponse,
     RequestId,
@@ -37,7 +34,9 @@ from mcp_types import (
 )
 
 from dispatcher.tools import mcp_launcher
-from dispatcher.tools.lines import Chatter, Line, Lines
+from dispatcher.tools.bounded import LISTING
+from dispatcher.tools.lines import HEAD_BYTES, Chatter, Line, Lines
+from dispatcher.tools.mcp_asked import Asked, LeaveError, listing_is_long
 from dispatcher.tools.mcp_long import UncertainError, call_of
 
 log = logging.getLogger(__name__)
@@ -52,8 +51,6 @@ LEAVE_S: Final = 2.0
 KILLED_S: Final = 2.0
 # After its end, or the end of what it says, it is waited so long for the other.
 LAST_WORDS_S: Final = 0.5
-# What it asks of us and has not read the answers of.
-ASKED_MAX: Final = 100
 # Of its standard error. Who writes more waits: reading it faster would leave no time for anybody else.
 CHATTER_BYTES_PER_S: Final = 1_048_576
 # What a process needs to find its programs and its user's files; the rest is told by the settings or not at all.
@@ -74,6 +71,7 @@ class Told:
     env: Mapping[str, str]
     cwd: Path | None
     message_bytes_max: int
+    listing_bytes_max: int
 
 
 def transport(told: Told, gone: Callable[[str], None]) -> Transport:
@@ -166,8 +164,9 @@ class _Peer:
         self._process = process
         self._ended = ended
         self._gone = gone
-        # What it has asked of us, by its own numbers. It may use one twice.
-        self._asked: Counter[RequestId] = Counter()
+        self._asked = Asked()
+        # Of our requests for its tools, those that it has not answered.
+        self._listing: set[RequestId | None] = set()
 
     async def read(self, to_session: ToSession) -> None:
         assert self._process.stdout is not None
@@ -176,14 +175,17 @@ class _Peer:
         try:
             while chunk := await self._process.stdout.read(CHUNK_BYTES):
                 for line in lines.feed(chunk):
+                    self._check_listing(line)
                     message = _message(line, self._told)
                     if message is None:
                         noise.heard(line)
                         continue
                     noise.over()
-                    self._note_asked(message.message)
+                    self._asked.heard(message.message)
+                    if isinstance(message.message, JSONRPCResponse | JSONRPCError):
+                        self._listing.discard(message.message.id)
                     await to_session.send(message)
-        except _LeaveError as error:
+        except LeaveError as error:
             why = str(error)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):
             why = "its streams broke"
@@ -200,11 +202,12 @@ class _Peer:
         assert self._process.stdin is not None
         try:
             async for message in from_session:
+                if isinstance(message.message, JSONRPCRequest) and message.message.method == LISTING:
+                    self._listing.add(message.message.id)
                 text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
                 self._process.stdin.write(text.encode() + b"\n")
                 await self._process.stdin.drain()
-                if isinstance(message.message, JSONRPCResponse | JSONRPCError):
-                    self._settle(message.message.id)
+                self._asked.told(message.message)
         except (OSError, RuntimeError):
             self._gone("it has closed its standard input")
             to_session.close()
@@ -217,23 +220,17 @@ class _Peer:
         self._gone(_end_of(self._process))
         to_session.close()
 
-    def _note_asked(self, message: JSONRPCMessage) -> None:
-        """Raises _LeaveError."""
-        if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
-            self._settle((message.params or {}).get("requestId"))
-        if not isinstance(message, JSONRPCRequest):
+    def _check_listing(self, line: Line) -> None:
+        """Raises LeaveError for a list of tools that would hold up everybody while it is read."""
+        if not self._listing or len(line.text) <= self._told.listing_bytes_max:
             return
-        self._asked[message.id] += 1
-        if self._asked.total() > ASKED_MAX:
-            raise _LeaveError(f"it has asked more than {ASKED_MAX} things whose answers it has not read")
-
-    def _settle(self, number: object) -> None:
-        if isinstance(number, int | str) and number in self._asked:
-            self._asked -= Counter([number])
-
-
-class _LeaveError(Exception):
-    """It is not to be talked to any longer. The text says why."""
+        try:
+            is_listing = call_of(line.text[:HEAD_BYTES], line.text[-HEAD_BYTES:]) in self._listing
+        except UncertainError:
+            # Whose answer it is only reading it would tell.
+            is_listing = True
+        if is_listing:
+            raise LeaveError(listing_is_long(self._told.listing_bytes_max, self._told.name))
 
 
 class _Noise:
@@ -245,10 +242,10 @@ class _Noise:
         self._told = 0
 
     def heard(self, line: Line) -> None:
-        """Raises _LeaveError when it was too much."""
+        """Raises LeaveError when it was too much."""
         self._in_a_row += 1
         if self._in_a_row > NOISE_LINES_MAX:
-            raise _LeaveError(f"it has written {NOISE_LINES_MAX:,} lines that are no messages of MCP")
+            raise LeaveError(f"it has written {NOISE_LINES_MAX:,} lines that are no messages of MCP")
         if line.text.strip() and self._told < NOISE_LINES_TOLD:
             self._told += 1
             text = line.text[:200].decode("utf-8", "replace")
@@ -259,7 +256,7 @@ class _Noise:
 
 
 def _message(line: Line, told: Told) -> SessionMessage | None:
-    """None for what is no message. An answer that is too long is its call's error. Raises _LeaveError where it can't
+    """None for what is no message. An answer that is too long is its call's error. Raises LeaveError where it can't
     be seen which call that is: to fail another one, or to let this one wait for ever, would be wrong."""
     if not line.is_whole:
         log.warning("%s wrote a message of over %d bytes; it is dropped", told.name, told.message_bytes_max)
@@ -267,7 +264,7 @@ def _message(line: Line, told: Told) -> SessionMessage | None:
         try:
             number = call_of(line.text, line.tail)
         except UncertainError:
-            raise _LeaveError(f"its answer is over {most}, and to which call can't be seen") from None
+            raise LeaveError(f"its answer is over {most}, and to which call can't be seen") from None
         if number is None:
             return None
         error = ErrorData(code=INTERNAL_ERROR, message=f"its answer is over {most}")
