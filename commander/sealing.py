@@ -54,9 +54,9 @@ def item(
         case Artifact():
             _check_name("the artifact's name", output.name)
             _check_name("the artifact's mime_type", output.mime_type)
-            if not memoryview(output.content).c_contiguous:
-                raise ValueError(f"artifact {output.name!r}: data must lie in one piece; bytes(data) does")
-            return Series(_artifact_pieces(output, packet_bytes_max, path), len(output.content))
+            # Its pieces are cut later, when its author may have filled the buffer anew.
+            content = bytes(output.content)
+            return Series(_artifact_pieces(output, content, packet_bytes_max, path), len(content))
         case Embedding(values, name, model):
             return _sealed(_embedding(values, name, model), "the embedding", payload_bytes_max, path)
         case Progress(_, current, total, percent):
@@ -134,13 +134,14 @@ def question(
     return _sealed(asked, "the question", payload_bytes_max, path)
 
 
-def _artifact_pieces(artifact: Artifact, packet_bytes_max: int, path: str) -> Iterator[Sealed]:
-    content = memoryview(artifact.content).cast("B")
+def _artifact_pieces(
+    artifact: Artifact, content: bytes, packet_bytes_max: int, path: str
+) -> Iterator[Sealed]:
     for start in range(0, max(1, len(content)), packet_bytes_max):
         piece = pb.Artifact(
             name=artifact.name,
             mime_type=artifact.mime_type,
-            data=bytes(content[start : start + packet_bytes_max]),
+            data=content[start : start + packet_bytes_max],
             is_last=start + packet_bytes_max >= len(content),
             artifact_id=artifact.artifact_id,
         )

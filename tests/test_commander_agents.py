@@ -292,6 +292,34 @@ def test_an_artifact_of_any_size_crosses_in_pieces(dispatcher: ScriptedDispatche
     assert session.content == "here: done"
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        bytearray,
+        memoryview,
+        lambda buffer: memoryview(buffer)[::2],
+        lambda buffer: memoryview(buffer).cast("I"),
+    ],
+)
+def test_an_artifact_is_what_it_was_when_it_was_said(dispatcher: ScriptedDispatcher, view: Any) -> None:
+    @agent("painter")
+    async def painter(turn: Turn) -> Any:
+        buffer = bytearray(b"a" * 4_000)
+        data = view(buffer) if view is not bytearray else buffer
+        for letter in b"bc":
+            yield turn.artifact("picture", data)
+            buffer[:] = bytes([letter]) * 4_000
+
+    session = run(dispatcher, painter, packet_bytes_max=1_000)
+    pieces = [packet.artifact for packet in session.other if packet.HasField("artifact")]
+    whole = {
+        each: b"".join(piece.data for piece in pieces if piece.artifact_id == f"artifact-{each}")
+        for each in (1, 2)
+    }
+    assert [set(whole[1]), set(whole[2])] == [set(b"a"), set(b"b")]
+    assert len(whole[1]) == len(whole[2]) == len(bytes(view(bytearray(4_000))))
+
+
 def test_a_long_text_is_cut_between_code_points(dispatcher: ScriptedDispatcher) -> None:
     text = "añb→c𝄞" * 5_000
 
