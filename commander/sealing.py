@@ -6,7 +6,8 @@ has been sent.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from numbers import Real
+from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtobufMessage
@@ -14,7 +15,7 @@ from southwest.ai.agent.v1 import agent_pb2 as pb
 
 from commander.core.outbox import Sealed, Series, Text
 from commander.core.turn import Usage
-from commander.errors import AgentFailure, InvalidArguments, Origin, ToolNotFound, fit
+from commander.errors import AgentFailure, InvalidArguments, Origin, ToolNotFound, ToolTimeout, fit
 from commander.outputs import (
     AgentEvent,
     Artifact,
@@ -33,6 +34,8 @@ from commander.outputs import (
 NAME_BYTES_MAX = 1_024
 # The names of tools and the keys of calls: as long as a dispatcher takes them.
 NAME_CHARS_MAX = 128
+# The longest that a call or a question waits; its fields would hold more.
+WAIT_S_MAX: Final = 4_000_000.0
 # Of a sub-agent's description and summary.
 EVENT_CHARS_MAX = 1_024
 _ORIGINS: Final[Mapping[Origin, pb.ErrorOrigin.ValueType]] = {
@@ -77,8 +80,12 @@ def tool_call(
     *,
     to_agent: bool = False,
 ) -> Sealed:
-    """A call. ToolNotFound for a name that no tool has; InvalidArguments names the argument that is no JSON."""
+    """A call. ToolNotFound for a name that no tool has; InvalidArguments names the argument that is no JSON;
+    ToolTimeout where no time is left. TypeError or ValueError for what no model makes up."""
     _check_call(tool, idempotency_key)
+    wait_s = seconds("timeout_s", timeout_s)
+    if wait_s is not None and wait_s <= 0:
+        raise ToolTimeout(tool, f"timeout_s is {wait_s:g}, so there is no time for it; nothing ran")
     try:
         arguments_json = json.dumps(arguments, allow_nan=False, ensure_ascii=False)
         arguments_json.encode()
@@ -91,8 +98,8 @@ def tool_call(
         idempotency_key=idempotency_key,
         to_agent=to_agent,
     )
-    if timeout_s is not None:
-        request.timeout_ms = max(1, min(round(timeout_s * 1000), 2**32 - 1))
+    if wait_s is not None:
+        request.timeout_ms = max(1, round(wait_s * 1000))
     return Sealed(request, request.ByteSize(), path)
 
 
@@ -104,6 +111,9 @@ def asked_with(call: Sealed) -> str:
 
 def _check_call(tool: str, idempotency_key: str) -> None:
     """A model may have made up the name, and the key may be any text; on the wire either would end the session."""
+    for what, value in (("the name of a tool or an agent", tool), ("idempotency_key", idempotency_key)):
+        if not isinstance(value, str):
+            raise TypeError(f"{what} should be a str, not {type(value).__name__}")
     if not 1 <= len(tool) <= NAME_CHARS_MAX:
         why = f"its name has {len(tool)} characters; 1 to {NAME_CHARS_MAX} printable ones are right"
         raise ToolNotFound(tool[:NAME_CHARS_MAX], why)
@@ -125,13 +135,61 @@ def question(
     payload_bytes_max: int,
     path: str,
 ) -> Sealed:
-    """A question. TypeError or ValueError for a schema that is no JSON."""
+    """A question. TypeError or ValueError says what of it can't be asked."""
+    _check_question(text, options, schema)
+    wait_s = seconds("ask: expires_in_s", expires_in_s)
     asked = pb.Question(question_id=question_id, text=text, options=options)
     if schema is not None:
-        asked.response_schema_json = json.dumps(schema, allow_nan=False)
-    if expires_in_s is not None:
-        asked.expires_in.CopyFrom(duration(expires_in_s))
+        try:
+            asked.response_schema_json = json.dumps(schema, allow_nan=False)
+        except RecursionError:
+            raise ValueError("ask: schema is nested too deeply, or within itself") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"ask: schema is no JSON: {error}") from None
+    if wait_s is not None:
+        # What has passed already has passed at once.
+        asked.expires_in.CopyFrom(duration(max(0.0, wait_s)))
     return _sealed(asked, "the question", payload_bytes_max, path)
+
+
+def seconds(what: str, value: Any) -> float | None:
+    """How long somebody waits, seconds; None for no bound of its own. TypeError or ValueError for what is no time."""
+    if value is None:
+        return None
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number:
+        raise TypeError(f"{what} should be a number of seconds, or None, not {type(value).__name__}")
+    # Not by `math`: an int may be larger than any float.
+    if value != value:
+        raise ValueError(f"{what} should be a number of seconds, or None, not nan")
+    if not -WAIT_S_MAX < value < WAIT_S_MAX:
+        return WAIT_S_MAX if value > 0 else -WAIT_S_MAX
+    return float(value)
+
+
+def _check_question(text: object, options: object, schema: object) -> None:
+    _check_line("ask: the question", text)
+    # A text is a sequence of texts too, and a mapping one of its keys.
+    if isinstance(options, str) or not isinstance(options, Sequence):
+        raise TypeError(
+            f'ask: options should be a list of str, e.g. ["yes", "no"], not {type(options).__name__}'
+        )
+    for option in options:
+        _check_line("ask: an option", option)
+    if schema is not None and not isinstance(schema, Mapping):
+        raise TypeError(
+            f'ask: schema should be a JSON Schema as a dict, e.g. {{"type": "integer"}}, not {type(schema).__name__}'
+        )
+
+
+def _check_line(what: str, text: object) -> None:
+    """Of what people read and answer: some text that can be on the wire."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} should be a str, not {type(text).__name__}")
+    if not text:
+        raise ValueError(f"{what} is empty")
+    if not text.isascii():
+        _utf8_size(what, text)
 
 
 def _artifact_pieces(
@@ -167,14 +225,18 @@ def usage(used: Usage) -> pb.Usage:
 
 def _check_name(what: str, name: str) -> None:
     """A name goes out with every packet. ValueError when it is no text, or long."""
+    size = _utf8_size(what, name)
+    if size > NAME_BYTES_MAX:
+        raise ValueError(f"{what} is {size} bytes; at most {NAME_BYTES_MAX} can cross")
+
+
+def _utf8_size(what: str, text: str) -> int:
     try:
-        size = len(name.encode())
+        return len(text.encode())
     except UnicodeEncodeError:
         raise ValueError(
             f"{what} has half characters (lone surrogates), which no text on the wire has"
         ) from None
-    if size > NAME_BYTES_MAX:
-        raise ValueError(f"{what} is {size} bytes; at most {NAME_BYTES_MAX} can cross")
 
 
 def _sealed(payload: ProtobufMessage, what: str, payload_bytes_max: int, path: str) -> Sealed:

@@ -24,6 +24,7 @@ from commander.core.turn import Usage
 from commander.crossing import Passage
 from commander.errors import TOOL_FAILURES, QuestionUnanswered, Stopped, ToolFailed, ToolTimeout
 from commander.outputs import Artifact, Content, Embedding, Output, Progress, Thought, Used
+from commander.sealing import WAIT_S_MAX
 
 if TYPE_CHECKING:
     from commander.blocking_team import BlockingTeam
@@ -217,7 +218,7 @@ class Turn(Asked):
             waiting = asyncio.wrap_future(answer)
             if timeout_s is None:
                 return _tool_result(name, await waiting)
-            async with asyncio.timeout(timeout_s + _TIMEOUT_MARGIN_S):
+            async with asyncio.timeout(_patience_s(timeout_s)):
                 return _tool_result(name, await waiting)
         except TimeoutError:
             raise _unanswered(name, timeout_s) from None
@@ -320,9 +321,7 @@ class BlockingTurn(Asked):
         with self._crossing.guard:
             call_id, answer = self._crossing.call(name, arguments, timeout_s, idempotency_key)
         try:
-            return _tool_result(
-                name, answer.result(None if timeout_s is None else timeout_s + _TIMEOUT_MARGIN_S)
-            )
+            return _tool_result(name, answer.result(None if timeout_s is None else _patience_s(timeout_s)))
         except TimeoutError:
             raise _unanswered(name, timeout_s) from None
         finally:
@@ -409,6 +408,11 @@ def _tool_result(tool: str, answer: ToolAnswer) -> object:
 def _tool_failed(tool: str, failure: ToolFailure) -> ToolFailed:
     kind = TOOL_FAILURES.get(failure.code, ToolFailed)
     return kind(tool, failure.message, retryable=failure.retryable, retry_after_s=failure.retry_after_s)
+
+
+def _patience_s(timeout_s: float) -> float:
+    """How long a call with this timeout is waited for. Threads can't wait for any number of seconds."""
+    return min(timeout_s, WAIT_S_MAX) + _TIMEOUT_MARGIN_S
 
 
 def _unanswered(tool: str, timeout_s: float | None) -> ToolTimeout:

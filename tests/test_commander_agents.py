@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -489,6 +490,10 @@ class Loop:
 
 LOOP: list[Any] = []
 LOOP.append(LOOP)
+# Deeper than json goes, and nowhere within itself.
+DEEP: list[Any] = []
+for _ in range(100_000):
+    DEEP = [DEEP]
 
 
 @pytest.mark.parametrize(
@@ -584,6 +589,95 @@ def test_an_odd_name_is_for_the_dispatcher_to_judge(
     assert session.content == "taken"
 
 
+@pytest.mark.parametrize(
+    ("call", "kind", "why"),
+    [
+        (
+            lambda turn: turn.call_tool_with("t", {}, timeout_s="5"),
+            TypeError,
+            "timeout_s should be a number of sec",
+        ),
+        (
+            lambda turn: turn.call_tool_with("t", {}, timeout_s=True),
+            TypeError,
+            "timeout_s should be a number of s",
+        ),
+        (
+            lambda turn: turn.call_tool_with("t", {}, timeout_s=math.nan),
+            ValueError,
+            "timeout_s should be a numb",
+        ),
+        (
+            lambda turn: turn.call_tool_with("t", {}, timeout_s=-1.5),
+            ToolTimeout,
+            "timeout_s is -1.5, so there is no",
+        ),
+        (
+            lambda turn: turn.delegate("other", "Hi", timeout_s=0),
+            ToolTimeout,
+            "timeout_s is 0, so there is no time",
+        ),
+        (
+            lambda turn: turn.call_tool_with("t", {}, idempotency_key=5),
+            TypeError,
+            "idempotency_key should be a str",
+        ),
+        (
+            lambda turn: turn.call_tool(None),
+            TypeError,
+            "the name of a tool or an agent should be a str, not NoneT",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind_of_agent", ["async", "sync"])
+def test_a_call_that_can_not_be_meant_says_which_argument_is_wrong(
+    dispatcher: ScriptedDispatcher, call: Any, kind: type[Exception], why: str, kind_of_agent: str
+) -> None:
+    def caught(error: Exception) -> str:
+        assert isinstance(error, kind), repr(error)
+        return str(error)
+
+    @agent("async")
+    async def caller(turn: Turn) -> Any:
+        try:
+            await call(turn)
+        except (TypeError, ValueError, ToolFailed) as error:
+            yield caught(error)
+
+    @agent("sync")
+    def caller_too(turn: BlockingTurn) -> Any:
+        try:
+            call(turn)
+        except (TypeError, ValueError, ToolFailed) as error:
+            yield caught(error)
+
+    session = run(dispatcher, caller if kind_of_agent == "async" else caller_too)
+    assert why in session.content
+    assert [packet.WhichOneof("payload") for packet in session.other] == ["done"]
+
+
+@pytest.mark.parametrize("timeout_s", [math.inf, 1e300, 10**400], ids=["inf", "1e300", "int"])
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_call_may_wait_for_as_long_as_there_are_numbers(
+    dispatcher: ScriptedDispatcher, timeout_s: float, kind: str
+) -> None:
+    @agent("async")
+    async def patient(turn: Turn) -> Any:
+        yield await turn.call_tool_with("tool", {}, timeout_s=timeout_s)
+
+    @agent("sync")
+    def patient_too(turn: BlockingTurn) -> Any:
+        yield turn.call_tool_with("tool", {}, timeout_s=timeout_s)
+
+    with serving(dispatcher.address, patient if kind == "async" else patient_too):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        call = session.next()
+        session.answer_call(call, '"here"')
+        session.done()
+    assert call.tool_call.timeout_ms == 4_000_000_000
+    assert session.content == "here"
+
+
 def test_a_call_given_up_leaves_nothing_behind(dispatcher: ScriptedDispatcher) -> None:
     @agent("impatient")
     async def impatient(turn: Turn) -> Any:
@@ -635,6 +729,60 @@ def test_a_question_waits_for_its_answer(dispatcher: ScriptedDispatcher) -> None
     assert json.loads(question.response_schema_json) == {"type": "string"}
     assert (question.expires_in.seconds, question.expires_in.nanos) == (2, 500_000_000)
     assert session.content == "chosen: b"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"question": None}, "ask: the question should be a str, not NoneType"),
+        ({"question": ""}, "ask: the question is empty"),
+        ({"question": "half \ud800"}, "ask: the question has half characters"),
+        ({"options": "yes"}, 'ask: options should be a list of str, e.g. ["yes", "no"], not str'),
+        ({"options": {"yes": 1}}, "ask: options should be a list of str"),
+        ({"options": [1, 2]}, "ask: an option should be a str, not int"),
+        ({"options": ["yes", ""]}, "ask: an option is empty"),
+        ({"options": ["\udc00"]}, "ask: an option has half characters"),
+        ({"schema": "integer"}, "ask: schema should be a JSON Schema as a dict"),
+        ({"schema": {"type": int}}, "ask: schema is no JSON: Object of type type"),
+        ({"schema": {"minimum": math.nan}}, "ask: schema is no JSON"),
+        ({"schema": {"not": DEEP}}, "ask: schema is nested too deeply, or within itself"),
+        ({"expires_in_s": "60"}, "ask: expires_in_s should be a number of seconds, or None, not str"),
+        ({"expires_in_s": math.nan}, "ask: expires_in_s should be a number of seconds, or None, not nan"),
+    ],
+)
+def test_a_question_that_nobody_could_answer_is_not_asked(
+    dispatcher: ScriptedDispatcher, wrong: dict[str, Any], why: str
+) -> None:
+    @agent("asker")
+    async def asker(turn: Turn) -> Any:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            await turn.ask(**{"question": "Which?", **wrong})
+        yield str(caught.value)
+
+    session = run(dispatcher, asker)
+    assert why in session.content
+    assert [packet.WhichOneof("payload") for packet in session.other] == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("expires_in_s", "asked_s"),
+    [(-1, 0), (0, 0), (math.inf, 4_000_000), (10**400, 4_000_000)],
+    ids=["negative", "zero", "inf", "int"],
+)
+def test_a_question_waits_for_as_long_as_there_are_numbers(
+    dispatcher: ScriptedDispatcher, expires_in_s: float, asked_s: int
+) -> None:
+    @agent("asker")
+    async def asker(turn: Turn) -> Any:
+        yield await turn.ask("Which?", expires_in_s=expires_in_s)
+
+    with serving(dispatcher.address, asker):
+        session = ScriptedSession(dispatcher.accept(), "s")
+        question = session.next().question
+        answer = pb.Answer(question_id=question.question_id, value_json='"this"')
+        session.owe(pb.DownstreamPacket(answer=answer))
+        session.done()
+    assert (question.HasField("expires_in"), question.expires_in.seconds) == (True, asked_s)
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])

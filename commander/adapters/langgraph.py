@@ -285,7 +285,7 @@ async def _answer(turn: Turn, interrupt: Any) -> Any:
     if isinstance(value, Mapping) and isinstance(value.get("action_requests"), Sequence):
         return {"decisions": [await _decision(turn, each) for each in value["action_requests"]]}
     options: Any = value.get("options") if isinstance(value, Mapping) else None
-    are_texts = isinstance(options, Sequence) and all(isinstance(each, str) for each in options)
+    are_texts = isinstance(options, Sequence) and all(isinstance(each, str) and each for each in options)
     schema = getattr(interrupt, "response_schema", None)
     try:
         return await turn.ask(
@@ -310,8 +310,8 @@ def _question(value: Any) -> str:
         texts = [
             value[key] for key in ("question", "text", "prompt", "message", "description") if key in value
         ]
-        value = next((text for text in texts if isinstance(text, str)), value)
-    return offers.cut(value if isinstance(value, str) else str(value))
+        value = next((text for text in texts if isinstance(text, str) and text), value)
+    return offers.cut(value if isinstance(value, str) else str(value)) or "The graph asks how to go on."
 
 
 def _failed(agent: str, error: Exception, showing: Showing) -> Exception:

@@ -199,10 +199,10 @@ class Here(AbstractCapability[Any]):
 
 def _question(tool: str, told: dict[str, Any]) -> tuple[str, list[str]]:
     """The words of a question that a tool defers, and the options among which it lets choose."""
-    texts = [told[key] for key in ("question", "text", "prompt", "message") if isinstance(told.get(key), str)]
+    said = (told.get(key) for key in ("question", "text", "prompt", "message"))
     options = told.get("options")
-    are_texts = isinstance(options, list) and all(isinstance(each, str) for each in options)
-    text = texts[0] if texts else f"{tool}: {told}"
+    are_texts = isinstance(options, list) and all(isinstance(each, str) and each for each in options)
+    text = next((each for each in said if isinstance(each, str) and each), f"{tool}: {told}")
     return offers.cut(text), options if isinstance(options, list) and are_texts else []
 
 
