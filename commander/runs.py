@@ -295,14 +295,17 @@ def _failed(crossing: Passage, error: BaseException) -> tuple[Outcome | None, Ag
 
 
 def told(error: BaseException) -> AgentFailure:
-    """What is told of it; the log has the traceback."""
+    """What is told of it; the log has the traceback. Of a group, which a TaskGroup makes of what its tasks raise, it is
+    the one that has words for the user, or else the first."""
+    raised, leaves = error, _leaves(error)
+    error = next((each for each in leaves if isinstance(each, AgentError)), leaves[0])
     kind = type(error).__name__
     try:
         message = str(error)
     except BaseException:  # noqa: BLE001 - its own __str__ may be what is broken
         message = ""
     if isinstance(error, AgentError):
-        _LOG.info("the agent gives up: %s", message)
+        _LOG.info("the agent gives up: %s", message, exc_info=raised if len(leaves) > 1 else None)
         return AgentFailure.of(
             error.code,
             message or kind,
@@ -312,9 +315,21 @@ def told(error: BaseException) -> AgentFailure:
             error.origin,
             error.upstream_status,
         )
-    _LOG.error("the agent failed", exc_info=error)
+    _LOG.error("the agent failed", exc_info=raised)
     if isinstance(error, asyncio.CancelledError):
         # Nobody asked for it: other code in this process did it, and need not do it again.
         message = message or "the agent was cancelled from within"
         return AgentFailure.of("agent_exception", message, kind, True, None)
     return AgentFailure.of("agent_exception", message or kind, kind, False, None)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """What a group holds, those within it included; else the error itself."""
+    leaves, rest = [], [error]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, BaseExceptionGroup):
+            rest.extend(reversed(one.exceptions))
+        else:
+            leaves.append(one)
+    return leaves

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import math
 import re
 import threading
@@ -1125,6 +1126,37 @@ def test_what_an_agent_raises_fails_its_turn_alone(
     assert (done.error.code, done.error.error_type, done.error.message) == (code, kind, message)
     assert done.error.origin == pb.ERROR_ORIGIN_COMMANDER
     assert done.error.scope == pb.ERROR_SCOPE_SESSION
+
+
+def test_what_a_task_of_a_group_raises_is_told_as_it_is(
+    dispatcher: ScriptedDispatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "commander.runs")
+
+    async def raises(error: Exception) -> None:
+        raise error
+
+    @agent("errand")
+    async def errand(turn: Turn) -> Any:
+        yield "begin"
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(raises(ValueError("no such city")))
+            if turn.session_id == "words":
+                async with asyncio.TaskGroup() as inner:
+                    inner.create_task(raises(AgentError("closed", code="archive_closed", retryable=True)))
+
+    with serving(dispatcher.address, errand):
+        link = dispatcher.accept()
+        words, plain = (
+            ScriptedSession(link, "words").done().error,
+            ScriptedSession(link, "plain").done().error,
+        )
+    assert (words.code, words.message, words.retryable) == ("archive_closed", "closed", True)
+    assert (plain.code, plain.error_type, plain.message) == ("agent_exception", "ValueError", "no such city")
+    # Of what is not told, the log has the traceback.
+    (gives_up,) = [each for each in caplog.records if each.getMessage() == "the agent gives up: closed"]
+    assert gives_up.exc_info is not None
+    assert "ValueError: no such city" in caplog.text
 
 
 def test_an_agent_error_says_whether_to_try_again(dispatcher: ScriptedDispatcher) -> None:
