@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from commander.conversation import Request, ToolAnswer, UserAnswer, UserMessage
 from commander.core.turn import Turn
-from commander.crossing import Crossing, fail
+from commander.crossing import Crossing, fail, settle
 from commander.errors import AgentError, Stopped
 from commander.outputs import AgentEvent, Content, Output, Thought
 
@@ -40,7 +40,8 @@ class Branch:
         self._answer_chars = 0
         self._over = False
         self._messages: deque[UserMessage] = deque()
-        self._want_message: Future[None] | None = None
+        # One for each who waits: one that gives up is not to take the others along.
+        self._want_message: set[Future[None]] = set()
         # Whatever is waited for in it.
         self._waiting: set[Future[Any]] = set()
 
@@ -122,9 +123,10 @@ class Branch:
         if self._messages:
             return self._messages.popleft()
         self._check_open()
-        if self._want_message is None or self._want_message.done():
-            self._want_message = self._awaited(Future())
-        return self._want_message
+        future: Future[None] = Future()
+        self._want_message.add(future)
+        future.add_done_callback(self._want_message.discard)
+        return self._awaited(future)
 
     def take_messages(self) -> list[UserMessage]:
         taken = list(self._messages)
@@ -148,8 +150,8 @@ class Branch:
                 code="too_many_messages",
             )
         self._messages.append(message)
-        if self._want_message is not None and not self._want_message.done():
-            self._want_message.set_result(None)
+        for waiting in tuple(self._want_message):
+            settle(waiting, None)
 
     def tell_of(self, event: AgentEvent) -> None:
         with self._root.guard:

@@ -1,11 +1,12 @@
 """What an agent is asked and told: plain, frozen, and free of the wire."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,29 @@ class Message:
     role: Role
     parts: tuple[Part, ...]
 
+    def __post_init__(self) -> None:
+        parts: object = self.parts
+        # A text is a sequence of texts too: of its letters.
+        if isinstance(parts, str):
+            raise TypeError("a message's parts should be a tuple, e.g. ('Hello',), not a str")
+        if self.role not in ROLES:
+            raise ValueError(f"a message's role should be one of {', '.join(ROLES)}, not {self.role!r}")
+
     @property
     def text(self) -> str:
         """All its text, in order."""
         return "".join(part for part in self.parts if isinstance(part, str))
+
+
+def checked_messages(what: str, messages: object) -> tuple[Message, ...]:
+    """Those of a conversation that an author gives. TypeError for what are none; `what` begins it."""
+    if isinstance(messages, str) or not isinstance(messages, Iterable):
+        raise TypeError(f"{what}: messages should be a list of Message, not {type(messages).__name__}")
+    told = tuple(messages)
+    for number, message in enumerate(told):
+        if not isinstance(message, Message):
+            raise TypeError(f"{what}: messages[{number}] should be a Message, not {type(message).__name__}")
+    return told
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,8 +182,7 @@ class Crossing:
 
     def room(self) -> Future[None]:
         """Settled when there is room again, or by the end of the turn."""
-        future: Future[None] = Future()
-        self._want_room.append(future)
+        future = _waiting_in(self._want_room)
         # The link may have made room before it could see that somebody wants it.
         if self.turn.has_room or self.is_over:
             _settle_all(self._want_room)
@@ -263,8 +262,7 @@ class Crossing:
         if message is not None:
             return message
         self._check_open()
-        future: Future[None] = Future()
-        self._want_message.append(future)
+        future = _waiting_in(self._want_message)
         if self._may_take() or self.is_over:
             _settle_all(self._want_message)
         return future
@@ -295,11 +293,11 @@ class Crossing:
 
     def tell_result(self, call_id: str, answer: ToolAnswer) -> bool:
         """What a tool answered. False when nobody waits for it any more."""
-        return _settle(cast("Future[ToolAnswer] | None", self.turn.close_call(call_id)), answer)
+        return settle(cast("Future[ToolAnswer] | None", self.turn.close_call(call_id)), answer)
 
     def tell_answer(self, question_id: str, answer: UserAnswer) -> bool:
         """What the user answered. False when nobody waits for it any more."""
-        return _settle(cast("Future[UserAnswer] | None", self.turn.close_question(question_id)), answer)
+        return settle(cast("Future[UserAnswer] | None", self.turn.close_question(question_id)), answer)
 
     def tell_message(self, message: UserMessage, sequence: int) -> bool:
         """What the user says in between, and the number of its signal. False when there is no place for it.
@@ -384,7 +382,8 @@ def _short(path: str) -> str:
     return path if len(path) <= ID_PATH_CHARS_MAX else f"{path[:24]}~{crc32(path.encode()):08x}"
 
 
-def _settle(future: Future[T] | None, value: T) -> bool:
+def settle(future: Future[T] | None, value: T) -> bool:
+    """Whoever waits for it has it. False when nobody does any more."""
     if future is None:
         return False
     try:
@@ -400,10 +399,23 @@ def fail(future: Future[Any], error: BaseException) -> None:
         future.set_exception(error)
 
 
+def _waiting_in(futures: deque[Future[None]]) -> Future[None]:
+    """One more who waits. Whoever gives up leaves no trace: agents may look for a moment, again and again."""
+    future: Future[None] = Future()
+
+    def leave(_: object) -> None:
+        with suppress(ValueError):  # it was taken, and settled
+            futures.remove(future)
+
+    futures.append(future)
+    future.add_done_callback(leave)
+    return future
+
+
 def _settle_all(futures: deque[Future[None]]) -> None:
     while futures:
         try:
             future = futures.popleft()
         except IndexError:  # the other thread took the last one
             return
-        _settle(future, None)
+        settle(future, None)

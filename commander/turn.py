@@ -19,6 +19,7 @@ from commander.conversation import (
     ToolOffer,
     UserAnswer,
     UserMessage,
+    checked_messages,
 )
 from commander.core.turn import Usage
 from commander.crossing import Passage
@@ -371,10 +372,15 @@ def not_sayable(how: str, output: object) -> TypeError:
 def delegated_task(
     text: str, messages: Sequence[Message], agent_version: str, metadata: Mapping[str, str] | None
 ) -> dict[str, object]:
-    """What another agent is asked, as a call's arguments. Raises ValueError."""
+    """What another agent is asked, as a call's arguments. Raises ValueError or TypeError."""
     if bool(text) == bool(messages):
-        raise ValueError("an agent is asked with either a text, or messages")
-    task: dict[str, object] = {"text": text} if text else {"messages": [_said(each) for each in messages]}
+        raise ValueError("delegate: either a text or messages should be given, and not be empty")
+    if not isinstance(text, str):
+        raise TypeError(f"delegate: text should be a str, not {type(text).__name__}")
+    if not (metadata is None or isinstance(metadata, Mapping)):
+        raise TypeError(f"delegate: metadata should be a dict of texts, not {type(metadata).__name__}")
+    told = [_said(each) for each in checked_messages("delegate", messages)]
+    task: dict[str, object] = {"text": text} if text else {"messages": told}
     if agent_version:
         task["agent_version"] = agent_version
     if metadata:

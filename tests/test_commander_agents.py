@@ -1,13 +1,14 @@
 """What an author can say, ask and catch, and what becomes of an agent that fails."""
 
 import asyncio
+import gc
 import json
 import logging
 import math
 import re
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +21,7 @@ from commander import (
     AgentError,
     BlockingTurn,
     InvalidArguments,
+    Message,
     Published,
     PublishedCall,
     QuestionUnanswered,
@@ -842,6 +844,53 @@ def test_the_user_may_talk_while_it_runs(dispatcher: ScriptedDispatcher, kind: s
 def say(session: ScriptedSession, *texts: str) -> None:
     for text in texts:
         session.owe(pb.DownstreamPacket(user_message=pb.UserMessage(text=text)))
+
+
+def test_looking_for_messages_for_a_moment_leaves_nothing_behind(dispatcher: ScriptedDispatcher) -> None:
+    def waiting() -> int:
+        gc.collect()
+        return sum(isinstance(each, Future) for each in gc.get_objects())
+
+    @agent("glances")
+    async def glances(turn: Turn) -> Any:
+        before = waiting()
+        for _ in range(200):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0):
+                    async for _ in turn.messages():
+                        pass
+        yield str(waiting() - before < 100)
+
+    assert run(dispatcher, glances).content == "True"
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({}, "delegate: either a text or messages should be given"),
+        ({"text": 5}, "delegate: text should be a str, not int"),
+        ({"messages": "Hi"}, "delegate: messages should be a list of Message, not str"),
+        ({"messages": ["Hi"]}, "delegate: messages[0] should be a Message, not str"),
+        ({"text": "Hi", "metadata": ["lang"]}, "delegate: metadata should be a dict of texts, not list"),
+    ],
+)
+def test_another_agent_is_asked_nothing_that_can_not_be_meant(
+    dispatcher: ScriptedDispatcher, asked: dict[str, Any], why: str
+) -> None:
+    @agent("asker")
+    async def asker(turn: Turn) -> Any:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            await turn.delegate("other", **asked)
+        yield str(caught.value)
+
+    assert why in run(dispatcher, asker).content
+
+
+def test_a_message_is_made_of_parts_and_of_a_role_that_there_is() -> None:
+    with pytest.raises(TypeError, match=re.escape("parts should be a tuple, e.g. ('Hello',), not a str")):
+        Message("user", "Hello")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="role should be one of system, user, assistant, tool, not 'human'"):
+        Message("human", ("Hello",))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
