@@ -15,10 +15,10 @@ from typing import Any, Final, Self
 
 from commander.agent import Agent, AnyAgent, agent
 from commander.branch import ANSWER_AS, AnswerAs, Branch, Ferry
-from commander.conversation import Message, UserMessage
+from commander.conversation import Message, UserMessage, checked_messages
 from commander.core.turn import Outcome
 from commander.crossing import Crossing, Passage
-from commander.errors import AgentError, AgentFailure
+from commander.errors import AgentError, AgentFailure, Stopped
 from commander.metrics import Metrics
 from commander.models.model import TurnModels
 from commander.models.registry import Models
@@ -98,6 +98,7 @@ class Teams:
         self.roll = roll
         # The name of the root agent, for metrics: those of members may be any.
         self.label = label
+        self.is_over = False
         self._open: set[Team] = set()
 
     @classmethod
@@ -125,6 +126,7 @@ class Teams:
 
     def hang_up(self) -> None:
         """Its agent is to end or has ended: so does all that it has under way. In the loop; idempotent."""
+        self.is_over = True
         self.models.hang_up()
         for team in tuple(self._open):
             team.cancel()
@@ -152,6 +154,10 @@ class Team:
         return f"<Team of {self._teams.crossing.path or 'the root'}: {running} of {len(self._members)} run>"
 
     async def __aenter__(self) -> Self:
+        if asyncio.get_running_loop() is not self._teams.stage.loop:
+            raise RuntimeError(
+                "team: its members run in the agents' loop, so it is opened there, and not in another one"
+            )
         self._is_open = True
         self._teams.opened(self)
         return self
@@ -195,12 +201,15 @@ class Team:
         asked. What it says as content goes to viewers ("content"), to those who see thoughts ("thought"), or to whoever
         starts it and nobody else ("kept"). A name that is taken is numbered: see the member's `name`.
 
-        ValueError and TypeError for what can't be; AgentError (team_too_large) for one too many.
+        ValueError and TypeError for what can't be; AgentError (team_too_large) for one too many; Stopped once the agent
+        that starts it has ended, or is to end.
         """
         if not self._is_open:
             raise RuntimeError(
                 "team: members are started within its block: async with turn.team() as team: …"
             )
+        if self._teams.is_over or self._teams.crossing.is_over:
+            raise Stopped
         _check_name(name)
         if answer_as not in ANSWER_AS:
             raise ValueError(
@@ -374,7 +383,13 @@ class Member(Awaitable[MemberResult]):
                 f"the commander is out of threads: {error}", code="no_thread", retryable=True
             ) from None
         self._hang_up = teams.hang_up
-        await asyncio.wrap_future(ended)
+        over = asyncio.wrap_future(ended)
+        while not over.done():
+            try:
+                await asyncio.wait((over,))
+            except asyncio.CancelledError:
+                # Not by its team: somebody cancels whatever runs. The thread goes on until it hears of it.
+                self.cancel()
         teams.hang_up()
         self._came_to(run)
 
@@ -413,11 +428,12 @@ def _agent(name: str, member: object) -> AnyAgent:
 def _asked(
     before: tuple[Message, ...], text: str | None, messages: Sequence[Message] | None
 ) -> tuple[Message, ...]:
+    told = () if messages is None else checked_messages("team", messages)
     if text is None:
-        return before if messages is None else tuple(messages)
+        return before if messages is None else told
     if not isinstance(text, str):
         raise TypeError(f"team: text should be a str, not {type(text).__name__}")
-    return (*(messages or ()), Message("user", (text,)))
+    return (*told, Message("user", (text,)))
 
 
 def _check_name(name: object) -> None:

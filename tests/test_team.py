@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -26,6 +27,7 @@ from commander import (
     Output,
     Published,
     QuestionUnanswered,
+    Stopped,
     Turn,
     agent,
 )
@@ -498,6 +500,41 @@ async def test_a_sync_member_has_a_thread_and_the_same_turn() -> None:
 
 
 @asynchronous
+async def test_a_sync_member_is_over_when_its_thread_is_whoever_cancels_its_task() -> None:
+    went_on, was_told = threading.Event(), threading.Event()
+
+    def works(turn: BlockingTurn) -> str:
+        turn.emit("begin")
+        went_on.wait()
+        try:
+            turn.emit("never")
+        finally:
+            was_told.set()
+        return "never"
+
+    @agent
+    async def root(turn: Turn) -> Said:
+        async with turn.team() as team:
+            member = team.start("works", works)
+            async for _ in turn.messages():
+                break
+            for task in asyncio.all_tasks():
+                if task.get_name().startswith(member.path):
+                    task.cancel()
+            await asyncio.sleep(0)
+            yield f"over: {member.is_over}; "
+            went_on.set()
+            result = await member
+            yield f"told: {was_told.is_set()}, {getattr(result.error, 'code', '')}"
+
+    async with running_agent(root) as run:
+        await run.until("content")
+        run.say("Go on")
+        await run.over()
+    assert run.text == "over: False; told: True, member_cancelled"
+
+
+@asynchronous
 async def test_a_stop_wakes_a_sync_member_wherever_it_waits() -> None:
     ended, on = threading.Semaphore(0), threading.Barrier(4)
 
@@ -568,6 +605,40 @@ async def test_the_root_hears_the_user_and_passes_on_what_concerns_a_member() ->
 
 
 @asynchronous
+async def test_one_that_listens_no_longer_takes_no_other_listener_along() -> None:
+    async def hears(turn: Turn) -> Said:
+        async def first() -> str:
+            async for message in turn.messages():
+                return f"<{message}>"
+            return "none"
+
+        async def impatient() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0):
+                    await first()
+
+        heard = asyncio.ensure_future(first())
+        await asyncio.gather(impatient(), impatient())
+        yield "listens"
+        yield await heard
+
+    @agent
+    async def root(turn: Turn) -> Said:
+        async with turn.team() as team:
+            member = team.start("hears", hears)
+            async for message in turn.messages():
+                member.tell(message.text)
+                break
+        yield "passed on"
+
+    async with running_agent(root) as run:
+        await run.until("content")
+        run.say("Hi")
+        await run.over()
+    assert says_of(run, "hears") == "listens<Hi>"
+
+
+@asynchronous
 async def test_an_expired_question_of_a_member_is_its_own() -> None:
     async def asks(turn: Turn) -> str:
         try:
@@ -621,6 +692,14 @@ WRONG = [
     (lambda turn, team: team.start("a", nothing, text=7), "text should be a str, not int"),
     (lambda turn, team: team.start("a", nothing, answer_as="loud"), "should be one of 'content', 'thought',"),
     (lambda turn, team: turn.team().start("a", nothing), "async with turn.team() as team"),
+    (
+        lambda turn, team: team.start("a", nothing, messages="Hi"),
+        "messages should be a list of Message, not str",
+    ),
+    (
+        lambda turn, team: team.start("a", nothing, messages=["Hi"]),
+        "messages[0] should be a Message, not str",
+    ),
 ]
 
 
@@ -636,6 +715,63 @@ async def test_what_an_author_gets_wrong_is_told(does: object, right: str) -> No
     run = await run_agent(root)
     assert run.failure is not None
     assert right in run.failure.message
+    assert not ends(run)
+
+
+@asynchronous
+async def test_no_member_begins_once_its_agent_has_ended_or_is_to_end() -> None:
+    turns: list[Turn] = []
+    late: list[BaseException] = []
+    begun: list[str] = []
+
+    async def begins(turn: Turn) -> str:
+        begun.append(turn.path)
+        return "Here I am."
+
+    async def starts_one(turn: Turn) -> None:
+        try:
+            async with turn.team() as team:
+                team.start("late", begins)
+        except asyncio.CancelledError as error:
+            late.append(error)
+            raise
+
+    @agent
+    async def root(turn: Turn) -> Said:
+        turns.append(turn)
+        yield "begin"
+        try:
+            if turn.text == "stop":
+                await asyncio.Event().wait()
+        finally:
+            if turn.text == "stop":
+                await starts_one(turn)
+
+    async with running_agent(root, "stop") as run:
+        await run.until_text("begin")
+        run.stop()
+        assert (await run.over()).outcome == "stopped"
+    assert (await run_agent(root, "end")).outcome == "completed"
+    with pytest.raises(Stopped):
+        await starts_one(turns[1])
+    assert [type(each) for each in late] == [Stopped, Stopped]
+    assert begun == []
+
+
+@asynchronous
+async def test_a_team_is_opened_in_the_agents_loop_and_in_no_other() -> None:
+    async def opens(turn: Turn) -> None:
+        async with turn.team() as team:
+            team.start("a", nothing)
+
+    @agent
+    async def root(turn: Turn) -> Said:
+        await asyncio.to_thread(lambda: asyncio.run(opens(turn)))
+        yield "never"
+
+    run = await run_agent(root)
+    assert run.failure is not None
+    assert "its members run in the agents' loop" in run.failure.message
     assert not ends(run)
 
 
