@@ -1,7 +1,7 @@
 """What an author imports: the decorator that makes an agent of a function."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from functools import partial
 from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, get_args, overload
@@ -12,6 +12,10 @@ R = TypeVar("R")
 # What an agent does with a session whose earlier attempt was lost, when viewers already have something of it.
 OnRestart = Literal["restart", "continue", "never"]
 ON_RESTART: Final[tuple[OnRestart, ...]] = get_args(OnRestart)
+
+# What a dispatcher takes of what an agent says of itself.
+LABEL_CHARS_MAX: Final = 128
+ACCEPTS_MAX: Final = 16
 
 
 class Kind(Enum):
@@ -43,12 +47,13 @@ class Agent(Generic[P, R]):
     ) -> None:
         self.function = function
         self.name = _checked_name(name)
-        self.description = description
-        self.version = version
-        self.accepts = tuple(accepts)
+        self.description = _checked_text("description", description)
+        self.version = _checked_label("version", version)
+        self.accepts = _checked_accepts(accepts)
         self.on_restart = _checked_on_restart(on_restart)
         self.parks = _checked_parks(parks, on_restart)
         self.kind = _kind(function)
+        _check_takes_turn(self.name, function)
         self.__name__ = getattr(function, "__name__", name)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
@@ -102,6 +107,8 @@ def agent(
     returns the whole answer. Sync ones run in a thread of their own. Without a name the agent is called like its
     function, with - for _. Without a description it is the first line of the docstring. `accepts` are MIME types.
 
+    ValueError or TypeError for what no dispatcher would take.
+
     `on_restart` says what becomes of a session whose commander died: the agent begins anew ("restart"), goes on from
     `turn.published` ("continue"), or is not run a second time ("never"). ValueError for anything else.
 
@@ -141,6 +148,51 @@ def _checked_name(name: object) -> str:
             f"an agent's name should be 1 to 128 characters without spaces, e.g. 'weather', not {name!r}"
         )
     return name
+
+
+def _checked_text(what: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"an agent's {what} should be a str, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"an agent's {what} has half characters (lone surrogates), which no text has"
+        ) from None
+    return text
+
+
+def _checked_label(what: str, text: object) -> str:
+    """As long as a dispatcher takes it."""
+    told = _checked_text(what, text)
+    if len(told) > LABEL_CHARS_MAX:
+        raise ValueError(f"an agent's {what} has {len(told)} characters; up to {LABEL_CHARS_MAX} are right")
+    return told
+
+
+def _checked_accepts(accepts: object) -> tuple[str, ...]:
+    # A text is a sequence of texts too: of its letters.
+    if isinstance(accepts, str) or not isinstance(accepts, Iterable):
+        raise TypeError(
+            f"an agent's accepts should be a list of MIME types, e.g. ['text/plain'], not {type(accepts).__name__}"
+        )
+    told = tuple(_checked_label("accepts", each) for each in accepts)
+    if len(told) > ACCEPTS_MAX:
+        raise ValueError(f"an agent's accepts has {len(told)} MIME types; up to {ACCEPTS_MAX} are right")
+    return told
+
+
+def _check_takes_turn(name: str, function: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # not every function of C has one
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise TypeError(
+            f"agent {name!r}: its function should be called with one argument, the turn: (turn), not {signature}"
+        ) from None
 
 
 def _checked_parks(parks: object, on_restart: object) -> bool:

@@ -18,7 +18,7 @@ from commander.crossing import Passage
 from commander.errors import AgentError, AgentFailure, Stopped
 from commander.logs import CURRENT_TURN
 from commander.outputs import Output
-from commander.turn import BlockingTurn, Turn, not_sayable
+from commander.turn import BlockingTurn, Turn, not_sayable, what_is_meant
 
 _LOG = logging.getLogger(__name__)
 
@@ -269,9 +269,14 @@ def _say_answer(crossing: Passage, answer: Any) -> None:
     if answer is None:
         return
     if not isinstance(answer, str):
+        kind, advice = type(answer), "to say more than that, make it a generator"
+        if what_is_meant(kind):
+            advice = (
+                "does a decorator hide that it is an async function, or a generator? Then that one is to await it, or"
+                " to yield what it yields"
+            )
         raise TypeError(
-            f"an agent that is a function returns its answer as a str, not {type(answer).__name__};"
-            " to say more than that, make it a generator"
+            f"an agent that is a function returns its answer as a str, not {kind.__name__}; {advice}"
         )
     with crossing.guard:
         crossing.say(answer)

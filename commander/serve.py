@@ -31,12 +31,14 @@ from commander.core.turn import Bounds
 from commander.crossing import CrossingBounds, TeamBounds
 from commander.doorbell import Doorbell
 from commander.endurance import Endurance
+from commander.errors import fit
 from commander.hub import ENVELOPE_BYTES_MAX, Hub
 from commander.link import Link
 from commander.metrics import Metrics
 from commander.models.registry import named_models, open_models
 from commander.pulse import Pulse
 from commander.runner import Runner
+from commander.sealing import EVENT_CHARS_MAX
 from commander.settings import Settings, SettingsError, parse_address
 
 _LOG = logging.getLogger(__name__)
@@ -91,7 +93,7 @@ def identity(settings: Settings, agents: Mapping[tuple[str, str], AnyAgent]) -> 
             pb.AgentOffer(
                 name=agent.name,
                 version=agent.version,
-                description=agent.description,
+                description=fit(agent.description, EVENT_CHARS_MAX),
                 accepted_input=agent.accepts,
                 on_restart=codec.ON_RESTART[agent.on_restart],
                 parks=agent.parks,

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # The dispatcher answers a call that has timed out; this much later nobody will.
 _TIMEOUT_MARGIN_S = 2.0
+# Larger numbers are no help, and may be as long as they like.
+_SHOWN_MAX = 1e40
 
 
 class Asked:
@@ -362,11 +364,22 @@ def _emit(crossing: Passage, output: object) -> None:
 
 
 def not_sayable(how: str, output: object) -> TypeError:
-    """What to raise for something that can't be said."""
+    """What to raise for something that can't be said. Users read it: of what it holds, only numbers are told."""
+    kind = type(output)
+    shown = f" {str(output)!r}" if isinstance(output, int | float) and abs(output) < _SHOWN_MAX else ""
     return TypeError(
-        f"an agent {how} {type(output).__name__} {str(output)[:80]!r}; it may be a str, or what"
-        " turn.content, .thought, .progress, .artifact, .embedding or .usage makes"
+        f"an agent {how} {kind.__name__}{shown}; it may be a str, or what"
+        f" turn.content, .thought, .progress, .artifact, .embedding or .usage makes{what_is_meant(kind)}"
     )
+
+
+def what_is_meant(kind: type) -> str:
+    """What an author has forgotten, as far as the type tells."""
+    if hasattr(kind, "__await__"):
+        return ": await it first"
+    if hasattr(kind, "__anext__") or hasattr(kind, "__next__"):
+        return ": yield what it gives, piece by piece"
+    return ""
 
 
 def delegated_task(

@@ -1,6 +1,7 @@
 """What an author can say, ask and catch, and what becomes of an agent that fails."""
 
 import asyncio
+import functools
 import gc
 import json
 import logging
@@ -117,6 +118,51 @@ def test_an_agent_is_still_its_function() -> None:
 def test_a_name_that_is_none_is_refused(name: Any) -> None:
     with pytest.raises(ValueError, match="an agent's name should be"):
         agent(name)(an_async_generator.function)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"version": 2}, "an agent's version should be a str, not int"),
+        ({"version": "2" * 129}, "an agent's version has 129 characters; up to 128 are right"),
+        ({"description": b"weather"}, "an agent's description should be a str, not bytes"),
+        ({"description": "half \ud800"}, "an agent's description has half characters"),
+        (
+            {"accepts": "image/*"},
+            "an agent's accepts should be a list of MIME types, e.g. ['text/plain'], not str",
+        ),
+        ({"accepts": [1]}, "an agent's accepts should be a str, not int"),
+        ({"accepts": ["text/plain"] * 17}, "an agent's accepts has 17 MIME types; up to 16 are right"),
+    ],
+)
+def test_what_no_dispatcher_takes_of_an_agent_is_refused_where_it_is_made(
+    told: dict[str, Any], why: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(why)):
+        agent("a", **told)(an_async_generator.function)
+
+
+def test_an_agent_of_many_words_links_and_is_told_of_in_fewer(dispatcher: ScriptedDispatcher) -> None:
+    wordy = agent("wordy", description="word " * 400_000)(an_async_generator.function)
+    with serving(dispatcher.address, wordy):
+        (offer,) = dispatcher.accept().hello.agents
+    assert (len(offer.description), offer.description[-5:]) == (1_024, " wor…")
+
+
+def test_a_function_that_takes_no_turn_is_no_agent() -> None:
+    with pytest.raises(
+        TypeError, match=re.escape("should be called with one argument, the turn: (turn), not ()")
+    ):
+
+        @agent
+        async def forgetful() -> str:
+            return "never"
+
+    @agent
+    async def generous(turn: Turn, more: int = 2, *rest: int, **named: int) -> str:
+        return "fine"
+
+    assert generous.name == "generous"
 
 
 @pytest.mark.parametrize("on_restart", ["", "resume", "Restart", None, ["never"]])
@@ -334,14 +380,34 @@ def test_a_long_text_is_cut_between_code_points(dispatcher: ScriptedDispatcher) 
     assert run(dispatcher, longwinded, packet_bytes_max=256).content == text
 
 
+class Unspeakable:
+    """Whoever shows it fails."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+class Done:
+    """Something that waits to be awaited."""
+
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+
 @pytest.mark.parametrize(
     ("output", "told"),
     [
         (5, "an agent yielded int '5'"),
         (None, "an agent yielded NoneType"),
-        (b"bytes", "an agent yielded bytes"),
+        (b"bytes", "an agent yielded bytes; it may be"),
+        ({"api_key": "sk-1"}, "an agent yielded dict; it may be"),
+        (10**5_000, "an agent yielded int; it may be"),
+        (Unspeakable(), "an agent yielded Unspeakable; it may be"),
+        (Done(), "makes: await it first"),
+        (iter([]), "makes: yield what it gives, piece by piece"),
         ("lone \ud800", "surrogates not allowed"),
     ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
 @pytest.mark.parametrize("kind", ["async", "sync"])
 def test_what_cannot_be_said_fails_at_the_very_yield(
@@ -1240,6 +1306,18 @@ def test_a_function_that_returns_something_else_is_told_what_would_be_right(
         return 5
 
     assert "returns its answer as a str, not int" in done_of(run(dispatcher, numeric)).error.message
+
+
+@pytest.mark.parametrize("hidden", [an_async_generator, a_generator])
+def test_a_generator_that_a_decorator_hides_is_told_of(
+    dispatcher: ScriptedDispatcher, hidden: AnyAgent
+) -> None:
+    @functools.wraps(hidden.function)
+    def wrapper(turn: Any) -> Any:
+        return hidden.function(turn)
+
+    error = done_of(run(dispatcher, agent("hidden")(wrapper))).error
+    assert "does a decorator hide that it is an async function, or a generator?" in error.message
 
 
 def test_once_it_is_over_nothing_counts(dispatcher: ScriptedDispatcher) -> None:
