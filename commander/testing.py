@@ -14,16 +14,19 @@ event loop, that of the test; a sync agent has a thread of its own, as always.
 
 import asyncio
 import contextlib
+import inspect
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import validator_for
+from pydantic_core import to_jsonable_python
+from referencing.jsonschema import EMPTY_REGISTRY
 from southwest.ai.agent.v1 import agent_pb2 as pb
 
 from commander import codec
@@ -37,12 +40,13 @@ from commander.conversation import (
     ToolOffer,
     UserAnswer,
     UserMessage,
+    checked_messages,
 )
 from commander.core.batch import Rotation
 from commander.core.turn import Done, Numbered, Outcome, Packet, Turn, Usage
 from commander.crossing import Crossing
 from commander.doorbell import Doorbell
-from commander.errors import AgentFailure, ToolFailed
+from commander.errors import AgentFailure, InvalidArguments, ToolFailed
 from commander.metrics import Metrics
 from commander.models.scripted import (
     HANGS,
@@ -162,6 +166,8 @@ class AgentRun:
         )
         self._agent = agent
         self._open: dict[str, Question] = {}
+        # What comes with time alone: that of the session is over, a question has expired.
+        self._timers: list[asyncio.TimerHandle] = []
         self._running: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         self._changed = asyncio.Event()
@@ -219,7 +225,9 @@ class AgentRun:
         return self.model_requests[count - 1]
 
     def say(self, text: str) -> None:
-        """The user adds something while the agent runs."""
+        """The user adds something while the agent runs. ScriptError once it runs no more, or when too many wait."""
+        if self.outcome or self._turn.fenced:
+            raise ScriptError(f"nobody hears {text!r}: the turn is over")
         if not self._crossing.tell_message(UserMessage(text), 0):
             raise ScriptError("the agent reads no messages, and no more may wait")
 
@@ -234,10 +242,8 @@ class AgentRun:
             raise ScriptError(
                 f"no question {question_id or 'is open'}: {[each.text for each in self.questions]}"
             )
-        _require_fit(found, value)
+        told = UserAnswer("", "declined") if value is DECLINED else _fitting(found, value)
         del self._open[found.question_id]
-        declined = value is DECLINED
-        told = UserAnswer("", "declined") if declined else UserAnswer(json.dumps(value))
         self._crossing.tell_answer(found.question_id, told)
 
     def expire(self, question_id: str = "") -> None:
@@ -281,6 +287,9 @@ class AgentRun:
 
     async def live(self) -> None:
         """Runs it, until it has ended or this is cancelled."""
+        left_s = self._crossing.request.left_s
+        if left_s is not None:
+            self._later(left_s, lambda: self.stop("the session's time is over"))
         self._runner.begin(self._crossing, (self._agent.name, self._agent.version))
         while not (self._ended.is_set() and not self._rotation):
             for each in self._rotation.gather():
@@ -302,10 +311,20 @@ class AgentRun:
         except TimeoutError:
             raise ScriptError(f"the agent ignored its stop for {self._patience_s:g} s") from None
         finally:
+            for timer in self._timers:
+                timer.cancel()
             for task in self._running:
                 task.cancel()
             if self._running:
                 await asyncio.wait(self._running)
+
+    def has_lived(self, living: "asyncio.Future[None]") -> None:
+        """What went wrong here is what the test hears, and not that nothing comes any more."""
+        if not living.cancelled() and isinstance(error := living.exception(), Exception):
+            self._is_wrong(error)
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(seconds, call))
 
     def _has_ended(self) -> None:
         self._ended.set()
@@ -354,42 +373,58 @@ class AgentRun:
         place = len(self.calls)
         self.calls.append(Call(asked.tool_name, arguments))
         timeout_s = asked.timeout_ms / 1000 if asked.HasField("timeout_ms") else None
-        answer = await self._answered(asked.tool_name, arguments, timeout_s)
+        answer = await self._answered(asked, arguments, timeout_s)
         failure = "" if answer.failure is None else answer.failure.code
         result = json.loads(answer.result_json) if answer.result_json else None
         self.calls[place] = Call(asked.tool_name, arguments, result, failure)
         self._crossing.tell_result(asked.call_id, answer)
 
-    async def _answered(self, name: str, arguments: Mapping[str, Any], timeout_s: float | None) -> ToolAnswer:
-        tool = self._tools.get(name)
+    async def _answered(
+        self, asked: pb.ToolCallRequest, arguments: Mapping[str, Any], timeout_s: float | None
+    ) -> ToolAnswer:
+        tool = self._tools.get(asked.tool_name)
         if tool is None:
             there = ", ".join(sorted(self._tools)) or "none"
             return ToolAnswer("", ToolFailure("not_found", f"no such tool; the test has scripted: {there}"))
+        bound = asyncio.timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with bound:
+                _check_arguments(asked.tool_name, tool, arguments)
                 made = tool(**arguments)
-                result = await cast("Awaitable[Any]", made) if asyncio.iscoroutine(made) else made
+                result = await made if inspect.isawaitable(made) else made
+            # An agent that says nothing has answered with an empty text.
+            return ToolAnswer(_json("" if asked.to_agent and result is None else result))
         except ToolFailed as failed:
             return ToolAnswer(
                 "", ToolFailure(failed.code, failed.message, failed.retryable, failed.retry_after_s)
             )
-        except TimeoutError:
-            return ToolAnswer("", ToolFailure("timeout", f"no answer within {timeout_s:g} s", retryable=True))
-        except Exception as error:  # noqa: BLE001 - as in a dispatcher: the agent is told, and goes on
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled():
+                raise
+            if bound.expired():
+                return ToolAnswer(
+                    "", ToolFailure("timeout", f"no answer within {timeout_s:g} s", retryable=True)
+                )
+            # As in a dispatcher: the agent is told, and goes on.
             return ToolAnswer("", ToolFailure("failed", f"{type(error).__name__}: {error}"))
-        return ToolAnswer(json.dumps(result))
 
     def _ask(self, asked: pb.Question) -> None:
         schema = json.loads(asked.response_schema_json) if asked.response_schema_json else {}
         question = Question(asked.question_id, asked.text, tuple(asked.options), schema)
         self.questions.append(question)
         self._open[question.question_id] = question
+        if asked.HasField("expires_in"):
+            self._later(asked.expires_in.ToTimedelta().total_seconds(), lambda: self._expire(question))
         if self._answers is None:
             return
         try:
             self.answer(self._scripted(question), question.question_id)
         except Exception as error:  # noqa: BLE001 - the test is told, by what it waits for
             self._is_wrong(error)
+
+    def _expire(self, question: Question) -> None:
+        if question.question_id in self._open:
+            self.expire(question.question_id)
 
     def _is_wrong(self, error: Exception) -> None:
         self._wrong = self._wrong or error
@@ -443,7 +478,7 @@ async def running_agent(
     request = Request(
         session_id=f"test-{uuid.uuid4().hex[:8]}",
         attempt=attempt,
-        messages=(Message("user", (asked,)),) if isinstance(asked, str) else tuple(asked),
+        messages=(Message("user", (asked,)),) if isinstance(asked, str) else checked_messages("asked", asked),
         tools=tuple(map(_offer, scripted.items())) if offers is None else tuple(offers),
         metadata=dict(metadata or {}),
         user_id=user_id,
@@ -455,6 +490,7 @@ async def running_agent(
         await asyncio.to_thread(load)
     run = AgentRun(agent, request, scripted, answers, models or {}, patience_s)
     living = asyncio.ensure_future(run.live())
+    living.add_done_callback(run.has_lived)
     try:
         yield run
     finally:
@@ -495,16 +531,52 @@ def _offer(scripted: tuple[str, Tool]) -> ToolOffer:
     return ToolOffer(name, lines[0] if lines else "", {})
 
 
-def _require_fit(question: Question, value: object) -> None:
-    if value is DECLINED:
-        return
+def _fitting(question: Question, value: object) -> UserAnswer:
+    """ScriptError for what a dispatcher would refuse. A schema that is none it holds against nobody."""
     if question.options and value not in question.options:
         raise ScriptError(f"{question.text!r}: {value!r} is none of {', '.join(map(repr, question.options))}")
-    if question.schema:
-        try:
-            validator_for(question.schema)(question.schema).validate(cast("Any", value))
-        except ValidationError as error:
-            raise ScriptError(f"{question.text!r}: {value!r} does not fit: {error.message}") from None
+    try:
+        told = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ScriptError(f"{question.text!r}: {value!r} is no JSON: {error}") from None
+    try:
+        if question.schema:
+            checks = validator_for(question.schema)(question.schema, registry=EMPTY_REGISTRY)
+            checks.validate(json.loads(told))
+    except ValidationError as error:
+        raise ScriptError(f"{question.text!r}: {value!r} does not fit: {error.message}") from None
+    except Exception:  # noqa: BLE001 - whatever jsonschema makes of what is no schema
+        return UserAnswer(told)
+    return UserAnswer(told)
+
+
+def _check_arguments(name: str, tool: Tool, arguments: Mapping[str, Any]) -> None:
+    """As the schema that a dispatcher makes of the function: which there are, and which there have to be."""
+    try:
+        signature = inspect.signature(tool)
+    except (TypeError, ValueError):  # not every function of C has one
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise InvalidArguments(name, f"{error}; the scripted tool takes {signature}") from None
+
+
+def _json(result: object) -> str:
+    """What a tool returned, as a dispatcher tells it. TypeError or ValueError for what has no JSON form."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, bytes | bytearray | memoryview):
+            raise TypeError("bytes are not JSON")
+        return to_jsonable_python(value)
+
+    return json.dumps(result, allow_nan=False, default=plain)
+
+
+def _is_cancelled() -> bool:
+    """This very task is to end, whatever it does."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

@@ -2,7 +2,10 @@
 is told."""
 
 import asyncio
+import datetime as dt
+import math
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
@@ -294,3 +297,111 @@ async def test_one_that_says_more_than_an_outbox_holds_is_read_to_its_end() -> N
     run = await run_agent(talkative)
     assert run.text == "".join(f"{number} " for number in range(20_000))
     assert run.kinds() == ["content"]
+
+
+# ---- as the real ones do ----
+
+
+@dataclass
+class Weather:
+    sky: str
+    on: dt.date
+
+
+@pytest.mark.parametrize(
+    ("tool", "text"),
+    [
+        (lambda: Weather("fair", dt.date(2026, 1, 31)), "{'sky': 'fair', 'on': '2026-01-31'}"),
+        (lambda: {1}, "[1]"),
+        (lambda: asyncio.ensure_future(asyncio.sleep(0, "later")), "later"),
+        (lambda: [object()], "failed: PydanticSerializationError: Unable to serialize"),
+        (lambda: math.nan, "failed: ValueError: Out of range float values"),
+        (lambda: b"bytes", "failed: TypeError: bytes are not JSON"),
+        (lambda: raises(TimeoutError("the other side")), "failed: TimeoutError: the other side"),
+        (lambda: raises(asyncio.CancelledError()), "failed: CancelledError"),
+        (
+            lambda city: city,
+            "invalid_arguments: missing a required argument: 'city'; the scripted tool takes (city)",
+        ),
+    ],
+)
+@asynchronous
+async def test_whatever_a_tool_gives_or_raises_the_agent_is_told(tool: Any, text: str) -> None:
+    @agent
+    async def caller(turn: Turn) -> AsyncIterator[str]:
+        try:
+            yield str(await turn.call_tool("tool"))
+        except ToolFailed as failed:
+            yield f"{failed.code}: {failed.message}"
+
+    assert text in (await run_agent(caller, tools={"tool": tool})).text
+
+
+def raises(error: BaseException) -> None:
+    raise error
+
+
+@asynchronous
+async def test_another_agent_that_says_nothing_has_answered_so() -> None:
+    @agent
+    async def asker(turn: Turn) -> AsyncIterator[str]:
+        yield repr(await turn.delegate("silent", "Hi"))
+
+    assert (await run_agent(asker, tools={"silent": lambda text: None})).text == "''"
+
+
+@agent
+async def asks_for_a_moment(turn: Turn) -> AsyncIterator[str]:
+    try:
+        yield str(await turn.ask("Which?", expires_in_s=0.01))
+    except QuestionUnanswered as unanswered:
+        yield unanswered.why
+
+
+@asynchronous
+async def test_a_question_expires_in_its_own_time() -> None:
+    async with running_agent(asks_for_a_moment) as run:
+        assert (await run.over()).text == "expired"
+
+
+@asynchronous
+async def test_a_session_ends_when_its_time_is_over() -> None:
+    @agent
+    async def endless(turn: Turn) -> AsyncIterator[str]:
+        yield "begin"
+        await asyncio.Event().wait()
+
+    assert (await run_agent(endless, time_left_s=0.01)).outcome == "stopped"
+
+
+@pytest.mark.parametrize("answer", [{1}, math.nan])
+@asynchronous
+async def test_an_answer_that_is_no_json_is_told(answer: object) -> None:
+    with pytest.raises(ScriptError, match=r"'Which\?': .* is no JSON"):
+        await run_agent(asks_for_a_moment, answers={"Which?": answer})
+
+
+@pytest.mark.parametrize("schema", [{"type": "nosuch"}, {"$ref": "http://127.0.0.1:1/schema"}])
+@asynchronous
+async def test_a_schema_that_is_none_is_held_against_nobody(schema: dict[str, object]) -> None:
+    @agent
+    async def asker(turn: Turn) -> AsyncIterator[str]:
+        yield str(await turn.ask("Which?", schema=schema))
+
+    assert (await run_agent(asker, answers={"Which?": 1})).text == "1"
+
+
+@asynchronous
+async def test_nobody_hears_what_is_said_once_it_is_over() -> None:
+    async with running_agent(talkative) as run:
+        await run.over()
+        with pytest.raises(ScriptError, match="nobody hears 'more': the turn is over"):
+            run.say("more")
+
+
+@asynchronous
+async def test_what_is_run_is_an_agent_and_what_it_is_asked_are_messages() -> None:
+    with pytest.raises(TypeError, match="an agent is run, made by @agent, and not function"):
+        await run_agent(talkative.function)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"asked: messages\[0\] should be a Message, not int"):
+        await run_agent(talkative, [1])  # type: ignore[list-item]
