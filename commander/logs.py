@@ -15,6 +15,8 @@ CURRENT_TURN: ContextVar[tuple[str, int] | None] = ContextVar("current_turn", de
 
 # Looking at every character of a line takes time that agents want.
 LINE_CHARS_MAX: Final = 16_384
+# Of a traceback: an exception's text may be of any length, and of any number of lines.
+BELOW_CHARS_MAX: Final = 65_536
 # Fields that a line may carry besides its text, in this order.
 FIELDS: Final = ("session", "attempt")
 
@@ -46,11 +48,14 @@ class TextFormatter(logging.Formatter):
 
 def _one_line(text: str) -> str:
     """Peers choose some of the words, so none of their characters may begin a line or move a cursor."""
-    if len(text) > LINE_CHARS_MAX:
-        text = f"{text[:LINE_CHARS_MAX]}… ({len(text):,} characters)"
+    text = _cut(text, LINE_CHARS_MAX)
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def _cut(text: str, chars_max: int) -> str:
+    return text if len(text) <= chars_max else f"{text[:chars_max]}… ({len(text):,} characters)"
 
 
 class JsonFormatter(logging.Formatter):
@@ -61,7 +66,7 @@ class JsonFormatter(logging.Formatter):
             "time": round(record.created, 6),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _cut(record.getMessage(), LINE_CHARS_MAX),
         }
         line |= {k: getattr(record, k) for k in FIELDS if getattr(record, k, "")}
         below = _below(self, record)
@@ -74,7 +79,7 @@ def _below(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]
     """What belongs below the line: where an exception came from, or where a thread stands (`extra` "stack")."""
     below = [formatter.formatException(record.exc_info)] if record.exc_info else []
     stack = getattr(record, "stack", "")
-    return [*below, stack] if stack else below
+    return [_cut(each, BELOW_CHARS_MAX) for each in ([*below, stack] if stack else below)]
 
 
 def configure(log_format: str, log_level: str) -> None:

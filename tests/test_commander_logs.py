@@ -2,10 +2,20 @@
 
 import logging
 
-from commander.logs import LINE_CHARS_MAX, TextFormatter, about
+import pytest
+
+from commander.logs import BELOW_CHARS_MAX, LINE_CHARS_MAX, JsonFormatter, TextFormatter, about
+
+TEXT = TextFormatter()
 
 
-def line_of(text: str, *values: object, error: BaseException | None = None, session: str = "s-1") -> str:
+def line_of(
+    text: str,
+    *values: object,
+    error: BaseException | None = None,
+    session: str = "s-1",
+    formatter: logging.Formatter = TEXT,
+) -> str:
     record = logging.getLogger("commander.link").makeRecord(
         "commander.link",
         logging.WARNING,
@@ -16,7 +26,7 @@ def line_of(text: str, *values: object, error: BaseException | None = None, sess
         None if error is None else (type(error), error, None),
         extra=about(session, 2),
     )
-    return TextFormatter().format(record)
+    return formatter.format(record)
 
 
 def test_a_line_is_for_people() -> None:
@@ -39,3 +49,13 @@ def test_a_line_is_no_longer_than_it_may_be() -> None:
     line = line_of("%s", "x" * 100_000)
     assert "… (100,000 characters) |" in line
     assert len(line) < LINE_CHARS_MAX + 200
+
+
+@pytest.mark.parametrize("formatter", [TEXT, JsonFormatter()], ids=["text", "json"])
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "x\n" * 500_000], ids=["line", "lines"])
+def test_neither_a_line_nor_what_is_below_it_is_longer_than_it_may_be(
+    formatter: logging.Formatter, text: str
+) -> None:
+    told = line_of("%s", text, error=ValueError(text), formatter=formatter)
+    assert told.count(" characters)") >= 2
+    assert len(told) < 2 * (LINE_CHARS_MAX + BELOW_CHARS_MAX)
