@@ -1,6 +1,7 @@
 """What holds for all adapters: they cost nothing until one is called, and say what is missing; how failures of
 providers' libraries are told, whichever library it is."""
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -8,14 +9,20 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from asynchronous import asynchronous
 from hypothesis import given
 from hypothesis import strategies as st
+from model_server import ModelServer, Raw, Step, says
 from pydantic_ai import Agent
+from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.test import TestModel
+from pydantic_ai.providers.openai import OpenAIProvider
 
 from commander import adapters
 from commander.adapters import upstream
+from commander.agent import AnyAgent
 from commander.models.failures import FAILURES, Trouble
+from commander.testing import run_agent
 
 LIBRARIES = ("pydantic_ai", "openai", "langgraph", "langchain_core", "agents")
 
@@ -99,6 +106,7 @@ def test_what_no_provider_is_to_blame_for_stays_what_it_is(status: object) -> No
     """A tool is a client too, and its errors look the same."""
     assert upstream.trouble(StatusError(status, None)) is None
     assert upstream.trouble(LookupError("no such drawer")) is None
+    assert upstream.trouble(AttributeError("no such drawer")) is None
     assert upstream.trouble(httpx.ConnectError("no route to the weather")) is None
 
 
@@ -109,7 +117,10 @@ def test_what_came_through_a_provider_s_library_is_a_provider_s() -> None:
         (StatusError(503, None), "model_unavailable"),
         (httpx.ReadTimeout("late"), "model_timeout"),
         (httpx.RemoteProtocolError("broken off"), "model_unreachable"),
+        (AttributeError("'list' object has no attribute 'usage'"), "model_malformed"),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), "model_malformed"),
         (LookupError("no such drawer"), None),
+        (TypeError("create() got an unexpected keyword argument 'temprature'"), None),
     ):
         with pytest.raises(type(error)) as raised:
             library["read"](error)  # type: ignore[operator]
@@ -136,6 +147,20 @@ def test_one_name_of_a_tool_is_not_taken_for_its_letters() -> None:
         adapters.from_pydantic_ai(Agent(TestModel()), "ada", tools=tools)
 
 
+def test_what_an_adapter_does_not_know_is_refused_by_name() -> None:
+    with pytest.raises(
+        TypeError, match="from_pydantic_ai: the agent should be an Agent of pydantic-ai, not str"
+    ):
+        adapters.from_pydantic_ai("ada", "ada")  # type: ignore[arg-type]
+    client = openai.AsyncOpenAI(api_key="none")
+    with pytest.raises(
+        ValueError, match="from_openai: parameters should not have messages, stream: those it says"
+    ):
+        adapters.from_openai(client, model="m", name="n", parameters={"stream": False, "messages": []})
+    with pytest.raises(TypeError, match=r"tools should be names, e\.g\. \['search'\]; 5 is none"):
+        adapters.from_openai(client, model="m", name="n", tools=[5])  # type: ignore[list-item]
+
+
 def test_there_is_one_round_at_least() -> None:
     client = openai.AsyncOpenAI(api_key="none")
     with pytest.raises(ValueError, match="rounds should be 1 or more, not 0"):
@@ -145,3 +170,95 @@ def test_there_is_one_round_at_least() -> None:
 def test_trouble_is_itself() -> None:
     trouble = Trouble("model_timeout", "late")
     assert upstream.trouble(trouble) is trouble
+
+
+# ---- what a model's server may send ----
+
+
+def chunk(delta: dict[str, Any] | None, *, finish: str | None = None, **more: Any) -> Raw:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    body = {
+        "id": "1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+        **more,
+    }
+    return Raw(b"data: " + json.dumps(body).encode() + b"\n\n")
+
+
+def wants(name: str, arguments: str) -> list[Step]:
+    function = {"name": name, "arguments": arguments}
+    call = {"index": 0, "id": "c1", "type": "function", "function": function}
+    return [chunk({"tool_calls": [call]}), chunk({}, finish="tool_calls")]
+
+
+def brought(server: ModelServer, library: str) -> AnyAgent:
+    client = openai.AsyncOpenAI(base_url=server.base_url, api_key="none", max_retries=0)
+    if library == "openai":
+        return adapters.from_openai(client, model="m", name="ada")
+    model = OpenAIChatModel("m", provider=OpenAIProvider(openai_client=client))
+    return adapters.from_pydantic_ai(Agent(model), "ada")
+
+
+STOP = chunk({}, finish="stop")
+COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+# The library warns of them as well.
+@pytest.mark.filterwarnings("ignore:Failed to extract usage", "ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("library", ["openai", "pydantic-ai"])
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        ([chunk({"content": "a\ud83d"}), chunk({"content": "\ude00b"}), STOP], "a😀b"),
+        ([chunk({"content": "a\ud83db"}), STOP], "a�b"),
+        ([chunk({"content": "a\ud83d"}), STOP], "a�"),
+        ([chunk({"reasoning_content": "a\ud83d"}), chunk({"content": "b"}), STOP], "b"),
+        ([chunk({"content": "a"}), chunk(None), STOP], "a"),
+        *(
+            ([chunk({"content": "a"}), chunk({}, finish="stop", usage=dict.fromkeys(COUNTS, number))], "a")
+            for number in (None, 1.5, -1, 2**70, "7")
+        ),
+        ([chunk({"content": "a"}), chunk({}, finish="stop", usage={})], "a"),
+    ],
+)
+@asynchronous
+async def test_halves_of_characters_and_odd_counts_are_no_failure_of_the_agent(
+    steps: list[Step], text: str, library: str
+) -> None:
+    with ModelServer(steps) as server:
+        run = await run_agent(brought(server, library), "Hi")
+    assert (run.outcome, run.text) == ("completed", text)
+
+
+@pytest.mark.parametrize("library", ["openai", "pydantic-ai"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("add", "[" * 200_000),
+        ("add", '{"a":' * 100_000),
+        ("x" * 3_000, "{}"),
+        ("", "{}"),
+        ("add", '{"a": NaN}'),
+    ],
+    ids=["list", "object", "long", "nameless", "nan"],
+)
+@asynchronous
+async def test_a_call_that_can_not_be_made_is_for_the_model_to_mend(
+    name: str, arguments: str, library: str
+) -> None:
+    with ModelServer(wants(name, arguments), says("Never mind.")) as server:
+        run = await run_agent(brought(server, library), "Hi", tools={"add": lambda a: a})
+    assert (run.outcome, run.text) == ("completed", "Never mind.")
+
+
+@pytest.mark.parametrize("what", [Raw(b"data: {{{\n\n"), chunk({"content": 5})], ids=["no json", "no text"])
+@asynchronous
+async def test_what_is_no_part_of_an_answer_is_the_model_s_failure(what: Step) -> None:
+    with ModelServer([chunk({"content": "a"}), what, STOP]) as server:
+        run = await run_agent(brought(server, "openai"), "Hi")
+    assert run.failure is not None
+    assert (run.failure.code, run.failure.origin, run.text) == ("model_malformed", "model", "a")
+    assert "it sent what is no part of an answer" in run.failure.message

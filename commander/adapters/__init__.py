@@ -57,8 +57,14 @@ def from_pydantic_ai(
     what its tools find in `ctx.deps`; `usage_limits` are those of each turn. Tools that wait for approval ask the user.
     """
     _require("pydantic_ai", "pydantic-ai-slim", "llm")
-    from commander.adapters.pydantic_ai import Live  # noqa: PLC0415 - see the module
+    from pydantic_ai.agent import AbstractAgent  # noqa: PLC0415 - see the module
 
+    from commander.adapters.pydantic_ai import Live  # noqa: PLC0415
+
+    if not isinstance(agent, AbstractAgent):
+        raise TypeError(
+            f"from_pydantic_ai: the agent should be an Agent of pydantic-ai, not {type(agent).__name__}"
+        )
     told = _name("from_pydantic_ai", name, agent.name)
     live = Live(agent, told, _names(tools), deps, usage_limits)
     return _served(live, told, description, version, accepts, on_restart)
@@ -92,6 +98,8 @@ def from_openai(
         raise TypeError(f"from_openai: the client should be an AsyncOpenAI, not {type(client).__name__}")
     if rounds < 1:
         raise ValueError(f"from_openai: rounds should be 1 or more, not {rounds}")
+    if taken := sorted({"messages", "model", "stream"} & set(parameters or {})):
+        raise ValueError(f"from_openai: parameters should not have {', '.join(taken)}: those it says itself")
     live = Live(
         client,
         model,
@@ -176,6 +184,11 @@ def from_openai_agents(
     _require("agents", "openai-agents", "adapters")
     from commander.adapters.openai_agents import Live, Wiring  # noqa: PLC0415 - see the module
 
+    if not hasattr(agent, "handoffs"):
+        raise TypeError(
+            "from_openai_agents: the agent should be an Agent of OpenAI's Agents SDK, not"
+            f" {type(agent).__name__}"
+        )
     told = _name("from_openai_agents", name, agent.name)
     live = Live(agent, told, Wiring(_names(tools), context, run_config, max_turns))
     return _served(live, told, description, version, accepts, on_restart)
@@ -209,6 +222,9 @@ def _served(
 def _names(tools: Collection[str] | None) -> Collection[str] | None:
     if isinstance(tools, str):
         raise TypeError(f"tools should be names, e.g. [{tools!r}], not a str")
+    for tool in tools or ():
+        if not isinstance(tool, str):
+            raise TypeError(f"tools should be names, e.g. ['search']; {tool!r} is none")
     return None if tools is None else frozenset(tools)
 
 

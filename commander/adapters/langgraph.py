@@ -19,6 +19,7 @@ from commander.adapters.showing import STEP, Meter, Showing
 from commander.conversation import Message
 from commander.errors import AgentError, QuestionUnanswered, ToolFailed
 from commander.models import Trouble
+from commander.models.repair import whole
 from commander.outputs import Output, Progress
 from commander.turn import Turn
 
@@ -110,8 +111,15 @@ class Running:
                         yield output
             asked = await self._resumed(list(interrupts.values()))
         if self._wiring.answer is not None:
-            for output in self._showing.text(self._wiring.answer(self._state)):
+            answer: object = self._wiring.answer(self._state)
+            if not isinstance(answer, str):
+                raise TypeError(
+                    f"from_langgraph: answer should make a str of the state, not {type(answer).__name__}"
+                )
+            for output in self._showing.text(answer):
                 yield output
+        for output in self._showing.rest():
+            yield output
 
     def _said(self, place: Sequence[str], mode: str, told: Any) -> Iterator[Output | str]:
         if mode == "messages":
@@ -311,7 +319,9 @@ def _question(value: Any) -> str:
             value[key] for key in ("question", "text", "prompt", "message", "description") if key in value
         ]
         value = next((text for text in texts if isinstance(text, str) and text), value)
-    return offers.cut(value if isinstance(value, str) else str(value)) or "The graph asks how to go on."
+    return (
+        whole(offers.cut(value if isinstance(value, str) else str(value))) or "The graph asks how to go on."
+    )
 
 
 def _failed(agent: str, error: Exception, showing: Showing) -> Exception:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from commander.conversation import ToolOffer
 from commander.errors import AgentError, QuestionUnanswered, ToolFailed
+from commander.models.repair import whole
 from commander.turn import Turn
 
 # What a tool returns is shown to the model up to here.
@@ -51,7 +52,7 @@ async def returned(turn: Turn, chosen: Collection[ToolOffer], name: str, argumen
         return f"not_found: there is no tool {name!r}; there are {', '.join(known) or 'none'}"
     try:
         arguments = json.loads(arguments_json or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"invalid_arguments: the arguments are no JSON: {error}"
     if not isinstance(arguments, dict):
         return "invalid_arguments: the arguments should be a JSON object"
@@ -68,8 +69,17 @@ def told(failure: ToolFailed) -> str:
 
 
 def shown(result: object) -> str:
-    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
-    return cut(text, RESULT_CHARS_MAX)
+    return cut(whole(shown_text(result)), RESULT_CHARS_MAX)
+
+
+def shown_text(value: object) -> str:
+    """As JSON, where there is one of it."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
 
 
 def cut(text: str, chars_max: int = SHOWN_CHARS_MAX) -> str:
@@ -78,9 +88,8 @@ def cut(text: str, chars_max: int = SHOWN_CHARS_MAX) -> str:
 
 async def approved(turn: Turn, tool: str, arguments: object, why: str = "") -> bool:
     """Whether the user lets a tool of the foreign agent run. No answer is no."""
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, default=str)
-    question = f"May {tool} run with {cut(text)}?" + (f" {cut(why)}" if why else "")
+    question = f"May {tool} run with {cut(shown_text(arguments))}?" + (f" {cut(why)}" if why else "")
     try:
-        return bool(await turn.ask(question, [APPROVE, DENY]) == APPROVE)
+        return bool(await turn.ask(whole(question), [APPROVE, DENY]) == APPROVE)
     except QuestionUnanswered:
         return False

@@ -17,6 +17,7 @@ from commander.adapters.showing import Meter, Showing
 from commander.conversation import Message, ToolOffer
 from commander.errors import AgentError
 from commander.models import ToolCall, Trouble
+from commander.models.repair import whole
 from commander.outputs import Output, Progress
 from commander.turn import Turn
 
@@ -66,11 +67,14 @@ class Hearing:
             raise Trouble("model_content_filtered", "the answer was stopped by the provider's filter")
         if not self._reason:
             raise Trouble("model_malformed", "the stream ended before the answer did")
-        self.calls += [ToolCall(*pieces) for _, pieces in sorted(self._pieces.items())]
+        self.calls += [ToolCall(*map(whole, pieces)) for _, pieces in sorted(self._pieces.items())]
 
-    def _say(self, text: str | None) -> Iterator[Output | str]:
-        self.text += text or ""
-        return self._showing.text(text)
+    def _say(self, text: object) -> Iterator[Output | str]:
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"its text is of type {type(text).__name__}")
+        for said in self._showing.text(text):
+            self.text += str(said)
+            yield said
 
     # -- chat completions ------------------------------------------------------------------------------------
 
@@ -80,6 +84,8 @@ class Hearing:
             if choice.index:
                 continue
             delta = choice.delta
+            if delta is None:
+                continue
             # The names under which servers tell what a model thinks.
             reasoning = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
             yield from self._showing.reasoning(reasoning)
@@ -131,7 +137,7 @@ class Hearing:
         """Calls: those that somebody has to run, and those that the provider runs."""
         if item.type == "function_call":
             if is_whole:
-                self.calls.append(ToolCall(item.call_id, item.name, item.arguments))
+                self.calls.append(ToolCall(*map(whole, (item.call_id, item.name, item.arguments))))
         elif item.type.endswith("_call"):
             name = getattr(item, "name", None) or item.type.removesuffix("_call")
             if is_whole:
@@ -174,15 +180,29 @@ async def heard(
                 f"a stream of an AsyncOpenAI client is right, made with stream=True, not {type(stream).__name__}"
             )
         async with stream as opened:
-            async for event in opened:
-                for output in hearing.take(event):
+            events = aiter(opened)
+            while (outputs := await _next(events, hearing)) is not None:
+                for output in outputs:
                     yield output
         hearing.end()
+        for output in showing.rest():
+            yield output
     except Exception as error:
         trouble = upstream.trouble(error)
         if trouble is None:
             raise
         raise upstream.failed(whose, hearing.model, trouble, has_begun=showing.has_begun) from None
+
+
+async def _next(events: AsyncIterator[Any], hearing: Hearing) -> list[Output | str] | None:
+    """What the next event says; None when there comes no more. Trouble for one that none of the API is."""
+    try:
+        return list(hearing.take(await anext(events)))
+    except StopAsyncIteration:
+        return None
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        told = f"it sent what is no part of an answer: {type(error).__name__}: {error}"
+        raise Trouble("model_malformed", told) from error
 
 
 class Live:

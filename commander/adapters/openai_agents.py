@@ -150,7 +150,7 @@ async def _heard(result: Any, showing: Showing) -> AsyncGenerator[Output | str, 
         async for event in events:
             for output in _said(event, hearing, showing):
                 yield output
-        for output in _ended(result, showing):
+        for output in (*_ended(result, showing), *showing.rest()):
             yield output
     finally:
         # In this order: a stream that is closed waits for its run.

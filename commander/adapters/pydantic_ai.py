@@ -32,6 +32,7 @@ from commander.adapters.showing import Meter, Showing
 from commander.conversation import ToolOffer
 from commander.errors import AgentError, QuestionUnanswered, ToolFailed
 from commander.models import Ask, blame, history
+from commander.models.repair import whole
 from commander.outputs import Output
 from commander.turn import Turn
 
@@ -79,6 +80,8 @@ class Live:
                     if not isinstance(event, messages.PartDeltaEvent):
                         for output in _used(events, meter):
                             yield output
+            for output in showing.rest():
+                yield output
         except Exception as error:
             failure = _failed(self._name, error, showing)
             if failure is error:
@@ -203,7 +206,7 @@ def _question(tool: str, told: dict[str, Any]) -> tuple[str, list[str]]:
     options = told.get("options")
     are_texts = isinstance(options, list) and all(isinstance(each, str) and each for each in options)
     text = next((each for each in said if isinstance(each, str) and each), f"{tool}: {told}")
-    return offers.cut(text), options if isinstance(options, list) and are_texts else []
+    return whole(offers.cut(text)), options if isinstance(options, list) and are_texts else []
 
 
 def _said(event: object, showing: Showing, turn: Turn) -> Iterator[Output | str]:

@@ -4,12 +4,14 @@ A tool that it runs by itself is no call of the dispatcher's: no ledger has it a
 told that it runs, as progress, and what it was given and returned are thoughts, which only those see who may.
 """
 
-import json
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from commander.adapters.offers import cut
+from commander.adapters.offers import cut, shown_text
 from commander.core.turn import Usage
+from commander.errors import NAME_CHARS_MAX, fit
+from commander.models.repair import Repair, count, whole
+from commander.models.words import Reasoning, Text
 from commander.outputs import Output, Progress, Thought, Used
 
 # The step under which viewers see what a model thinks.
@@ -23,22 +25,37 @@ class Showing:
         self.has_begun = False
         self._offered = frozenset(offered)
         self._names: dict[str, str] = {}
+        # Servers send characters in halves.
+        self._repair = Repair()
 
     def text(self, text: object) -> Iterator[Output | str]:
         if isinstance(text, str) and text:
             self.has_begun = True
-            yield text
+            said = self._repair.said(Text(text))
+            assert isinstance(said, Text)
+            if said.text:
+                yield said.text
 
     def reasoning(self, text: object, step: str = STEP) -> Iterator[Output | str]:
         if isinstance(text, str) and text:
             self.has_begun = True
-            yield Thought(step, text)
+            said = self._repair.said(Reasoning(text))
+            assert isinstance(said, Reasoning)
+            if said.text:
+                yield Thought(step, said.text)
+
+    def rest(self) -> Iterator[Output | str]:
+        """What is left of the answer when no more of it comes."""
+        if rest := self._repair.rest():
+            yield rest
 
     def call(self, call_id: str, tool: str, arguments: object) -> Iterator[Output | str]:
         """A tool begins to run."""
         self.has_begun = True
         if tool in self._offered or call_id in self._names:
             return
+        # A model may have made it up, of any length.
+        tool = fit(tool, NAME_CHARS_MAX)
         self._names[call_id] = tool
         yield Progress(f"{tool} …")
         yield Thought(tool, f"{_text(arguments)}\n")
@@ -57,27 +74,21 @@ class Meter:
         self._told = Usage()
 
     def used(
-        self, model: str, input_tokens: int, output_tokens: int, reasoning_tokens: int
+        self, model: str, input_tokens: object, output_tokens: object, reasoning_tokens: object
     ) -> Iterator[Output | str]:
         """What was used since the last time."""
         told = self._told
+        total = Usage(count(input_tokens), count(output_tokens), count(reasoning_tokens))
         more = Usage(
-            max(0, input_tokens - told.input_tokens),
-            max(0, output_tokens - told.output_tokens),
-            max(0, reasoning_tokens - told.reasoning_tokens),
-            model,
+            max(0, total.input_tokens - told.input_tokens),
+            max(0, total.output_tokens - told.output_tokens),
+            max(0, total.reasoning_tokens - told.reasoning_tokens),
+            fit(model, NAME_CHARS_MAX),
         )
         if more.input_tokens or more.output_tokens:
-            self._told = Usage(input_tokens, output_tokens, reasoning_tokens)
+            self._told = total
             yield Used(more)
 
 
 def _text(value: object) -> str:
-    if value is None or value == "":
-        return "{}"
-    if isinstance(value, str):
-        return cut(value)
-    try:
-        return cut(json.dumps(value, ensure_ascii=False, default=str))
-    except (TypeError, ValueError):
-        return cut(str(value))
+    return "{}" if value is None or value == "" else whole(cut(shown_text(value)))

@@ -7,6 +7,7 @@ alone does not tell, the traceback does.
 """
 
 from collections.abc import Mapping
+from json import JSONDecodeError
 from typing import Final
 
 from commander.errors import ModelFailed
@@ -56,6 +57,9 @@ _PROVIDERS: Final = (
     "langchain_",
     "pydantic_ai.models",
 )
+# What a library fails with that reads something else than an answer, or sends on what it took from one. A TypeError may
+# be its author's own parameters.
+_UNREADABLE: Final = (AttributeError, RecursionError, UnicodeEncodeError, JSONDecodeError)
 _BY_HTTP_NAME: Final = (("TimeoutException", "model_timeout"), ("TransportError", "model_unreachable"))
 
 
@@ -71,6 +75,14 @@ def trouble(error: BaseException) -> Trouble | None:
     if type(error).__module__.partition(".")[0] in _HTTP_CLIENTS and is_provider_s(error):
         code = next((code for name, code in _BY_HTTP_NAME if name in names), None)
         return None if code is None else Trouble(code, _one_line(str(error) or type(error).__name__))
+    if (
+        isinstance(error, _UNREADABLE)
+        and is_provider_s(error)
+        and _is_raised_in(error, _PROVIDERS + _HTTP_CLIENTS)
+    ):
+        return Trouble(
+            "model_malformed", _one_line(f"an answer in another form ({type(error).__name__}: {error})")
+        )
     return None
 
 
@@ -82,6 +94,13 @@ def is_provider_s(error: BaseException) -> bool:
         modules.append(str(frame.tb_frame.f_globals.get("__name__", "")))
         frame = frame.tb_next
     return any(module.startswith(_PROVIDERS) for module in modules)
+
+
+def _is_raised_in(error: BaseException, modules: tuple[str, ...]) -> bool:
+    frame, last = error.__traceback__, ""
+    while frame is not None:
+        last, frame = str(frame.tb_frame.f_globals.get("__name__", "")), frame.tb_next
+    return last.startswith(modules)
 
 
 def failed(whose: str, model: str, trouble: Trouble, *, has_begun: bool) -> ModelFailed:

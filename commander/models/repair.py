@@ -30,7 +30,7 @@ class Repair:
             case ToolCall(call_id, name, arguments):
                 return ToolCall(self._whole(call_id), self._whole(name), self._whole(arguments))
             case Tokens():
-                return Tokens(_count(said.input), _count(said.output), _count(said.reasoning))
+                return Tokens(count(said.input), count(said.output), count(said.reasoning))
             case Finished() if self._is_odd:
                 # The provider's own form has it as it came, and can't be sent again.
                 return replace(said, native=None)
@@ -48,15 +48,23 @@ class Repair:
         return self._whole(text)
 
     def _whole(self, text: str) -> str:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
+        made = whole(text)
+        if made is not text:
             self._is_odd = True
-            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return text
+        return made
 
 
-def _count(number: object) -> int:
+def whole(text: str) -> str:
+    """The text itself where all its characters are; else with neighbouring halves joined, and others replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def count(number: object) -> int:
+    """Of tokens: what no count can be is 0."""
     if not isinstance(number, int | float) or not math.isfinite(number):
         return 0
     return min(max(int(number), 0), TOKENS_MAX)
