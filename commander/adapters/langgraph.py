@@ -73,7 +73,11 @@ class Live:
 
     def _input(self, turn: Turn) -> Any:
         if self._wiring.input is not None:
-            return self._wiring.input(turn)
+            if (made := self._wiring.input(turn)) is None:
+                raise TypeError(
+                    "from_langgraph: input should make the graph's input of the turn, and made None"
+                )
+            return made
         return {"messages": list(messages(turn.conversation))}
 
 

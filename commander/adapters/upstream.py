@@ -97,9 +97,11 @@ def is_provider_s(error: BaseException) -> bool:
 
 
 def _is_raised_in(error: BaseException, modules: tuple[str, ...]) -> bool:
+    """Or in the reader of JSON that one of them calls."""
     frame, last = error.__traceback__, ""
     while frame is not None:
-        last, frame = str(frame.tb_frame.f_globals.get("__name__", "")), frame.tb_next
+        module = str(frame.tb_frame.f_globals.get("__name__", ""))
+        last, frame = last if module in ("json", "json.decoder") else module, frame.tb_next
     return last.startswith(modules)
 
 

@@ -15,7 +15,7 @@ from adapter_scene import (
 )
 from adapters_page import read
 from asynchronous import asynchronous
-from model_server import Call, Finish, ModelServer, Reset, Status, Step, calls, says
+from model_server import Call, Finish, ModelServer, Raw, Reset, Status, Step, calls, says
 
 from commander import Blob, JsonPart, Message, Thought, ToolDenied, Turn
 from commander.adapters import from_langgraph, langchain_tools
@@ -159,6 +159,32 @@ async def test_a_state_without_messages_has_an_input_and_an_answer() -> None:
     assert run.text == "hat costs 3."
     assert progress(run) == ["pricing …", '{"at": "shelf"}']
     assert run.thoughts == "It is dear."
+
+
+@pytest.mark.parametrize(
+    ("wiring", "why"),
+    [
+        ({"input": lambda turn: None}, "input should make the graph's input of the turn, and made None"),
+        ({"answer": lambda state: 5}, "answer should make a str of the state, not int"),
+    ],
+)
+@asynchronous
+async def test_what_makes_no_input_and_no_answer_is_told(wiring: dict[str, Any], why: str) -> None:
+    def hello(state: Any) -> Any:
+        return {"messages": [core_messages.AIMessage("Hello.")]}
+
+    run = await run_agent(from_langgraph(line(hello), "ada", **wiring), "Hi")
+    assert run.failure is not None
+    assert why in run.failure.message
+
+
+@pytest.mark.parametrize("what", [b"{{{", b"[1]"])
+@asynchronous
+async def test_what_is_no_part_of_an_answer_is_the_model_s_failure(server: ModelServer, what: bytes) -> None:
+    server.then(["Well", Raw(b"data: " + what + b"\n\n")])
+    run = await run_agent(from_langgraph(looping(model_of(server)), "ada"), "Hi")
+    assert run.failure is not None
+    assert (run.failure.code, run.failure.origin) == ("model_malformed", "model")
 
 
 @asynchronous
