@@ -1,15 +1,19 @@
 """What an agent may say, besides a bare str: made by the methods of `Turn`, to be yielded or emitted."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
-from commander.core.turn import Usage
+from commander.core.turn import TOKENS_MAX, Usage
 from commander.errors import AgentFailure
 
 # In what an estimate is told; a unit is left for the next one above so many of it.
 _UNITS_S = (("s", 1), ("min", 60), ("h", 3600))
 _COUNT_MAX = 90
+# Larger ones no number of the wire holds.
+_NUMBER_MAX = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,10 @@ class Progress:
         _check_text("progress", "text", self.text)
         for name in ("current", "total", "percent", "left_s"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            if value is not None and not (isinstance(value, int | float) and abs(value) < math.inf):
                 raise TypeError(f"progress: {name} must be a finite number, not {value!r}")
+            if value is not None and abs(value) > _NUMBER_MAX:
+                raise ValueError(f"progress: {name} must be a number that can cross, up to {_NUMBER_MAX:g}")
         if self.percent is not None and not 0 <= self.percent <= 100:
             raise ValueError(f"progress: percent must lie between 0 and 100, not {self.percent!r}")
         if self.left_s is not None and self.left_s < 0:
@@ -90,12 +96,28 @@ class Embedding:
     name: str = ""
     model: str = ""
 
+    def __post_init__(self) -> None:
+        _check_text("embedding", "name", self.name)
+        _check_text("embedding", "model", self.model)
+        if self.values is None:
+            raise TypeError("embedding: values must be numbers, not None")
+
 
 @dataclass(frozen=True, slots=True)
 class Used:
     """Tokens used since the last one."""
 
     usage: Usage
+
+    def __post_init__(self) -> None:
+        used = self.usage
+        for name in ("input_tokens", "output_tokens", "reasoning_tokens"):
+            value: object = getattr(used, name)
+            if not isinstance(value, SupportsIndex):
+                raise TypeError(f"usage: {name} must be a whole number, not {type(value).__name__}")
+            if not 0 <= value.__index__() <= TOKENS_MAX:
+                raise ValueError(f"usage: {name} must be a whole number from 0 to {TOKENS_MAX:,}")
+        _check_text("usage", "model", used.model)
 
 
 # What becomes of a sub-agent: told by its team, and by nobody else.

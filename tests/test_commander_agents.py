@@ -461,7 +461,26 @@ def test_an_agent_may_go_on_after_its_mistake(dispatcher: ScriptedDispatcher) ->
         (lambda turn: turn.progress("x", current=float("nan")), "current must be a finite number"),
         (lambda turn: turn.progress("x", left_s=float("inf")), "left_s must be a finite number"),
         (lambda turn: turn.progress("x", left_s=-1), "left_s must be 0 or more"),
+        (lambda turn: turn.progress("x", current=10**400), "current must be a number that can cross, up to"),
         (lambda turn: turn.thought(5, "x"), "thought: step must be a str, not int"),
+        (lambda turn: turn.embedding(None), "embedding: values must be numbers, not None"),
+        (lambda turn: turn.embedding([1], name=5), "embedding: name must be a str, not int"),
+        (
+            lambda turn: turn.usage(input_tokens=None),
+            "usage: input_tokens must be a whole number, not NoneType",
+        ),
+        (
+            lambda turn: turn.usage(output_tokens=1.5),
+            "usage: output_tokens must be a whole number, not float",
+        ),
+        (
+            lambda turn: turn.usage(reasoning_tokens=-1),
+            "usage: reasoning_tokens must be a whole number from 0 to",
+        ),
+        (
+            lambda turn: turn.usage(input_tokens=2**64),
+            "usage: input_tokens must be a whole number from 0 to 18,446",
+        ),
         (lambda turn: turn.artifact("a", "text"), "data must be bytes, not str"),
         (lambda turn: turn.embedding(["x"]), "values must be numbers"),
         (lambda turn: turn.embedding([0.0] * 400_000), "at most 1044480 can cross"),
