@@ -14,14 +14,21 @@ ADAPTERS := .venv-adapters
 ADAPTERS_READY := $(ADAPTERS)/.ready
 ADAPTERS_WEBSOCKETS := websockets==16.1.1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Some images forbid Python to keep what it has compiled. The tests start hundreds of processes, which would each
+# compile all of it again: a third of their work.
+unexport PYTHONDONTWRITEBYTECODE
 PROTOS := $(wildcard proto/southwest/ai/agent/v1/*.proto)
 # Tests wait more than they compute: some more processes than most machines have cores.
 TEST_WORKERS ?= 4
 # Some campaigns wait, some compute.
 SLOW_WORKERS ?= $(shell expr 2 + $$(getconf _NPROCESSORS_ONLN))
 # What takes longest begins first, and what is in small parts comes last: so no process is left alone with much.
-LONGEST_FIRST := tests/test_soak.py tests/test_keepalive.py tests/test_fuzz.py tests/test_router.py
-SLOW_FILES = $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(shell grep -l 'mark\.slow' tests/test_*.py))
+LONGEST_FIRST := $(addprefix tests/test_,$(addsuffix .py,proxies journal_processes commander_process restart demo \
+	agents_page tools_mcp serve page signing_keys tools_mcp_served edge_openapi keepalive cli_failover page_network \
+	cli_operate edge_connections delegation link edge_sessions edge_sse faults simulation authors page_lag))
+TEST_FILES = $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(wildcard tests/test_*.py))
+SLOW_LONGEST_FIRST := tests/test_soak.py tests/test_keepalive.py tests/test_fuzz.py tests/test_router.py
+SLOW_FILES = $(SLOW_LONGEST_FIRST) $(filter-out $(SLOW_LONGEST_FIRST),$(shell grep -l 'mark\.slow' tests/test_*.py))
 # The contract as last released. `make released-proto` moves it forward.
 RELEASED := proto/released.binpb
 
@@ -81,7 +88,7 @@ check-docs: $(READY)
 	@$(BIN)/python -m scripts.generate_docs --check
 
 test: $(READY) ## Run every test that needs no root
-	@$(BIN)/python -m pytest -rs -n $(TEST_WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest -rs -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_FILES)
 
 slow: $(READY) ## Run the slow campaigns, those that measure first; bound them with SLOW_SECONDS=… SIMULATION_RUNS=…
 	@$(BIN)/python -m pytest -v -rs -m 'slow and alone' --override-ini timeout=0 $(SLOW_FILES)
