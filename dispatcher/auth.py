@@ -23,14 +23,16 @@ import tomllib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import grpc
 from grpc import aio
 
 from dispatcher.identity import ANYBODY, ID_CHARS_MAX, Identity, Role, caller, is_id
 from dispatcher.refusals import Refusals
-from dispatcher.signed_tokens import SignedTokens
+
+if TYPE_CHECKING:
+    from dispatcher.signed_tokens import SignedTokens
 
 # The last word of a service's name to the roles that may call it. Health is for everybody: probes have no token.
 _ROLES: Final[dict[str, tuple[Role, ...]]] = {

@@ -26,7 +26,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
-from starlette.routing import Route, WebSocketRoute
 
 from dispatcher import auth, logs
 from dispatcher.calls import Calls
@@ -34,26 +33,6 @@ from dispatcher.core import events
 from dispatcher.core.events import DrainRequested, JournalChanged, LimitsChanged, ShutdownRequested
 from dispatcher.core.limits import Limits
 from dispatcher.core.router import Router
-from dispatcher.edge.agents import Agents
-from dispatcher.edge.agui import AguiRuns
-from dispatcher.edge.app import application
-from dispatcher.edge.door import Doors
-from dispatcher.edge.flusher import Flusher
-from dispatcher.edge.foreign import Foreign, ForeignLimits
-from dispatcher.edge.guard import Callers, UserLimits, Users
-from dispatcher.edge.health import Health
-from dispatcher.edge.openai import OpenAi
-from dispatcher.edge.openapi import Description
-from dispatcher.edge.page import Page
-from dispatcher.edge.protocol import ConnectionLimits, EdgeConfig
-from dispatcher.edge.reading import BodyLimits
-from dispatcher.edge.responses import Responses
-from dispatcher.edge.server import EdgeServer
-from dispatcher.edge.sessions import Sessions, SessionsLimits
-from dispatcher.edge.showing import ShowLimits
-from dispatcher.edge.vercel import VercelChats
-from dispatcher.edge.viewers import Viewers
-from dispatcher.edge.websocket import SocketLimits, Sockets
 from dispatcher.hub import Hub
 from dispatcher.identity import NOBODY, caller
 from dispatcher.journal import Journal, Restored
@@ -74,8 +53,6 @@ from dispatcher.rpc import admin, chat, codec, interaction
 from dispatcher.rpc.interceptors import MetricsInterceptor
 from dispatcher.rpc.policy_services import PolicyServices
 from dispatcher.settings import Loaded, Settings, parse_address
-from dispatcher.signed_tokens import SignedTokens
-from dispatcher.signing_keys import KeyLimits, KeysError, SigningKeys
 from dispatcher.tables import of_kind
 from dispatcher.tools.agent import agent_tools
 from dispatcher.tools.contract import Tool, ToolLoadError
@@ -125,7 +102,7 @@ def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     if name == "asyncio":
         return asyncio.new_event_loop
     try:
-        import uvloop  # noqa: PLC0415 - optional
+        import uvloop  # optional
     except ImportError:
         if name == "uvloop":
             raise StartError("event_loop: uvloop is not installed; install it, or choose asyncio") from None
@@ -354,6 +331,10 @@ async def _access(settings: Settings) -> AsyncIterator[auth.Access]:
     if not s.jwt_jwks:
         yield _asking(auth.Access(tokens))
         return
+    # Cryptography is slow to import, and most have no issuer.
+    from dispatcher.signed_tokens import SignedTokens
+    from dispatcher.signing_keys import KeyLimits, KeysError, SigningKeys
+
     limits = KeyLimits(s.jwt_refresh_s, s.jwt_refetch_s, s.jwt_stale_s, s.jwt_fetch_timeout_s)
     keys = SigningKeys(s.jwt_jwks, limits)
     try:
@@ -522,6 +503,30 @@ async def _http_server(
     if not settings.http_address:
         yield Web(nothing, lambda _: None, "")
         return
+    # A fifth of what there is to import, and of the start: only where it is served.
+    from starlette.routing import Route, WebSocketRoute
+
+    from dispatcher.edge.agents import Agents
+    from dispatcher.edge.agui import AguiRuns
+    from dispatcher.edge.app import application
+    from dispatcher.edge.door import Doors
+    from dispatcher.edge.flusher import Flusher
+    from dispatcher.edge.foreign import Foreign, ForeignLimits
+    from dispatcher.edge.guard import Callers, UserLimits, Users
+    from dispatcher.edge.health import Health
+    from dispatcher.edge.openai import OpenAi
+    from dispatcher.edge.openapi import Description
+    from dispatcher.edge.page import Page
+    from dispatcher.edge.protocol import ConnectionLimits, EdgeConfig
+    from dispatcher.edge.reading import BodyLimits
+    from dispatcher.edge.responses import Responses
+    from dispatcher.edge.server import EdgeServer
+    from dispatcher.edge.sessions import Sessions, SessionsLimits
+    from dispatcher.edge.showing import ShowLimits
+    from dispatcher.edge.vercel import VercelChats
+    from dispatcher.edge.viewers import Viewers
+    from dispatcher.edge.websocket import SocketLimits, Sockets
+
     show_limits = ShowLimits(
         settings.viewer_coalesce_after_s,
         settings.viewer_thin_after_s,
@@ -556,7 +561,8 @@ async def _http_server(
     ]
     open_paths = ("/healthz", "/readyz", "/openapi.json", "/", "/page/")
     description.tell(routes, open_paths)
-    app = application(routes, _doors(settings), metrics, callers, users, open_paths)
+    doors = Doors(_hosts(settings), frozenset(settings.http_origins))
+    app = application(routes, doors, metrics, callers, users, open_paths)
     limits = ConnectionLimits(
         settings.http_connections_max,
         settings.http_header_bytes_max,
@@ -584,12 +590,11 @@ async def _http_server(
             sockets.go_away()
 
 
-def _doors(settings: Settings) -> Doors:
+def _hosts(settings: Settings) -> frozenset[str] | None:
     """Where nobody has to say who they are, a name that was made to lead here could use a browser of this machine."""
     address = parse_address(settings.http_address)
     is_any = not settings.http_hosts and not address.is_local
-    hosts = None if is_any else frozenset(settings.http_hosts)
-    return Doors(hosts, frozenset(settings.http_origins))
+    return None if is_any else frozenset(settings.http_hosts)
 
 
 @contextlib.contextmanager
