@@ -1,5 +1,6 @@
 """Fixtures, named for what they give."""
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 # What holds, holds on a busy machine too, where an example may take any time.
 settings.register_profile("patient", settings(), deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_collection_finish() -> None:
+    """All tests stay to the end: no collection has to look through half a million of their objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
