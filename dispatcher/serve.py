@@ -36,9 +36,7 @@ from dispatcher.core.router import Router
 from dispatcher.hub import Hub
 from dispatcher.identity import NOBODY, caller
 from dispatcher.journal import Journal, Restored
-from dispatcher.journal.file import JournalError
 from dispatcher.journal.memory import MemoryJournal
-from dispatcher.journal.sqlite import SqliteJournal
 from dispatcher.journal.thoughts import ThoughtLog
 from dispatcher.leaving import Leaving
 from dispatcher.limits import LiveLimits, core_limits
@@ -164,6 +162,9 @@ async def _journal(settings: Settings) -> AsyncIterator[Keeping]:
         memory = MemoryJournal(secrets.token_hex(4))
         yield in_memory(ThoughtLog(memory) if wants_thoughts else memory)
         return
+    from dispatcher.journal.file import JournalError
+    from dispatcher.journal.sqlite import SqliteJournal
+
     told: list[Callable[[bool], None]] = []
 
     def stalled(is_stalled: bool) -> None:

@@ -37,7 +37,7 @@ class SecretError(Exception):
 class Secret(BaseModel):
     """A value told as text, or by where it is: `{ env = "NAME" }`, `{ file = "PATH" }`, with `before` in front."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     text: str | None = Field(default=None, repr=False)
     env: str | None = None
@@ -186,7 +186,10 @@ Word = Annotated[str, AfterValidator(_word)]
 class Table(BaseModel):
     """One table of the file. Units in the names, as in `Settings`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+    # Built when one is there: most files have few of them, and a start should not wait for the others.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=False, allow_inf_nan=False, defer_build=True
+    )
 
 
 class Source(Table):
