@@ -20,9 +20,24 @@ from dispatcher.tools.sources import sources_of
 ALL = ["add", "greet", "refuse", "long", "hang", "who", "count", "die", "grow"]
 
 
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Of a box that serves all who leave it as it was."""
+    with box_over_http() as url:
+        yield url
+
+
 @pytest.fixture(params=["stdio", "http"])
-def table(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[McpTable]:
-    """The box, each way it can be reached; it notes what happens in `state`."""
+def table(request: pytest.FixtureRequest) -> McpTable:
+    """The box, each way it can be reached."""
+    if request.param == "stdio":
+        return box()
+    return McpTable.model_validate({"url": request.getfixturevalue("url"), **QUICK})
+
+
+@pytest.fixture(params=["stdio", "http"])
+def own_table(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[McpTable]:
+    """A box of the test's own, which notes what happens in `state`."""
     state = ("--state", str(tmp_path / "state"))
     if request.param == "stdio":
         yield box(*state)
@@ -92,8 +107,8 @@ async def test_the_idempotency_key_goes_with_the_call(table: McpTable) -> None:
 
 
 @asynchronous
-async def test_a_call_that_is_stopped_is_cancelled_on_the_server(table: McpTable, tmp_path: Path) -> None:
-    async with using(table) as scene:
+async def test_a_call_that_is_stopped_is_cancelled_on_the_server(own_table: McpTable, tmp_path: Path) -> None:
+    async with using(own_table) as scene:
         call = asyncio.create_task(scene.runner.run(ask("box_hang")))
         await noted(tmp_path / "state", "begun")
         call.cancel()
@@ -104,8 +119,10 @@ async def test_a_call_that_is_stopped_is_cancelled_on_the_server(table: McpTable
 
 
 @asynchronous
-async def test_a_call_that_takes_too_long_is_cancelled_on_the_server(table: McpTable, tmp_path: Path) -> None:
-    async with using(table) as scene:
+async def test_a_call_that_takes_too_long_is_cancelled_on_the_server(
+    own_table: McpTable, tmp_path: Path
+) -> None:
+    async with using(own_table) as scene:
         outcome = await scene.runner.run(ask("box_hang", timeout_s=1.0))
         assert code_of(outcome) == "timeout"
         await noted(tmp_path / "state", "cancelled")
@@ -115,8 +132,8 @@ async def test_a_call_that_takes_too_long_is_cancelled_on_the_server(table: McpT
 
 
 @asynchronous
-async def test_a_change_of_the_list_is_followed_and_told(table: McpTable) -> None:
-    async with using(table.model_copy(update={"refresh_s": 3600})) as scene:
+async def test_a_change_of_the_list_is_followed_and_told(own_table: McpTable) -> None:
+    async with using(own_table.model_copy(update={"refresh_s": 3600})) as scene:
         told: list[list[str]] = []
         scene.runner.watch(lambda: told.append(scene.names))
         assert code_of(await scene.runner.run(ask("box_grow"))) == "ok"
