@@ -360,8 +360,23 @@ FILES = {
 
 
 @pytest.mark.parametrize("what", FILES)
-def test_it_does_not_start_with_a_file_that_holds_no_keys(tmp_path: Path, what: str) -> None:
+def test_a_file_that_holds_no_keys_is_said_to_be_so(tmp_path: Path, what: str) -> None:
     content, words = FILES[what]
+    path = tmp_path / "keys.json"
+    path.write_bytes(content)
+
+    @asynchronous
+    async def begin() -> None:
+        with pytest.raises(KeysError) as told:
+            await SigningKeys(str(path), LIMITS).begin()
+        assert str(told.value).startswith(f"jwt_jwks: {path} {words}")
+        assert "\n" not in str(told.value)
+
+    begin()
+
+
+def test_it_does_not_start_with_a_file_that_holds_no_keys(tmp_path: Path) -> None:
+    content, words = FILES["a deep hole"]
     path = tmp_path / "keys.json"
     path.write_bytes(content)
     ended = serve_and_fail("--jwt-jwks", str(path), "--jwt-audience", AUDIENCE)
