@@ -90,9 +90,11 @@ check-docs: $(READY)
 test: $(READY) ## Run every test that needs no root
 	@$(BIN)/python -m pytest -rs -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_FILES)
 
-slow: $(READY) ## Run the slow campaigns, those that measure first; bound them with SLOW_SECONDS=… SIMULATION_RUNS=…
+slow: export LAW_EXAMPLES ?= 1000
+slow: $(READY) ## Run the slow campaigns, those that measure first; bound them with SLOW_SECONDS=… SIMULATION_RUNS=… LAW_EXAMPLES=…
 	@$(BIN)/python -m pytest -v -rs -m 'slow and alone' --override-ini timeout=0 $(SLOW_FILES)
 	@$(BIN)/python -m pytest -v -rs -m 'slow and not alone' --override-ini timeout=0 -n $(SLOW_WORKERS) --dist loadgroup $(SLOW_FILES)
+	@$(BIN)/python -m pytest -rs -m 'hypothesis and not slow' --override-ini timeout=0 -n $(SLOW_WORKERS) --dist loadfile $(TEST_FILES)
 
 $(INTEROP_READY): $(READY)
 	@echo "Adding the clients of others to $(VENV). This takes a moment, once."

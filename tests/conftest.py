@@ -1,6 +1,7 @@
 """Fixtures, named for what they give."""
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from browser import Backstage, Visit
     from playwright.sync_api import Browser
 
-# What holds, holds on a busy machine too, where an example may take any time.
-settings.register_profile("patient", settings(), deadline=None)
+# What holds, holds on a busy machine too, where an example may take any time. Each run thinks up others.
+settings.register_profile(
+    "patient", settings(), deadline=None, max_examples=int(os.environ.get("LAW_EXAMPLES", "50"))
+)
 settings.load_profile("patient")
 
 
