@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -624,6 +625,9 @@ def _metrics_server(
     try:
         yield f"http://{host}:{server.server_port}/metrics"
     finally:
+        # Its thread looks twice a second alone whether it is to end, and the loop would wait for that: this wakes it.
+        with contextlib.suppress(OSError):  # not everywhere
+            server.socket.shutdown(socket.SHUT_RDWR)
         server.shutdown()
         server.server_close()
         thread.join()

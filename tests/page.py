@@ -115,6 +115,8 @@ class Reader:
             "DISPATCHER_GRPC_ADDRESS": "127.0.0.1:0",
             "DISPATCHER_METRICS_ADDRESS": "127.0.0.1:0",
             "PYTHONUNBUFFERED": "1",
+            # Who reads the page has pytest alone.
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         }
 
     def __enter__(self) -> Self:
