@@ -18,6 +18,11 @@ from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
 from commander import QuestionUnanswered, Turn, agent
 from commander.agent import AnyAgent
+from dispatcher.core import events
+from dispatcher.core.limits import Limits
+from dispatcher.core.packets import AgentOffer, Hello, Packet, Question
+from dispatcher.core.router import Router
+from dispatcher.core.session import State
 
 DISPATCHER_FLAGS = ("--park-after-s", "0.05", "--tools", "demo")
 RUNS: dict[str, int] = {}
@@ -321,3 +326,57 @@ async def test_a_commander_lost_while_it_runs_again_begins_anew(dispatcher: Disp
             await anew.finish()
             await seen.ended()
     assert seen.text == "Whole."
+
+
+# --- what would have to be told again --------------------------------------------------------------------
+
+TOLD_BYTES = 600
+
+
+def with_two_questions(question_bytes: int) -> Router:
+    """A router with session s1, whose agent parks and has asked two questions of that size, when it is to be parked."""
+    router = Router(Limits(published_bytes_max=TOLD_BYTES, park_after_s=1.0))
+    offer = AgentOffer("wizard", parks=True)
+    router.step(events.LinkOpened("l1", "peer", "m1"), 0.0)
+    router.step(events.HelloReceived("l1", Hello("c1", "i1", "1", (offer,), {}, 1, 0, ())), 0.0)
+    router.step(events.SessionRequested("s1", "wizard", b"Hi"), 0.0)
+    body = b"?" * question_bytes
+    packets = [
+        Packet(
+            "question",
+            "s1",
+            1,
+            number,
+            "",
+            "",
+            False,
+            0,
+            question_bytes,
+            Question(asked_id, None, body),
+            body,
+        )
+        for number, asked_id in enumerate(("q1", "q2"), 1)
+    ]
+    router.step(events.PacketsReceived("l1", packets), 0.0)
+    router.step(events.TimePassed(), 1.0)
+    return router
+
+
+def test_one_that_could_not_be_told_again_what_it_has_asked_keeps_its_slot() -> None:
+    router = with_two_questions(TOLD_BYTES // 2)
+    assert router.sessions["s1"].state is State.RUNNING
+
+
+def test_who_is_asked_second_can_answer_too() -> None:
+    """Whatever was answered first, there is room for a word."""
+    router = with_two_questions(150)
+    session = router.sessions["s1"]
+    assert session.state is State.PARKED
+    for value_json, is_accepted in (('"' + "y" * 200 + '"', False), ('"yes"', True)):
+        replies = router.step(events.AnswerGiven("s1", "q1", value_json), 2.0)
+        assert is_accepted == any(isinstance(each, events.Accepted) for each in replies), value_json
+    replies = router.step(events.AnswerGiven("s1", "q2", '"yes"'), 2.0)
+    assert any(isinstance(each, events.Accepted) for each in replies)
+    assert session.may_continue()
+    # Its slot is not free yet: its agent has yet to end.
+    assert router.queued == 1

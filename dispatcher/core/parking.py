@@ -10,12 +10,14 @@ from typing import Final
 from dispatcher.core.board import Board
 from dispatcher.core.events import Count, Log
 from dispatcher.core.fleet import SlotState
-from dispatcher.core.packets import Answer, Stop
-from dispatcher.core.session import Session, State, Step
+from dispatcher.core.packets import Answer, Stop, utf8_bytes
+from dispatcher.core.session import TOLD_OVERHEAD_BYTES, Session, State, Step
 
 # What was not alone is looked at again so much later, at least.
 LOOK_AGAIN_S: Final = 1.0
 REASON: Final = "a person is asked"
+# What an answer in a word takes, bytes.
+WORD_BYTES: Final = 64
 
 
 class Parking:
@@ -49,6 +51,15 @@ class Parking:
             board.keep_mark(session)
             board.place(session, first=True)
 
+    def may_be_told(self, session: Session, value_json: str = "") -> bool:
+        """Whether all that it was told can be told again, with this answer to one of its questions and a word to each
+        of the others."""
+        more = max(0, utf8_bytes(value_json) - WORD_BYTES)
+        for question in session.questions.values():
+            size = len(question.body) if isinstance(question.body, bytes) else 0
+            more += size + utf8_bytes(question.question_id) + WORD_BYTES + TOLD_OVERHEAD_BYTES
+        return session.may_continue(more)
+
     def _waits_alone(self, session: Session) -> bool:
         """Nothing else of it is under way that a new attempt could not be told of."""
         return (
@@ -56,7 +67,7 @@ class Parking:
             and not session.children
             and session.safe == session.received
             and not session.gate
-            and session.may_continue()
+            and self.may_be_told(session)
         )
 
     def _park(self, session: Session) -> None:

@@ -55,11 +55,11 @@ from dispatcher.core.fleet import Fleet
 from dispatcher.core.intake import Intake
 from dispatcher.core.limits import Limits
 from dispatcher.core.links import Links
-from dispatcher.core.packets import DECLINED, Answer, Goodbye, Signal, Stop, UserMessage, utf8_bytes
+from dispatcher.core.packets import DECLINED, Answer, Goodbye, Signal, Stop, UserMessage
 from dispatcher.core.parking import Parking
 from dispatcher.core.quota import Excess
 from dispatcher.core.restore import Restoring
-from dispatcher.core.session import TOLD_OVERHEAD_BYTES, Session, State
+from dispatcher.core.session import Session, State
 
 # Being told of time so late says that nothing was seen meanwhile.
 STOOD_STILL_S: Final = 0.5
@@ -372,8 +372,7 @@ class Router:
         if message:
             board.out.append(Declined("no_such_question", message))
             return
-        more = utf8_bytes(event.value_json or "") + TOLD_OVERHEAD_BYTES
-        if session.state is State.PARKED and not session.may_continue(more):
+        if session.state is State.PARKED and not self._parking.may_be_told(session, event.value_json or ""):
             most = board.limits.published_bytes_max
             told = f"value_json: with it, more than published_bytes_max, {most} bytes, would have to be told again"
             board.out.append(Declined("too_large", f"{told}; a shorter one is right"))
