@@ -147,6 +147,13 @@ def judge_opened(requested: events.SessionRequested, router: Router, now: float)
         return
     has = (above.user_id, dict(above.labels), above.application)
     assert (requested.user_id, dict(requested.labels), requested.application) == has, requested
+    agents = [requested.agent]
+    upper: Session | None = above
+    while upper is not None:
+        assert upper.agent not in agents, f"{upper!r} asks {agents} for itself"
+        agents.append(upper.agent)
+        upper = router.sessions.get(upper.delegated.session_id) if upper.delegated is not None else None
+    assert len(agents) <= 1 + router.limits.delegation_levels_max, f"{agents} ask each other"
     left = above.guard.left(now - above.opened_at, above.usage.output_tokens)
     budgets = requested.budgets or Budgets()
     assert budgets.within(left) == budgets, f"{requested.session_id} may use {budgets}, and {left} is left"

@@ -103,7 +103,8 @@ def script_of(session_id: str) -> list[tuple[str, str]]:
                 script.append(("agent", f'{rng.choice(ASKED)} "{number}"'))
             case "call":
                 script.append(("call", f'{rng.choice(("look", PAY, DESK))} "{number}"'))
-        script.append(("say", f"{number};"))
+        # What ends with a blank is held back: it may become what is looked for.
+        script.append(("say", f"{number};{rng.choice(('', '', ' '))}"))
     return script
 
 

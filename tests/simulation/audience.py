@@ -40,6 +40,8 @@ class Audience:
         self._grace_s = grace_s
         self._sessions: dict[str, _Watching] = {}
         self._detached: set[str] = set()
+        # Those that have ended so though nobody wanted that, by who had asked for them.
+        self._inherited: dict[str, str] = {}
         # Time in which the dispatcher stood still.
         self._stood_still_s = 0.0
 
@@ -51,6 +53,9 @@ class Audience:
 
     def heard(self, event: e.Event, now: float) -> None:
         """What the dispatcher takes up now."""
+        alone = {below for above, below in self._inherited.items() if above not in self._detached}
+        assert not alone, f"{alone}: detached, and nobody wanted that"
+        self._inherited.clear()
         match event:
             case e.ViewerCame(session_id):
                 if session_id in self._sessions:
@@ -93,9 +98,9 @@ class Audience:
         """AssertionError when nobody's watching has ended it too early, or too late, or without being asked to."""
         watching = self._sessions.get(session_id)
         if watching is None:
-            # But of the one that had asked for it.
-            is_below = session_id.rpartition(".")[0] in self._detached
-            assert ending != "detached" or is_below, f"{session_id}: detached, and nobody wanted that"
+            if ending == "detached":
+                # So has, in this step, the one that had asked for it.
+                self._inherited[session_id.rpartition(".")[0]] = session_id
             self._detached.update({session_id} if ending == "detached" else ())
             return
         unwatched_s = now - watching.unwatched_since if watching.is_left else 0.0

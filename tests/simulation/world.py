@@ -181,7 +181,8 @@ class World:
                 assert isinstance(reply, e.Declined), reply
                 self.declined.add(session_id)
 
-        stop_after_s = self.rng.choice((None, 0.0, 1.0, 5.0)) if self.has_goers else None
+        is_left = self.has_goers or self.has_askers
+        stop_after_s = self.rng.choice((None, 0.0, 1.0, 5.0)) if is_left else None
         is_held = self.has_askers and stop_after_s is not None and self.rng.random() < 0.7
         requested = e.SessionRequested(
             session_id,
@@ -196,8 +197,10 @@ class World:
     def _some_session(self) -> str | None:
         here = [s for s, epoch in self.accepted.items() if epoch == self.journal.epoch]
         if self.has_askers:
-            # Those below, too.
-            here = list(self.journal.logs)
+            # Those below, too, and mostly one that is still there.
+            sessions = self.dispatcher.router.sessions
+            live = [s for s in self.journal.logs if s in sessions and sessions[s].live]
+            here = live if live and self.rng.random() < 0.7 else list(self.journal.logs)
         return self.rng.choice(here or [None])
 
     def _watch(self, session_id: str | None = None) -> None:
