@@ -156,11 +156,11 @@ def open_models(
     secrets = _secrets(environ)
     for name, table in told.items():
         if connect is None:
-            problems += _unknown(name, table, environ)
+            problems += _unknown_provider(name, table, environ)
         breaker = breakers.setdefault(
             table.circuit, Breaker(settings.breaker_failures, settings.breaker_open_s)
         )
-        problems += _unknown(name, table)
+        problems += _unknown_parameters(name, table)
         key = _key(name, table, environ, problems)
         entries[name] = Entry(name, table, key, breaker, connect or _connect, secrets)
     if problems:
@@ -227,7 +227,7 @@ def _key(name: str, table: ModelTable, environ: Mapping[str, str], problems: lis
     return Secret(key) if key else None
 
 
-def _unknown(name: str, table: ModelTable, environ: Mapping[str, str]) -> Iterator[str]:
+def _unknown_provider(name: str, table: ModelTable, environ: Mapping[str, str]) -> Iterator[str]:
     """What can be said against the provider before its library is imported; what may still be right is logged."""
     own = {each.name for each in entry_points(group=GROUP)}
     if table.provider in own:
@@ -250,7 +250,7 @@ def _check_usual(name: str, table: ModelTable, environ: Mapping[str, str], probl
         )
 
 
-def _unknown(name: str, table: ModelTable) -> list[str]:
+def _unknown_parameters(name: str, table: ModelTable) -> list[str]:
     """Parameters that the library does not know; a provider of an installed package may."""
     unknown = [f"[models.{name}] {wrong}" for wrong in tables.unknown_parameters(table)]
     return unknown if unknown and not entry_points(group=GROUP, name=table.provider) else []
