@@ -7,6 +7,8 @@ from typing import Final
 
 # Looking at every character of a line takes the loop's time.
 LINE_CHARS_MAX: Final = 16_384
+# Of a traceback: an exception's text may be of any length, and of any number of lines.
+BELOW_CHARS_MAX: Final = 65_536
 # Who tells of calls that went wrong inside gRPC.
 GRPC_CORE: Final = "grpc._cython.cygrpc"
 # Fields that a line may carry besides its text, in this order.
@@ -39,16 +41,20 @@ class TextFormatter(logging.Formatter):
             getattr(record, "stack", ""),
             self.formatException(record.exc_info) if record.exc_info else "",
         ]
-        return "\n".join([line, *(_one_line(each) for text in below if text for each in text.split("\n"))])
+        cut = [_cut(text, BELOW_CHARS_MAX) for text in below if text]
+        return "\n".join([line, *(_one_line(each) for text in cut for each in text.split("\n"))])
 
 
 def _one_line(text: str) -> str:
     """Peers choose some of the words, so none of their characters may begin a line or move a cursor."""
-    if len(text) > LINE_CHARS_MAX:
-        text = f"{text[:LINE_CHARS_MAX]}… ({len(text):,} characters)"
+    text = _cut(text, LINE_CHARS_MAX)
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def _cut(text: str, chars_max: int) -> str:
+    return text if len(text) <= chars_max else f"{text[:chars_max]}… ({len(text):,} characters)"
 
 
 class JsonFormatter(logging.Formatter):
@@ -59,13 +65,13 @@ class JsonFormatter(logging.Formatter):
             "time": round(record.created, 6),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _cut(record.getMessage(), LINE_CHARS_MAX),
         }
         line |= {k: getattr(record, k) for k in FIELDS if getattr(record, k, "")}
         if stack := getattr(record, "stack", ""):
-            line["stack"] = stack
+            line["stack"] = _cut(stack, BELOW_CHARS_MAX)
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = _cut(self.formatException(record.exc_info), BELOW_CHARS_MAX)
         return json.dumps(line, ensure_ascii=False, default=str)
 
 

@@ -53,3 +53,17 @@ def test_what_else_goes_wrong_in_grpc_is_told_whole(
     said = capsys.readouterr().err
     assert "raised in core" in said
     assert "ValueError: something else" in said
+
+
+@pytest.mark.parametrize("formatter", [logs.TextFormatter(), logs.JsonFormatter()], ids=["text", "json"])
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "x\n" * 500_000], ids=["line", "lines"])
+def test_neither_a_line_nor_what_is_below_it_is_longer_than_it_may_be(
+    formatter: logging.Formatter, text: str
+) -> None:
+    error = ValueError(text)
+    record = logging.LogRecord(
+        "dispatcher.hub", logging.ERROR, "", 0, "%s", (text,), (ValueError, error, None)
+    )
+    told = formatter.format(record)
+    assert told.count(" characters)") >= 2
+    assert len(told) < 2 * (logs.LINE_CHARS_MAX + logs.BELOW_CHARS_MAX)
