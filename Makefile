@@ -23,9 +23,11 @@ TEST_WORKERS ?= 4
 # Some campaigns wait, some compute.
 SLOW_WORKERS ?= $(shell expr 2 + $$(getconf _NPROCESSORS_ONLN))
 # What takes longest begins first, and what is in small parts comes last: so no process is left alone with much.
-LONGEST_FIRST := $(addprefix tests/test_,$(addsuffix .py,proxies journal_processes commander_process restart demo \
-	agents_page tools_mcp serve page signing_keys tools_mcp_served edge_openapi keepalive cli_failover page_network \
-	cli_operate edge_connections delegation link edge_sessions edge_sse faults simulation authors page_lag))
+LONGEST_FIRST := $(addprefix tests/test_,$(addsuffix .py,proxies page tools_mcp serve page_reach \
+	tools_mcp_served signing_keys edge_openapi simulation journal_processes edge_sse commander_process faults \
+	cli_failover link edge_sessions authors agents_page demo restart cli_operate edge_agui delegation keepalive \
+	page_network edge_connections admin commander_failover page_lag edge_who bad_peers page_standing bench \
+	models_page))
 TEST_FILES = $(LONGEST_FIRST) $(filter-out $(LONGEST_FIRST),$(wildcard tests/test_*.py))
 SLOW_LONGEST_FIRST := tests/test_soak.py tests/test_keepalive.py tests/test_fuzz.py tests/test_router.py
 SLOW_FILES = $(SLOW_LONGEST_FIRST) $(filter-out $(SLOW_LONGEST_FIRST),$(shell grep -l 'mark\.slow' tests/test_*.py))
