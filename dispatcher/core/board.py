@@ -95,6 +95,8 @@ _INHERITED: Final = frozenset(
         Ending.SHUTDOWN,
     }
 )
+# What shows viewers that somebody is at work, sub-agents and those below included.
+_SIGNS_OF_LIFE: Final = frozenset({"content", "thought", "question"})
 # Of a delegated session, what is told by the one that asked for it as well.
 _TOLD_ABOVE: Final = frozenset(
     {
@@ -171,8 +173,15 @@ class Board:
             self.out.append(Append(session.session_id, events))
         events.append(event)
         session.marked = session.received
+        if session.first_token_at is None and kind in _SIGNS_OF_LIFE:
+            self.first_token(session)
         if session.delegated is not None:
             self._tell_above(session, kind, agent, text, body, size)
+
+    def first_token(self, session: Session) -> None:
+        """Whoever watches is not kept waiting in silence any more."""
+        session.first_token_at = self.now
+        self.out.append(Measure("first_token_s", self.now - session.started_at))
 
     def keep_mark(self, session: Session) -> None:
         """Keeps where it stands, though there may be nothing to tell."""

@@ -491,7 +491,7 @@ class Intake:
         text, step = packet.text, str(packet.body)
         session.thought_chars += len(text)
         if session.first_token_at is None:
-            self._first_token(session)
+            self._board.first_token(session)
         guard = session.guard
         assert guard is not None, session
         if step != session.step:
@@ -520,15 +520,10 @@ class Intake:
         if session.is_reviewed:
             board.review(session)
 
-    def _first_token(self, session: Session) -> None:
-        board = self._board
-        session.first_token_at = board.now
-        board.out.append(Measure("first_token_s", board.now - session.started_at))
-
     def _first_content(self, session: Session) -> None:
         board = self._board
         if session.first_token_at is None:
-            self._first_token(session)
+            board.first_token(session)
         session.first_content_at = board.now
         board.out.append(Measure("first_content_s", board.now - session.started_at))
 

@@ -257,7 +257,7 @@ class Session:
         # When it has waited for a slot long enough; None before it has had to wait.
         self.queue_due: float | None = None
         self.started_at = 0.0
-        # The first thought or content, and the first content.
+        # The first thought, content or question, of whomever; and the first content.
         self.first_token_at: float | None = None
         self.first_content_at: float | None = None
         self.phase = 0
@@ -637,6 +637,8 @@ class Session:
                 if self.said is not None:
                     self._say(event.text, utf8_bytes(event.text))
             case "thought", _:
+                self.first_token_at = self.first_token_at or at
+            case "question", _:
                 self.first_token_at = self.first_token_at or at
             case (_, ToolCall(session_id=below)) | (_, ToolResult(session_id=below)) if below:
                 pass
