@@ -49,7 +49,13 @@ _COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 _HISTOGRAMS: tuple[tuple[str, str, str, tuple[str, ...], tuple[float, ...]], ...] = (
     ("queue_wait_s", "session_queue_wait_seconds", "Wait for a slot.", (), _LONG),
-    ("first_token_s", "session_first_token_seconds", "Start to first thought, content or question.", (), _LONG),
+    (
+        "first_token_s",
+        "session_first_token_seconds",
+        "Start to first thought, content or question.",
+        (),
+        _LONG,
+    ),
     ("first_content_s", "session_first_content_seconds", "Start to first content.", (), _LONG),
     ("session_s", "session_duration_seconds", "Opened to ended.", ("ending",), _LONG),
     ("stood_still_s", "stood_still_seconds", "Nothing was seen to for so long.", (), _SHORT),

@@ -26,7 +26,7 @@ from dispatcher.core.events import (
     StopRequested,
 )
 from dispatcher.core.policy import Budgets, Guard
-from dispatcher.core.rules import Judged
+from dispatcher.core.rules import NOTHING, Judged, RuleBook
 from dispatcher.core.session import Session
 from dispatcher.hub import Hub
 from dispatcher.identity import caller
@@ -81,6 +81,19 @@ class Requests:
         self._services = services
         self._mint = mint
         self._request_bytes_max = request_bytes_max
+        # Sessions keep the rules that they began with, so once is for ever.
+        self._book: RuleBook | None = None
+        self._are_judged = False
+
+    @property
+    def are_judged(self) -> bool:
+        """Services judge what users say, or did: a request may have to wait for them."""
+        book = self._hub.router.limits.policy.book
+        if book is not self._book:
+            self._book = book
+            judges = (book.of_others, *book.of_agents.values())
+            self._are_judged |= any(each.get("user", NOTHING).services for each in judges)
+        return self._are_judged
 
     def require_visible(self, session_id: str) -> None:
         """Raises WrongError where there is no such session, and in the same words where it is not the caller's to see:

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from asynchronous import asynchronous, eventually
 from certificates import certify, needs_openssl
-from chat_viewer import conversing, viewing
+from chat_viewer import asking, conversing, viewing
 from dialling import chatting
 from dispatcher_process import DispatcherProcess, running_dispatcher, serve_and_fail
 from judge_service import JudgeService, judging, put, table
@@ -332,6 +332,29 @@ async def test_what_a_user_says_goes_on_with_marks_everywhere(scene: Scene) -> N
         answer = chat_pb2.AnswerQuestion(question_id="p", value_json="4321")
         assert (await talk.request("1", answer=answer)).error.code == "session_ended"
         assert (await seen.ended()).name == "policy_blocked"
+
+
+@asynchronous
+async def test_on_one_stream_nobody_waits_for_what_is_judged_of_another_session(scene: Scene) -> None:
+    agent = unique("agent")
+    scene.judge.goes_on.clear()
+    async with linked(scene.dispatcher.address, agent) as link, conversing(scene.dispatcher.address) as talk:
+        runs = await talk.ask(agent, client_ref="runs")
+        turn = await link.started()
+        hanging = chat_pb2.ClientPacket(client_ref="hangs", ask=asking(agent, "hang on"))
+        await talk.send(hanging)
+        message = chat_pb2.AddMessage(text="hang, too")
+        await talk.send(chat_pb2.ClientPacket(client_ref="runs", message=message))
+        other = await talk.ask(agent, "good day", client_ref="other")
+        await other.until("started")
+        # Behind a message of the same session that is still judged.
+        assert not (await talk.request("runs", stop=chat_pb2.StopAsked())).HasField("error")
+        assert (await runs.ended()).name == "stopped"
+        assert (await turn.stopped()).code == agent_pb2.STOP_CODE_USER_CANCEL
+        await talk.half_close()
+        scene.judge.goes_on.set()
+        receipts = {(await talk.receipt()).client_ref: True for _ in range(2)}
+        assert set(receipts) == {"hangs", "runs"}
 
 
 @asynchronous

@@ -1,6 +1,7 @@
 """Chat: what an application calls. Reads its packets, hands them to the hub, answers each with a receipt."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
@@ -17,8 +18,13 @@ from dispatcher.rpc.feed import Feed
 from dispatcher.rpc.methods import Answered, conversed, page, unary, watched
 from dispatcher.rpc.views import agent_listings
 
+log = logging.getLogger(__name__)
+
 # Sessions that one Converse stream may have open.
 STREAM_SESSIONS_MAX: Final = 1_000
+# Packets of one stream that wait until services have judged them; then no more are read.
+UNDER_WAY_MAX: Final = 256
+_JUDGED: Final = frozenset({"ask", "answer", "message"})
 # When a viewer of a dispatcher that goes away should be back, seconds.
 COME_BACK_S: Final = 2.0
 # Between name and version in a page's token.
@@ -88,12 +94,14 @@ class ChatService:
             self._conversing.discard(feed)
             reader.cancel()
             writer.cancel()
+            conversation.leave()
             await asyncio.wait({reader, writer})
 
     async def _read(self, context: Any, conversation: "_Conversation", feed: Feed) -> None:
         while (data := await context.read()) is not aio.EOF:
             await conversation.receive(data)
             await feed.room()
+        await conversation.settled()
         feed.finish()
 
     async def subscribe(self, request: chat_pb2.SubscribeRequest, context: Any) -> None:
@@ -172,6 +180,8 @@ class _Conversation:
         self._limits = limits
         self._feed = feed
         self._sessions: dict[str, str] = {}
+        # What services judge, by whose it is.
+        self._under_way: dict[str, asyncio.Task[None]] = {}
         self._kinds: dict[str, Callable[[chat_pb2.ClientPacket, chat_pb2.Receipt], Awaitable[None]]] = {
             "ask": self._ask,
             "answer": self._answer,
@@ -180,8 +190,46 @@ class _Conversation:
         }
 
     async def receive(self, data: bytes) -> None:
-        """One packet from the application. Whatever is wrong with it is said in its receipt."""
+        """One packet from the application. Whatever is wrong with it is said in its receipt. Where services judge what
+        it says, those of other sessions need not wait for that, nor does a stop."""
         packet = codec.parse(chat_pb2.ClientPacket, data)
+        whose = packet.session_id or f"ref {packet.client_ref}"
+        before = self._under_way.get(whose)
+        is_judged = self._requests.are_judged and packet.WhichOneof("request") in _JUDGED
+        is_known = bool(packet.session_id) or packet.client_ref in self._sessions
+        if (packet.HasField("stop") and is_known) or (before is None and not is_judged):
+            await self._settle(packet, len(data))
+            return
+        task = asyncio.ensure_future(self._settle_after(before, packet, len(data)))
+        self._under_way[whose] = task
+        task.add_done_callback(lambda done: self._settled(whose, done))
+        if len(self._under_way) >= UNDER_WAY_MAX:
+            await asyncio.wait(self._under_way.values(), return_when=asyncio.FIRST_COMPLETED)
+
+    async def settled(self) -> None:
+        """Until all that was received has its receipt."""
+        while self._under_way:
+            await asyncio.wait(self._under_way.values())
+
+    def leave(self) -> None:
+        """Its client is gone: what was not accepted yet is not."""
+        for task in self._under_way.values():
+            task.cancel()
+
+    def _settled(self, whose: str, task: asyncio.Task[None]) -> None:
+        if self._under_way.get(whose) is task:
+            del self._under_way[whose]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a packet could not be answered", exc_info=error)
+
+    async def _settle_after(
+        self, before: asyncio.Task[None] | None, packet: chat_pb2.ClientPacket, size: int
+    ) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        await self._settle(packet, size)
+
+    async def _settle(self, packet: chat_pb2.ClientPacket, size: int) -> None:
         kind = packet.WhichOneof("request")
         # Cut: receipts wait for a client that doesn't read, and what is too long is refused below.
         receipt = chat_pb2.Receipt(
@@ -193,10 +241,10 @@ class _Conversation:
             receipt.session_id = self._sessions.get(packet.client_ref, "")
         opened, thoughts = "", packet.ask.include_thoughts and caller.get().thoughts
         try:
-            if len(data) > self._limits.request_bytes_max:
+            if size > self._limits.request_bytes_max:
                 raise WrongError(
                     "too_large",
-                    f"the packet has {len(data)} bytes; request_bytes_max is {self._limits.request_bytes_max}",
+                    f"the packet has {size} bytes; request_bytes_max is {self._limits.request_bytes_max}",
                 )
             self._require_address(packet, kind)
             if kind is None:
