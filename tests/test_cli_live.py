@@ -198,7 +198,7 @@ def test_watch_is_left_by_ctrl_c() -> None:
             async with terminal("watch", "s-1", address=server.address) as person:
                 await person.sees("going on")
                 person.type("\x03")
-                assert await person.exit_status() == 130
+                assert await person.exit_status() == 130, person.screen
         assert "Traceback" not in person.screen
 
     play(scene())

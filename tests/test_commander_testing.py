@@ -401,7 +401,7 @@ async def test_nobody_hears_what_is_said_once_it_is_over() -> None:
 
 @asynchronous
 async def test_what_is_run_is_an_agent_and_what_it_is_asked_are_messages() -> None:
-    with pytest.raises(TypeError, match="an agent is run, made by @agent, and not function"):
+    with pytest.raises(ScriptError, match="is no agent: put @agent before the function"):
         await run_agent(talkative.function)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"asked: messages\[0\] should be a Message, not int"):
         await run_agent(talkative, [1])  # type: ignore[list-item]

@@ -80,7 +80,6 @@ SAID: dict[str, Any] = {
     "a name too long": lambda turn: turn.artifact(LONG, b"x"),
     "half a name": lambda turn: turn.artifact(HALF, b"x"),
     "a type too long": lambda turn: turn.artifact("a", b"x", mime_type=LONG),
-    "data with holes": lambda turn: turn.artifact("a", memoryview(b"abcdef")[::2]),
     "a model too long": lambda turn: turn.usage(input_tokens=1, model=LONG),
     "half a model": lambda turn: turn.usage(input_tokens=1, model=HALF),
     "half a text": lambda turn: HALF,

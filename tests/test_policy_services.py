@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import grpc
 import pytest
-from asynchronous import asynchronous, eventually
+from asynchronous import asynchronous, eventually, soon
 from certificates import certify, needs_openssl
 from chat_viewer import asking, conversing, viewing
 from dialling import chatting
@@ -19,6 +19,7 @@ from judge_service import JudgeService, judging, put, table
 from scripted_commander import Turn, linked, unique
 from southwest.ai.agent.v1 import agent_pb2, chat_pb2, policy_pb2
 from web_viewer import browsing
+from websockets.asyncio.client import connect
 
 TOOLS = '''
 from dispatcher.tools import tool
@@ -391,6 +392,35 @@ async def test_over_http_a_user_is_judged_too(scene_http: Scene) -> None:
         )
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "policy_unavailable")
         assert "retry-after" in answer.headers
+
+
+@asynchronous
+async def test_on_a_websocket_a_stop_waits_for_no_judge(scene_http: Scene) -> None:
+    agent = unique("agent")
+    url = scene_http.dispatcher.url.replace("http://", "ws://")
+    async with (
+        linked(scene_http.dispatcher.address, agent) as link,
+        connect(f"{url}/v1/ws") as socket,
+    ):
+        asked: dict[str, Any] = {
+            "request": "ask",
+            "agent": agent,
+            "input": "good day",
+            "request_id": "1",
+        }
+        await socket.send(json.dumps(asked))
+        session_id = (await link.started()).session_id
+        message = {"request": "message", "session_id": session_id, "text": "hang", "request_id": "2"}
+        await socket.send(json.dumps(message))
+        await socket.send(json.dumps({"request": "stop", "session_id": session_id, "request_id": "3"}))
+        told: list[dict[str, Any]] = []
+        while not any(each["event"] == "ended" for each in told):
+            told.append(json.loads(await soon(socket.recv())))
+        receipts = [each["request_id"] for each in told if each["event"] == "receipt"]
+        assert receipts == ["1", "3"]
+        scene_http.judge.goes_on.set()
+        last = json.loads(await soon(socket.recv()))
+        assert (last["request_id"], last["fields"]["error"]["code"]) == ("2", "session_ended")
 
 
 def _falls(request: policy_pb2.JudgeRequest) -> policy_pb2.JudgeResponse:

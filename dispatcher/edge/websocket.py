@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 # Sessions that one connection may watch.
 SESSIONS_MAX: Final = 1_000
+# Requests of one connection that wait until services have judged them; then no more are read.
+WAITING_MAX: Final = 64
 GOING_AWAY: Final = 1001
 NO_TEXT: Final = 1003
 NOT_ALLOWED: Final = 1008
@@ -220,6 +222,9 @@ class _Socket:
         self._watched: dict[str, ExitStack] = {}
         self._room = asyncio.Event()
         self._outlet.on_room.add(self._room.set)
+        # Requests that wait for services, one after the other, and the last of them.
+        self._judged: set[asyncio.Task[None]] = set()
+        self._last: asyncio.Task[None] | None = None
 
     async def first_token(self) -> str:
         """What its first request says. Raises ProblemError where that says something else."""
@@ -253,6 +258,8 @@ class _Socket:
 
     def leave(self) -> None:
         self._outlet.on_room.discard(self._room.set)
+        for task in self._judged:
+            task.cancel()
         for stack in self._watched.values():
             stack.close()
         self._watched.clear()
@@ -269,16 +276,42 @@ class _Socket:
             self.close(SLOW, "slow: it took nothing for too long")
 
     async def _receive(self, text: str) -> None:
+        """One request. Where services judge what users say, others go on meanwhile, a stop among them."""
+        told: AnyRequest | None = None
+        wrong: ProblemError | None = None
+        try:
+            told = _REQUESTS.validate_json(text)
+        except ValidationError as error:
+            wrong = problem_of(error, is_tagged=True)
+        if self._requests.are_judged and isinstance(told, AskRequest | AnswerRequest | MessageRequest):
+            self._last = asyncio.ensure_future(self._after(self._last, told))
+            self._judged.add(self._last)
+            self._last.add_done_callback(self._is_judged)
+            if len(self._judged) >= WAITING_MAX:
+                await asyncio.wait(self._judged, return_when=asyncio.FIRST_COMPLETED)
+            return
+        await self._answer(told, wrong, "" if told is not None else _request_id(text))
+
+    async def _after(self, before: asyncio.Task[None] | None, told: AnyRequest) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        await self._answer(told, None, "")
+
+    def _is_judged(self, task: asyncio.Task[None]) -> None:
+        self._judged.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a request could not be answered", exc_info=error)
+
+    async def _answer(
+        self, told: AnyRequest | None, wrong_form: ProblemError | None, request_id: str
+    ) -> None:
         receipt: dict[str, Any] = {"event": "receipt", "request_id": "", "session_id": "", "fields": {}}
         try:
-            try:
-                told = _REQUESTS.validate_json(text)
-            except ValidationError as error:
-                receipt["request_id"] = _request_id(text)
-                self._users.require_rate(caller.get())
-                raise problem_of(error, is_tagged=True) from None
-            receipt["request_id"] = told.request_id
+            receipt["request_id"] = told.request_id if told is not None else request_id
             self._users.require_rate(caller.get())
+            if told is None:
+                assert wrong_form is not None
+                raise wrong_form
             watch = await self._do(told, receipt)
         except WrongError as wrong:
             receipt["fields"] = {"error": ProblemError.of(wrong).record()}
