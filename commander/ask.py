@@ -165,6 +165,8 @@ class Asking:
         if isinstance(payload, pb.Question):
             self._ask_here(payload)
             return
+        if isinstance(payload, pb.Withdrawal) and payload.question_id:
+            return  # it was asked here; who types is not interrupted
         packet = pb.UpstreamPacket(timestamp=time.time_ns() // 1_000_000)
         if isinstance(payload, Done):
             self._sent_end = payload.outcome

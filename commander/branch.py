@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Final, Literal, TypeVar
 
 from commander.conversation import Request, ToolAnswer, UserAnswer, UserMessage
@@ -114,6 +114,11 @@ class Branch:
         with self._root.guard:
             question_id, answer = self._root.ask(text, options, schema, expires_in_s, self.path)
         return question_id, self._awaited(answer)
+
+    def withdraw(self, *, call_id: str = "", question_id: str = "") -> None:
+        """Also when this member is over: the turn goes on."""
+        with self._root.guard:
+            self._root.withdraw(call_id=call_id, question_id=question_id)
 
     def mint_artifact_id(self) -> str:
         with self._root.guard:
@@ -257,6 +262,10 @@ class Ferry:
         expires_in_s: float | None,
     ) -> tuple[str, Future[UserAnswer]]:
         return self._there(lambda: self._branch.ask(text, options, schema, expires_in_s))
+
+    def withdraw(self, *, call_id: str = "", question_id: str = "") -> None:
+        with suppress(Stopped):  # the loop is gone, and the turn with it
+            self._there(lambda: self._branch.withdraw(call_id=call_id, question_id=question_id))
 
     def mint_artifact_id(self) -> str:
         return self._there(self._branch.mint_artifact_id)

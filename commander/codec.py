@@ -55,6 +55,7 @@ _FIELDS: Final[Mapping[type[ProtobufMessage], str]] = {
     pb.Embedding: "embedding",
     pb.Usage: "usage",
     pb.AgentEvent: "agent_event",
+    pb.Withdrawal: "withdrawal",
 }
 
 

@@ -83,7 +83,8 @@ class ToolFailure:
 @dataclass(frozen=True, slots=True)
 class PublishedCall:
     """A call of an earlier attempt. `result_json` is None where it was never answered: it may have run or not. Asked
-    again with its `idempotency_key`, where it has one, it is the same deed for the tool."""
+    again with its `idempotency_key`, where it has one, it is the same deed for the tool. Of one that was parked, None
+    says that it has waited no longer."""
 
     tool: str
     arguments_json: str

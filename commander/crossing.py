@@ -22,7 +22,7 @@ from commander.core.turn import Bounds, Outcome, Turn
 from commander.doorbell import Doorbell
 from commander.errors import AgentFailure, Stopped, ToolTooLarge
 from commander.outputs import AgentEvent, Output, Used
-from commander.rerun import Rerun
+from commander.rerun import Rerun, Withdrawn
 
 T = TypeVar("T")
 
@@ -85,6 +85,7 @@ class Passage(Protocol):
         schema: Mapping[str, object] | None,
         expires_in_s: float | None,
     ) -> tuple[str, Future[UserAnswer]]: ...
+    def withdraw(self, *, call_id: str = "", question_id: str = "") -> None: ...
     def mint_artifact_id(self) -> str: ...
     def next_message(self) -> UserMessage | Future[None]: ...
     def take_messages(self) -> list[UserMessage]: ...
@@ -213,7 +214,10 @@ class Crossing:
         answer: Future[ToolAnswer] = Future()
         known = None if self._rerun is None else self._rerun.result(tool, sealing.asked_with(request))
         if known is not None:
-            answer.set_result(known)
+            if isinstance(known, Withdrawn):
+                self._wait_in_vain(call_id, answer)
+            else:
+                answer.set_result(known)
             return call_id, answer
         self._marked(self.turn.open_call(call_id, answer, request), urgent=True)
         self._release_if_over()
@@ -239,11 +243,19 @@ class Crossing:
             self._is_silent = self._rerun is not None and self._rerun.is_silent
             if self._may_take():
                 _settle_all(self._want_message)
-            answer.set_result(known)
+            if isinstance(known, Withdrawn):
+                self._wait_in_vain(question_id, answer)
+            else:
+                answer.set_result(known)
             return question_id, answer
         self._marked(self.turn.open_question(question_id, answer, question), urgent=True)
         self._release_if_over()
         return question_id, answer
+
+    def withdraw(self, *, call_id: str = "", question_id: str = "") -> None:
+        """Nobody waits for one of these any more. While it is open and the turn goes on, the dispatcher hears of it."""
+        if self.turn.abandon(call_id or question_id) and not self.is_over:
+            self._marked(self.turn.withdraw(sealing.withdrawal(call_id, question_id)), urgent=True)
 
     def tell_of(self, event: AgentEvent, path: str) -> None:
         """What became of the sub-agent of this path. It waits for no room: there are as many as members, three each."""
@@ -349,6 +361,10 @@ class Crossing:
         # The end may have come after `_check_open`, and before there was somebody to tell.
         if self.is_over:
             self.release()
+
+    def _wait_in_vain(self, waiting_id: str, answer: Future[Any]) -> None:
+        self.turn.wait_in_vain(waiting_id, answer)
+        self._release_if_over()
 
     def _take_message(self) -> UserMessage | None:
         with self._taking:

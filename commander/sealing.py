@@ -103,6 +103,12 @@ def tool_call(
     return Sealed(request, request.ByteSize(), path)
 
 
+def withdrawal(call_id: str, question_id: str) -> Sealed:
+    """Nobody waits any longer for the call, or for the question where no call is named."""
+    told = pb.Withdrawal(call_id=call_id) if call_id else pb.Withdrawal(question_id=question_id)
+    return Sealed(told, told.ByteSize())
+
+
 def asked_with(call: Sealed) -> str:
     """The arguments of a call, as they cross."""
     assert isinstance(call.payload, pb.ToolCallRequest), call

@@ -19,7 +19,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
@@ -95,8 +95,9 @@ Answers = Mapping[str, object] | Callable[["Question"], object]
 @dataclass(frozen=True, slots=True)
 class Event:
     """What the agent said. `kind`: content, thought, progress, tool_call, question, artifact, embedding, usage,
-    agent_event; `agent`: the sub-agent's path, empty for the root; `fields`: as the contract names them. Pieces of
-    one text that an agent says one after the other are one event."""
+    agent_event, and withdrawal, where it waits no longer for a call or a question; `agent`: the sub-agent's path, empty
+    for the root; `fields`: as the contract names them. Pieces of one text that an agent says one after the other are
+    one event."""
 
     kind: str
     fields: Mapping[str, Any]
@@ -106,7 +107,7 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call of a tool. `result` is what the agent was given, None while there is none and for one that failed;
-    `failure` is the failure's code then."""
+    `failure` is the failure's code then, and "cancelled" where the agent has waited no longer."""
 
     tool: str
     arguments: Mapping[str, Any]
@@ -169,6 +170,8 @@ class AgentRun:
         # What comes with time alone: that of the session is over, a question has expired.
         self._timers: list[asyncio.TimerHandle] = []
         self._running: set[asyncio.Task[None]] = set()
+        # Calls without an answer, by id: where they are among `calls`, and what answers them.
+        self._calling: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._ended = asyncio.Event()
         self._changed = asyncio.Event()
         self._seen = 0
@@ -342,9 +345,11 @@ class AgentRun:
         told = getattr(wire, kind)
         self._add(Event(kind, _fields(told), packet.path))
         if kind == "tool_call":
-            self._begin(self._call(told))
+            self._call(told)
         elif kind == "question":
             self._ask(told)
+        elif kind == "withdrawal":
+            self._withdraw(told)
         elif kind == "artifact":
             self.artifacts[told.name] = self.artifacts.get(told.name, b"") + told.data
         elif kind == "usage":
@@ -363,17 +368,23 @@ class AgentRun:
             self._last_of[event.agent] = len(self.events)
             self.events.append(event)
 
-    def _begin(self, answering: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, answering: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(answering)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return task
 
-    async def _call(self, asked: pb.ToolCallRequest) -> None:
+    def _call(self, asked: pb.ToolCallRequest) -> None:
         arguments = json.loads(asked.arguments_json or "{}")
         place = len(self.calls)
         self.calls.append(Call(asked.tool_name, arguments))
+        self._calling[asked.call_id] = place, self._begin(self._answer_call(asked, arguments, place))
+
+    async def _answer_call(self, asked: pb.ToolCallRequest, arguments: Mapping[str, Any], place: int) -> None:
         timeout_s = asked.timeout_ms / 1000 if asked.HasField("timeout_ms") else None
         answer = await self._answered(asked, arguments, timeout_s)
+        if self._calling.pop(asked.call_id, None) is None:
+            return  # it was withdrawn, and the tool has not heeded that
         failure = "" if answer.failure is None else answer.failure.code
         result = json.loads(answer.result_json) if answer.result_json else None
         self.calls[place] = Call(asked.tool_name, arguments, result, failure)
@@ -407,6 +418,18 @@ class AgentRun:
                 )
             # As in a dispatcher: the agent is told, and goes on.
             return ToolAnswer("", ToolFailure("failed", f"{type(error).__name__}: {error}"))
+
+    def _withdraw(self, withdrawal: pb.Withdrawal) -> None:
+        """As in a dispatcher: a tool that runs is cancelled, and the question is open no more."""
+        call_id, question_id = withdrawal.call_id, withdrawal.question_id
+        if call_id in self._calling:
+            place, task = self._calling.pop(call_id)
+            task.cancel()
+            self.calls[place] = replace(self.calls[place], failure="cancelled")
+            failure = ToolFailure("cancelled", "its caller waits no longer")
+            self._crossing.tell_result(call_id, ToolAnswer("", failure))
+        elif self._open.pop(question_id, None) is not None:
+            self._crossing.tell_answer(question_id, UserAnswer("", "withdrawn"))
 
     def _ask(self, asked: pb.Question) -> None:
         schema = json.loads(asked.response_schema_json) if asked.response_schema_json else {}

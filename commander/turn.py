@@ -200,7 +200,7 @@ class Turn(Asked):
         try:
             return _answered_text(agent, await asyncio.wrap_future(answer))
         finally:
-            self._crossing.turn.abandon(call_id)
+            self._crossing.withdraw(call_id=call_id)
 
     async def call_tool(self, name: str, /, **arguments: object) -> Any:
         """What the tool returns, parsed from JSON. Raises a ToolFailed. Several may run at once (gather)."""
@@ -226,7 +226,7 @@ class Turn(Asked):
         except TimeoutError:
             raise _unanswered(name, timeout_s) from None
         finally:
-            self._crossing.turn.abandon(call_id)
+            self._crossing.withdraw(call_id=call_id)
 
     async def ask(
         self,
@@ -241,7 +241,7 @@ class Turn(Asked):
         try:
             return _user_value(await asyncio.wrap_future(answer))
         finally:
-            self._crossing.turn.abandon(question_id)
+            self._crossing.withdraw(question_id=question_id)
 
     async def messages(self) -> AsyncIterator[UserMessage]:
         """What the user says while the agent runs, one by one, until the turn is over."""
@@ -305,7 +305,8 @@ class BlockingTurn(Asked):
         try:
             return _answered_text(agent, answer.result())
         finally:
-            self._crossing.turn.abandon(call_id)
+            with self._crossing.guard:
+                self._crossing.withdraw(call_id=call_id)
 
     def call_tool(self, name: str, /, **arguments: object) -> Any:
         """What the tool returns, parsed from JSON. Raises a ToolFailed."""
@@ -328,7 +329,8 @@ class BlockingTurn(Asked):
         except TimeoutError:
             raise _unanswered(name, timeout_s) from None
         finally:
-            self._crossing.turn.abandon(call_id)
+            with self._crossing.guard:
+                self._crossing.withdraw(call_id=call_id)
 
     def ask(
         self,
@@ -340,8 +342,12 @@ class BlockingTurn(Asked):
     ) -> Any:
         """What the user answers: any JSON value, or one of `options`. Raises QuestionUnanswered."""
         with self._crossing.guard:
-            _, answer = self._crossing.ask(question, options, schema, expires_in_s)
-        return _user_value(answer.result())
+            question_id, answer = self._crossing.ask(question, options, schema, expires_in_s)
+        try:
+            return _user_value(answer.result())
+        finally:
+            with self._crossing.guard:
+                self._crossing.withdraw(question_id=question_id)
 
     def messages(self) -> Iterator[UserMessage]:
         """What the user says while the agent runs, one by one, until the turn is over."""

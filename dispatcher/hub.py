@@ -25,7 +25,16 @@ log = logging.getLogger(__name__)
 
 _TIMER_STEP_S = 0.001
 # What tells somebody outside, or begins what can't be undone.
-_WHEN_KEPT = frozenset({events.Send, events.RunTool, events.CancelTools, events.CloseLink, events.Leave})
+_WHEN_KEPT = frozenset(
+    {
+        events.Send,
+        events.RunTool,
+        events.CancelTools,
+        events.CancelTool,
+        events.CloseLink,
+        events.Leave,
+    }
+)
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -74,7 +83,8 @@ class Hub:
         self._idle = idle
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, LinkStream] = {}
-        self._running: dict[tuple[str, int], set[asyncio.Task[None]]] = {}
+        # By session and attempt; each with its call.
+        self._running: dict[tuple[str, int], dict[asyncio.Task[None], str]] = {}
         self._judging: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         # The deadline that the timer is for, and when it is to fire: not in the past, as a deadline may be.
@@ -90,6 +100,7 @@ class Hub:
             events.Send: self._send,
             events.RunTool: self._run_tool,
             events.CancelTools: self._cancel_tools,
+            events.CancelTool: self._cancel_tool,
             events.JudgeText: self._judge_text,
             events.CloseLink: self._close_link,
             events.Forget: self._forget,
@@ -232,14 +243,13 @@ class Hub:
     def _run_tool(self, effect: events.RunTool) -> None:
         key = (effect.session_id, effect.attempt)
         task = self._tasks.create_task(self._call(effect), name=f"tool {effect.call.tool_name}")
-        running = self._running.setdefault(key, set())
-        running.add(task)
+        self._running.setdefault(key, {})[task] = effect.call.call_id
         task.add_done_callback(lambda done: self._call_over(key, done))
 
     def _call_over(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
         running = self._running.get(key)
         if running is not None:
-            running.discard(task)
+            running.pop(task, None)
             if not running:
                 del self._running[key]
 
@@ -249,6 +259,11 @@ class Hub:
     def _cancel_tools(self, effect: events.CancelTools) -> None:
         for task in self._running.get((effect.session_id, effect.attempt), ()):
             task.cancel()
+
+    def _cancel_tool(self, effect: events.CancelTool) -> None:
+        for task, call_id in self._running.get((effect.session_id, effect.attempt), {}).items():
+            if call_id == effect.call_id:
+                task.cancel()
 
     def _judge_text(self, effect: events.JudgeText) -> None:
         task = self._tasks.create_task(self._judge(effect), name=f"judge {effect.kind}")

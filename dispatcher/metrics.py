@@ -37,6 +37,7 @@ _COUNTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("slots_stuck", "Slots whose agent ignored its stop.", ()),
     ("stops_unreceived", "Stops that a commander did not acknowledge in time.", ()),
     ("sessions_parked", "Sessions that gave back their slot while a person was asked.", ()),
+    ("withdrawals", "Calls and questions that their agent waited for no longer.", ("what",)),
     ("approvals", "Calls that somebody had to allow, by what came of it.", ("outcome",)),
     ("delegations", "Sessions that sessions asked for, by what came of it.", ("outcome",)),
     ("tool_outcomes_dropped", "Tool outcomes that nobody waited for any more.", ()),

@@ -238,6 +238,7 @@ _LINES: Final[dict[type[Any], Callable[[Any], str]]] = {
     events.Remember: lambda effect: _words("remember", effect.commander_id, "" if effect.hello else "gone"),
     events.RunTool: _run_tool,
     events.CancelTools: lambda cancel: f"cancel_tools {cancel.session_id}/{cancel.attempt}",
+    events.CancelTool: lambda cancel: f"cancel_tool {cancel.session_id}/{cancel.attempt} {cancel.call_id}",
     events.JudgeText: _judge_text,
     events.CloseLink: lambda close: _words("close", close.link_id, close.status, _quoted(close.message)),
     events.Forget: lambda forget: f"forget {forget.session_id}",

@@ -25,6 +25,7 @@ from dispatcher.core.packets import (
     ToolFailure,
     ToolOutcome,
     Usage,
+    Withdrawal,
 )
 from dispatcher.core.policy import Budgets, Mode
 from dispatcher.core.rules import KINDS, Judged, Judges, RuleBook, Service, Span
@@ -176,6 +177,7 @@ _DETAILS: Final[dict[str, Callable[[Words, str], Detail]]] = {
     "stop_ack": _stop_ack,
     "usage": lambda words, said: Usage(words.number("input"), words.number("output")),
     "question": lambda words, said: Question(words.next(""), words.seconds("expires_in_s"), "<question>"),
+    "withdrawal": lambda words, said: Withdrawal(words.text("call"), words.text("question")),
     "refused": lambda words, said: Refused(words.next(), words.next("no")),
     "goodbye": lambda words, said: Goodbye(words.next("drained")),
 }

@@ -158,6 +158,7 @@ class Witness:
             events.Send: self._send,
             events.RunTool: self._run_tool,
             events.CancelTools: self._cancel_tools,
+            events.CancelTool: self._cancel_tool,
             events.CloseLink: self._close_link,
             events.Forget: self._forget,
             events.Leave: self._leave,
@@ -435,6 +436,11 @@ class Witness:
         attempt = self._attempts[effect.session_id, effect.attempt]
         assert attempt.running or attempt.delegated, f"{effect}: nothing runs"
         attempt.running.clear()
+
+    def _cancel_tool(self, effect: events.CancelTool) -> None:
+        attempt = self._attempts[effect.session_id, effect.attempt]
+        assert effect.call_id in attempt.running, f"{effect}: it does not run"
+        attempt.running.remove(effect.call_id)
 
     def _close_link(self, effect: events.CloseLink) -> None:
         assert effect.link_id in self._open_links, f"{effect}: it is closed"

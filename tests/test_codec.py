@@ -123,6 +123,7 @@ DETAILS: dict[str, core.Detail] = {
     ),
     "usage": core.Usage(7, 7, 7, "a-model"),
     "question": core.Question("a-question_id", 1.5, b""),
+    "withdrawal": core.Withdrawal("a-call_id", ""),
     "done": core.Done(
         False,
         7,

@@ -92,7 +92,7 @@ def test_what_the_core_never_opens_arrives_as_it_was_sent(case: str) -> None:
     assert getattr(event, case) == getattr(wire, case)
 
 
-@pytest.mark.parametrize("case", sorted(core.SEQUENCED - {"unknown", "done"}))
+@pytest.mark.parametrize("case", sorted(core.SEQUENCED - {"unknown", "done", "withdrawal"}))
 def test_all_content_of_a_session_can_be_told(case: str) -> None:
     """Done is told as `ended`; what is unknown is not told."""
     assert case in cases(SEEN)

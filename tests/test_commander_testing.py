@@ -405,3 +405,43 @@ async def test_what_is_run_is_an_agent_and_what_it_is_asked_are_messages() -> No
         await run_agent(talkative.function)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"asked: messages\[0\] should be a Message, not int"):
         await run_agent(talkative, [1])  # type: ignore[list-item]
+
+
+@agent
+async def gives_up(turn: Turn) -> AsyncIterator[str]:
+    for waiting in (turn.call_tool("work"), turn.delegate("other", "Hi"), turn.ask("Which?")):
+        try:
+            async with asyncio.timeout(0.01):
+                await waiting
+        except TimeoutError:
+            yield "."
+    yield await turn.ask("Really?")
+
+
+@asynchronous
+async def test_what_the_agent_waits_for_no_longer_is_cancelled_and_closed() -> None:
+    ended: list[str] = []
+
+    async def work(**asked: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    async with running_agent(gives_up, tools={"work": work, "other": work}) as run:
+        await run.until_text("...")
+        await run.until("withdrawal")
+        assert [(call.tool, call.failure) for call in run.calls] == [
+            ("work", "cancelled"),
+            ("other", "cancelled"),
+        ]
+        assert [event.fields for event in run.events if event.kind == "withdrawal"][:1] == [
+            {"call_id": "call-1"}
+        ]
+        await run.until("question")
+        await run.until("question")
+        with pytest.raises(ScriptError, match="no question question-1"):
+            run.answer("late", "question-1")
+        run.answer("yes")
+        assert (await run.over()).text == "...yes"
+    assert ended == ["cancelled"] * 2

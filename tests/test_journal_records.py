@@ -171,7 +171,7 @@ def test_records_of_this_version_have_these_fields_first(kind: Any) -> None:
 
 def test_every_kind_of_event_has_its_body() -> None:
     assert set(records.BODIES) == set(KINDS)
-    assert set(records.BODIES) >= core.SEQUENCED - {"unknown", "done"}
+    assert set(records.BODIES) >= core.SEQUENCED - {"unknown", "done", "withdrawal"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

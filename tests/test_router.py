@@ -38,6 +38,7 @@ from dispatcher.core.packets import (
     ToolCall,
     ToolOutcome,
     Usage,
+    Withdrawal,
 )
 from dispatcher.core.policy import PolicyLimits
 from dispatcher.core.router import Router
@@ -161,6 +162,7 @@ DETAILS: dict[str, Detail] = {
     "error": ErrorReport("broken", "", "call", "it broke"),
     "usage": Usage(1, 1),
     "question": Question("q1", None, b""),
+    "withdrawal": Withdrawal("", "q1"),
     "done": Done(True, 0, 0, None, None),
 }
 

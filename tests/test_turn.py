@@ -344,3 +344,23 @@ def test_usage_adds_up_in_done() -> None:
 def test_credit_is_never_negative() -> None:
     with pytest.raises(ValueError, match="never negative"):
         Credit(-1, 0)
+
+
+def test_what_nobody_waits_for_is_withdrawn_once_and_only_while_it_is_open() -> None:
+    agent = turn()
+    agent.open_call("one", "first", Sealed("one", 1))
+    agent.open_question("two", "second", Sealed("two", 1))
+    assert agent.abandon("one")
+    assert not agent.abandon("one")
+    agent.close_question("two")
+    assert not agent.abandon("two")
+    assert not agent.abandon("nobody")
+
+
+def test_who_waits_in_vain_asks_nobody_and_is_told_of_the_end() -> None:
+    agent = turn()
+    agent.wait_in_vain("one", "first")
+    assert not agent.has_more
+    assert agent.waiters() == ("first",)
+    assert not agent.abandon("one")
+    assert agent.waiters() == ()

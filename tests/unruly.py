@@ -35,6 +35,7 @@ from dispatcher.core.packets import (
     ToolFailure,
     ToolOutcome,
     Usage,
+    Withdrawal,
 )
 from dispatcher.core.policy import Budgets, Mode, PolicyLimits
 from dispatcher.core.rules import Judges, RuleBook, said_by_agents
@@ -150,6 +151,7 @@ def detail(kind: str, choices: Choices) -> Detail:
         "error": lambda: ErrorReport("broken", of(origins), of(scopes), "it broke"),
         "usage": lambda: Usage(1, choices.below(40)),
         "question": lambda: Question(some_id, of([None, 0.5, 100.0]), b"?"),
+        "withdrawal": lambda: Withdrawal(*of([(some_id, ""), ("", some_id)])),
         "heartbeat": lambda: Heartbeat(choices.below(5), of([0.0, 3.0]), 1, choices.below(2)),
         "refused": lambda: Refused(of(["no_slot", "odd"]), "no"),
         "goodbye": lambda: Goodbye("drained"),
@@ -188,6 +190,9 @@ class Unruly(RuleBasedStateMachine):
                 # Else it comes too late.
                 who = (effect.session_id, effect.attempt)
                 self.runs = [run for run in self.runs if (run.session_id, run.attempt) != who]
+            elif isinstance(effect, events.CancelTool) and self.minted % 4:
+                of = (effect.session_id, effect.attempt, effect.call_id)
+                self.runs = [r for r in self.runs if (r.session_id, r.attempt, r.call.call_id) != of]
             elif isinstance(effect, events.CloseLink):
                 self.links.remove(effect.link_id)
             elif isinstance(effect, events.Open) and effect.requested.delegated is not None:
@@ -301,6 +306,10 @@ class Unruly(RuleBasedStateMachine):
         if isinstance(told, ToolCall) and told.call_id:
             told = told._replace(call_id=session.id_prefix + told.call_id)
         elif isinstance(told, Question) and told.question_id:
+            told = told._replace(question_id=session.id_prefix + told.question_id)
+        elif isinstance(told, Withdrawal) and told.call_id:
+            told = told._replace(call_id=session.id_prefix + told.call_id)
+        elif isinstance(told, Withdrawal) and told.question_id:
             told = told._replace(question_id=session.id_prefix + told.question_id)
         if kind == "done":
             crc = crc32(said.encode()) + (choices.below(5) == 0)

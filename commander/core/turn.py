@@ -165,6 +165,8 @@ class Turn:
         # removes.
         self._calls: dict[str, Awaited] = {}
         self._questions: dict[str, Awaited] = {}
+        # Who waits for what an attempt before has not waited for either: nobody is asked.
+        self._in_vain: dict[str, object] = {}
         self._last_signal = 0
         self._told_signal = 0
         # The last message of the user that the agent has taken: the number of its signal.
@@ -203,12 +205,24 @@ class Turn:
         self._questions[question_id] = Awaited(waiter)
         return self._offer_awaited(question)
 
-    def abandon(self, waiting_id: str) -> None:
-        """The agent waits no longer for this call or question."""
+    def wait_in_vain(self, waiting_id: str, waiter: object) -> None:
+        """The agent waits for what will not come, until it gives up or the turn is over."""
+        self._in_vain[waiting_id] = waiter
+
+    def abandon(self, waiting_id: str) -> bool:
+        """The agent waits no longer for this call or question. True while that is open: then `withdraw` it."""
+        self._in_vain.pop(waiting_id, None)
+        is_open = False
         for asked in (self._calls, self._questions):
             awaited = asked.get(waiting_id)
             if awaited is not None:
+                is_open = is_open or awaited.waiter is not None
                 awaited.waiter = None
+        return is_open
+
+    def withdraw(self, withdrawal: Sealed) -> bool:
+        """The dispatcher is to know that nobody waits. True while there is room for more."""
+        return self._offer_awaited(withdrawal)
 
     def read(self, sequence: int) -> None:
         """The agent has taken the message that came as this signal; 0 is one that nobody keeps."""
@@ -396,7 +410,8 @@ class Turn:
     def waiters(self) -> tuple[object, ...]:
         """Everyone who waits for a result or an answer."""
         asked = tuple(self._calls.values()) + tuple(self._questions.values())
-        return tuple(awaited.waiter for awaited in asked if awaited.waiter is not None)
+        waiters = tuple(awaited.waiter for awaited in asked if awaited.waiter is not None)
+        return waiters + tuple(self._in_vain.values())
 
     # -- inside ----------------------------------------------------------------------------------------------
 

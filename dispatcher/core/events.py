@@ -384,6 +384,14 @@ class CancelTools(NamedTuple):
     attempt: int
 
 
+class CancelTool(NamedTuple):
+    """Cancel what runs for this call; its outcome is no longer wanted."""
+
+    session_id: str
+    attempt: int
+    call_id: str
+
+
 class JudgeText(NamedTuple):
     """Have services judge a text, each for itself; see TextJudged. `agent` is the path of who speaks, `session_agent`
     the name of whom the session is with."""
@@ -509,6 +517,7 @@ Effect = (
     | Send
     | RunTool
     | CancelTools
+    | CancelTool
     | JudgeText
     | CloseLink
     | Forget

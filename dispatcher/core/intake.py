@@ -39,10 +39,12 @@ from dispatcher.core.packets import (
     ToolOutcome,
     ToolResult,
     Usage,
+    Withdrawal,
 )
 from dispatcher.core.policy import PASS, Guard, Mode, Verdict
 from dispatcher.core.rules import Judged, Kind
 from dispatcher.core.session import Session, State, Step
+from dispatcher.core.withdrawal import Withdrawals
 
 # How many strays of one link are answered with a stop; the rest are only counted.
 FENCED_TOLD_MAX: Final = 1_024
@@ -64,6 +66,7 @@ class Intake:
     def __init__(self, board: Board, links: Links) -> None:
         self._board = board
         self._links = links
+        self._withdrawals = Withdrawals(board, self._tell_result)
         self._kinds: dict[str, Callable[[Session, Packet, Link], None]] = {
             "content": self._content,
             "thought": self._thought,
@@ -77,6 +80,7 @@ class Intake:
             "agent_event": self._pass_on,
             "artifact": self._pass_on,
             "embedding": self._pass_on,
+            "withdrawal": self._withdrawal,
             "unknown": self._unknown,
         }
 
@@ -615,6 +619,8 @@ class Intake:
         result = ToolResult(call_id, call.request.tool_name, outcome)
         board.emit(session, "tool_result", call.agent, "", result)
         call.told_at = session.offset
+        if call.is_withdrawn:
+            session.withdrawn.add(session.offset)
         session.owe(result, session.offset, board.out)
         board.run_owed(session)
         if session.finishing and session.link is not None:
@@ -663,6 +669,15 @@ class Intake:
         board.emit(session, "question", packet.agent, "", question.body, packet.size)
         session.asked.setdefault(question.question_id, session.attempt)
         board.await_answer(session, question._replace(told_at=session.offset), board.now)
+
+    def _withdrawal(self, session: Session, packet: Packet, link: Link) -> None:
+        self._settle(session)
+        withdrawal = packet.detail
+        assert isinstance(withdrawal, Withdrawal)
+        if withdrawal.call_id:
+            self._withdrawals.of_call(session, withdrawal.call_id)
+        elif withdrawal.question_id:
+            self._withdrawals.of_question(session, withdrawal.question_id)
 
     def _error(self, session: Session, packet: Packet, link: Link) -> None:
         error = packet.detail

@@ -38,6 +38,8 @@ class Call:
     # When it was held, and how long its caller has waited since when it was allowed.
     held_at: float = 0.0
     waited_ms: int = 0
+    # Whoever asked waits no longer.
+    is_withdrawn: bool = False
 
     @property
     def to_run(self) -> ToolCall:
@@ -175,6 +177,17 @@ class Ledger:
         call.state = CallState.RUNNING
         self.running += 1
 
+    def withdraw(self, call: Call) -> bool:
+        """A call without an outcome is answered now, by the one that the caller gives it. Whether it runs."""
+        is_running = call.state is CallState.RUNNING
+        if is_running:
+            self.running -= 1
+        elif call.state is CallState.OWED:
+            self._owed.remove(call)
+        self._allowed.pop(call.request.call_id, None)
+        call.state = CallState.ANSWERED
+        return is_running
+
     def next_owed(self) -> Call | None:
         """The next call that may run now, marked as running."""
         if not self._owed or self.running >= self._running_max:
@@ -184,10 +197,11 @@ class Ledger:
         self.running += 1
         return call
 
-    def published(self, since_attempt: int) -> tuple[PublishedCall, ...]:
-        """The calls since that attempt, in the order asked."""
+    def published(self, since_attempt: int, unheard: Collection[int] = ()) -> tuple[PublishedCall, ...]:
+        """The calls since that attempt, in the order asked. Without their outcomes those that were told at one of
+        these offsets."""
         return tuple(
-            PublishedCall(call.request, call.outcome)
+            PublishedCall(call.request, None if call.told_at in unheard else call.outcome)
             for (attempt, _), call in self._calls.items()
             if attempt >= since_attempt
         )

@@ -106,3 +106,5 @@ class Mark(NamedTuple):
     answers: tuple[tuple[int, int], ...] = ()
     parks: bool = False
     parked: bool = False
+    # Offsets of answers and outcomes for which its agent has not waited.
+    withdrawn: tuple[int, ...] = ()

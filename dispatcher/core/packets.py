@@ -23,6 +23,7 @@ SEQUENCED: Final = frozenset(
         "embedding",
         "usage",
         "done",
+        "withdrawal",
         "unknown",
     }
 )
@@ -152,6 +153,13 @@ class Question(NamedTuple):
     told_at: int = 0
 
 
+class Withdrawal(NamedTuple):
+    """The agent waits no longer for a call or for a question: one of these is set."""
+
+    call_id: str
+    question_id: str
+
+
 class Done(NamedTuple):
     """The turn is over. Length and CRC-32 are of the content its commander sent."""
 
@@ -185,7 +193,19 @@ class Goodbye(NamedTuple):
     reason: str
 
 
-Detail = ToolCall | ErrorReport | Usage | Question | Done | StopAck | Refused | Heartbeat | Goodbye | None
+Detail = (
+    ToolCall
+    | ErrorReport
+    | Usage
+    | Question
+    | Withdrawal
+    | Done
+    | StopAck
+    | Refused
+    | Heartbeat
+    | Goodbye
+    | None
+)
 
 
 class Packet(NamedTuple):
@@ -281,6 +301,8 @@ class ToolResult(NamedTuple):
 
 # Of an answer without a value: the user would not give one.
 DECLINED: Final = "declined"
+# Of one that nobody waits for.
+WITHDRAWN: Final = "withdrawn"
 
 
 class Answer(NamedTuple):
@@ -321,7 +343,7 @@ class Welcome(NamedTuple):
 
 
 class PublishedCall(NamedTuple):
-    """A call of an earlier attempt; `outcome` None: it was never answered."""
+    """A call of an earlier attempt; `outcome` None: it was never answered, or nobody has waited for that."""
 
     request: ToolCall
     outcome: ToolOutcome | None

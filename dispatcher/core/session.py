@@ -27,6 +27,7 @@ from dispatcher.core.ledger import Ledger
 from dispatcher.core.mark import GuardMark, Mark
 from dispatcher.core.packets import (
     DECLINED,
+    WITHDRAWN,
     Ack,
     Answer,
     Ended,
@@ -205,6 +206,7 @@ class Session:
         "user_id",
         "vanished",
         "viewers",
+        "withdrawn",
     )
 
     def __init__(
@@ -313,6 +315,8 @@ class Session:
         self.quiet_at = 0
         # What has been asked and answered since the last reset: the question, the answer, and the offset of its event.
         self.answers_told: list[tuple[Question, Answer, int]] = []
+        # Offsets of answers to questions, and of outcomes of calls, for which its agent has not waited.
+        self.withdrawn: set[int] = set()
         # Ids of all questions, and the attempt that asked first under each.
         self.asked: dict[str, int] = {}
         # What the user has answered last under each, so that a repeat of it is known for one.
@@ -536,6 +540,7 @@ class Session:
         self.content_chars = self.content_crc32 = self.thought_chars = 0
         self.parked = False
         self.answers_told.clear()
+        self.withdrawn.clear()
         self.said, self.said_bytes = [], 0
         self.answer, self.answer_bytes = [], 0
         self.progress = self.error = None
@@ -547,8 +552,13 @@ class Session:
         messages = tuple(message for message, _ in self.taken)
         # As they were asked: two may have the same words.
         asked = sorted(self.answers_told, key=lambda told: told[0].told_at)
-        answers = tuple(PublishedAnswer(question.body, answer) for question, answer, _ in asked)
-        calls = self.ledger.published(self.since_attempt)
+        # One that runs the same again waits in vain for what it has not waited for.
+        unheard = self.withdrawn if self.parked else set()
+        answers = tuple(
+            PublishedAnswer(question.body, _withdrawn(answer) if at in unheard else answer)
+            for question, answer, at in asked
+        )
+        calls = self.ledger.published(self.since_attempt, unheard)
         return Published(content, calls, messages, answers, self.parked)
 
     def lose_attempt(self, *, died: bool) -> None:
@@ -685,6 +695,7 @@ class Session:
         self.taken = [(message, at) for at, message in messages.items()]
         self.ledger.put_back_waiting(mark.attempt, mark.waiting_calls)
         self.parks, self.parked = mark.parks, mark.parked
+        self.withdrawn = set(mark.withdrawn)
         if mark.parked and mark.questions:
             self.state = State.PARKED
         for asked_at, answered_at in mark.answers:
@@ -756,6 +767,7 @@ class Session:
             else (),
             parks=self.parks,
             parked=self.parked,
+            withdrawn=tuple(sorted(self.withdrawn)) if self.withdrawn else (),
         )
 
     def close(self, ending: Ending, ended: Ended, now: float) -> None:
@@ -777,8 +789,14 @@ class Session:
         self.unread.clear()
         self.said = self.published = None
         self.answers_told.clear()
+        self.withdrawn.clear()
         self.questions.clear()
         self.approvals.clear()
         self.asked_below.clear()
         self.refused_by.clear()
         self.ledger.abandon()
+
+
+def _withdrawn(answer: Answer) -> Answer:
+    """What an agent is told of an answer for which it has not waited."""
+    return Answer(answer.question_id, None, WITHDRAWN)

@@ -189,6 +189,7 @@ _IDS: Final[dict[str, tuple[str, ...]]] = {
     "question": ("question_id",),
     "artifact": ("artifact_id",),
     "error": ("call_id",),
+    "withdrawal": ("call_id", "question_id"),
 }
 _NAME_RULE: Final = "up to {} printable characters without blanks are right"
 
@@ -299,6 +300,10 @@ def _question(wire: agent_pb2.Question) -> core.Question:
     return core.Question(wire.question_id, expires_in_s, wire.SerializeToString())
 
 
+def _withdrawal(wire: agent_pb2.Withdrawal) -> core.Withdrawal:
+    return core.Withdrawal(wire.call_id, wire.question_id)
+
+
 def _done(wire: agent_pb2.Done) -> core.Done:
     return core.Done(
         wire.outcome == agent_pb2.OUTCOME_COMPLETED,
@@ -337,6 +342,7 @@ _DETAILS: Final[dict[str, Callable[[Any], core.Detail]]] = {
     "error": error_report,
     "usage": _usage,
     "question": _question,
+    "withdrawal": _withdrawal,
     "done": _done,
     "stop_ack": _stop_ack,
     "heartbeat": _heartbeat,
@@ -369,6 +375,7 @@ _SAYS: Final[dict[str, Callable[[Any], Iterable[str]]]] = {
         *asked.options,
         readable(asked.response_schema_json),
     ),
+    "withdrawal": lambda withdrawal: (withdrawal.call_id, withdrawal.question_id),
     "agent_event": _event_says,
     "artifact": lambda artifact: (artifact.name, artifact.artifact_id, artifact.mime_type),
     "embedding": lambda embedding: (embedding.name, embedding.model),

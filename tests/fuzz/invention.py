@@ -28,7 +28,7 @@ _UNARY: Final = {
 _SPOKEN: Final = (
     "content", "content", "content", "thought", "tool_call", "tool_call", "error", "progress", "question", "question",
     "agent_event", "artifact", "embedding", "usage", "content", "content", "thought", "tool_call", "question",
-    "progress", "done",
+    "progress", "withdrawal", "done",
 )  # fmt: skip
 _UNNUMBERED: Final = ("heartbeat", "stop_ack", "refused")
 _LINKS: Final = ("a", "a", "a", "a", "a", "b", "c")

@@ -116,6 +116,7 @@ def payload(dice: Random, kind: str) -> Any:
             options=of(([], ["yes", "no"])),
             response_schema_json=of(("", '{"type": "string"}', '{"$ref": "#"}', "x")),
         ),
+        "withdrawal": of((a.Withdrawal(call_id=of(("k0", "k1"))), a.Withdrawal(question_id=of(QUESTIONS)))),
         "agent_event": a.AgentEvent(started=a.AgentStarted(description="d")),
         "artifact": a.Artifact(name="f", artifact_id=of(("", "f0")), data=b"\xff\0", is_last=dice.random() < 0.5),
         "embedding": a.Embedding(values=[of(_FLOATS)] * 3),

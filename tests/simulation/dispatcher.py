@@ -71,7 +71,7 @@ class SimulatedDispatcher:
 
     def _begin_life(self) -> None:
         self._wires: dict[str, Wire] = {}
-        self._cancelled: set[tuple[str, int]] = set()
+        self._cancelled: set[tuple[str, int] | tuple[str, int, str]] = set()
         self._armed_for: float | None = None
         # It takes no commander any more, and how long it is to be away then.
         self._is_leaving = False
@@ -209,7 +209,7 @@ class SimulatedDispatcher:
                             self._audience.asked(session_id, each, self._clock.now)
                 case e.Remember(commander_id, hello):
                     self.journal.remember(commander_id, hello)
-                case e.CloseLink() | e.RunTool() | e.CancelTools() | e.Leave():
+                case e.CloseLink() | e.RunTool() | e.CancelTools() | e.CancelTool() | e.Leave():
                     late.append(effect)
                 case e.Forget() | e.Audit() | e.JudgeText():
                     pass
@@ -236,6 +236,8 @@ class SimulatedDispatcher:
                     self._clock.after(0, self._task(effect))
                 case e.CancelTools(session_id, attempt):
                     self._cancelled.add((session_id, attempt))
+                case e.CancelTool(session_id, attempt, call_id):
+                    self._cancelled.add((session_id, attempt, call_id))
                 case e.Leave():
                     self._shut_down()
                 case _:
@@ -281,7 +283,7 @@ class SimulatedDispatcher:
 
     def _run_tool(self, effect: e.RunTool) -> None:
         key = (effect.session_id, effect.attempt, effect.call.call_id)
-        if key[:2] in self._cancelled:
+        if {key[:2], key} & self._cancelled:
             return
         if runs_here(effect):
             check_may_run(effect, self.journal.logs[effect.session_id].events)
@@ -294,7 +296,7 @@ class SimulatedDispatcher:
         life = self._life
 
         def finish() -> None:
-            if key[:2] not in self._cancelled:
+            if not {key[:2], key} & self._cancelled:
                 self.submit(outcome)
 
         self._clock.after(self._rng.expovariate(1 / 0.2), lambda: self.alive(life, finish))

@@ -276,7 +276,7 @@ class _ToolErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolErr
     TOOL_ERROR_CODE_FAILED: _ToolErrorCode.ValueType  # 5
     """It ran and failed."""
     TOOL_ERROR_CODE_CANCELLED: _ToolErrorCode.ValueType  # 6
-    """The session was stopped meanwhile."""
+    """The session was stopped meanwhile, or its agent waits no longer; see Withdrawal."""
     TOOL_ERROR_CODE_TOO_LARGE: _ToolErrorCode.ValueType  # 7
     """Its output is over the limit."""
     TOOL_ERROR_CODE_UNKNOWN_OUTCOME: _ToolErrorCode.ValueType  # 8
@@ -297,7 +297,7 @@ TOOL_ERROR_CODE_TIMEOUT: ToolErrorCode.ValueType  # 4
 TOOL_ERROR_CODE_FAILED: ToolErrorCode.ValueType  # 5
 """It ran and failed."""
 TOOL_ERROR_CODE_CANCELLED: ToolErrorCode.ValueType  # 6
-"""The session was stopped meanwhile."""
+"""The session was stopped meanwhile, or its agent waits no longer; see Withdrawal."""
 TOOL_ERROR_CODE_TOO_LARGE: ToolErrorCode.ValueType  # 7
 """Its output is over the limit."""
 TOOL_ERROR_CODE_UNKNOWN_OUTCOME: ToolErrorCode.ValueType  # 8
@@ -361,6 +361,7 @@ class UpstreamPacket(_message.Message):
     STOP_ACK_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    WITHDRAWAL_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session it belongs to, as given by Start. Empty for a packet about the link (Hello, UpstreamBatch,
     link Heartbeat, Goodbye) and allowed to be empty for a minimal commander.
@@ -453,6 +454,10 @@ class UpstreamPacket(_message.Message):
     def goodbye(self) -> Global___Goodbye:
         """The commander leaves on purpose."""
 
+    @_builtins.property
+    def withdrawal(self) -> Global___Withdrawal:
+        """The agent waits no longer for what it has asked for."""
+
     def __init__(
         self,
         *,
@@ -480,12 +485,13 @@ class UpstreamPacket(_message.Message):
         stop_ack: Global___StopAck | None = ...,
         done: Global___Done | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        withdrawal: Global___Withdrawal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_event", b"agent_event", "artifact", b"artifact", "batch", b"batch", "content", b"content", "done", b"done", "embedding", b"embedding", "error", b"error", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "payload", b"payload", "progress", b"progress", "question", b"question", "refused", b"refused", "stop_ack", b"stop_ack", "thought", b"thought", "tool_call", b"tool_call", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_event", b"agent_event", "artifact", b"artifact", "batch", b"batch", "content", b"content", "done", b"done", "embedding", b"embedding", "error", b"error", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "payload", b"payload", "progress", b"progress", "question", b"question", "refused", b"refused", "stop_ack", b"stop_ack", "thought", b"thought", "tool_call", b"tool_call", "usage", b"usage", "withdrawal", b"withdrawal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_event", b"agent_event", "artifact", b"artifact", "attempt", b"attempt", "batch", b"batch", "content", b"content", "done", b"done", "embedding", b"embedding", "error", b"error", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "messages_read", b"messages_read", "payload", b"payload", "progress", b"progress", "question", b"question", "refused", b"refused", "sequence", b"sequence", "session_id", b"session_id", "signals_received", b"signals_received", "stop_ack", b"stop_ack", "thought", b"thought", "timestamp", b"timestamp", "tool_call", b"tool_call", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_event", b"agent_event", "artifact", b"artifact", "attempt", b"attempt", "batch", b"batch", "content", b"content", "done", b"done", "embedding", b"embedding", "error", b"error", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "messages_read", b"messages_read", "payload", b"payload", "progress", b"progress", "question", b"question", "refused", b"refused", "sequence", b"sequence", "session_id", b"session_id", "signals_received", b"signals_received", "stop_ack", b"stop_ack", "thought", b"thought", "timestamp", b"timestamp", "tool_call", b"tool_call", "usage", b"usage", "withdrawal", b"withdrawal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["thought", "content", "tool_call", "error", "hello", "batch", "refused", "progress", "question", "agent_event", "artifact", "embedding", "usage", "heartbeat", "stop_ack", "done", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["thought", "content", "tool_call", "error", "hello", "batch", "refused", "progress", "question", "agent_event", "artifact", "embedding", "usage", "heartbeat", "stop_ack", "done", "goodbye", "withdrawal"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -943,7 +949,9 @@ Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class Question(_message.Message):
-    """A question for the user. The agent waits for its Answer, and may have several open."""
+    """A question for the user. The agent waits for its Answer, and may have several open. See Withdrawal for one that it waits
+    for no longer.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -990,6 +998,39 @@ class Question(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Question: _TypeAlias = Question  # noqa: Y015
+
+@_typing.final
+class Withdrawal(_message.Message):
+    """The agent waits no longer for the answer to a call or a question, and the session goes on: whoever waited was cancelled,
+    or gave up. Not sent once the answer is here, nor when the turn ends or is stopped. What has no answer yet gets one now: a
+    call fails as CANCELLED, one that runs is cancelled where it runs, one that waits never runs, and the session that an
+    agent was asked in is stopped; a question is closed by Answer.cancelled with the reason "withdrawn". Of what was answered
+    meanwhile, it says that nobody has taken the answer. Of what is not known here it says nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_ID_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """ToolCallRequest.call_id."""
+    question_id: _builtins.str
+    """Question.question_id. What the dispatcher asks by itself can't be withdrawn: its call can."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        question_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "question_id", b"question_id", "waited_for", b"waited_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "question_id", b"question_id", "waited_for", b"waited_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_waited_for: _TypeAlias = _typing.Literal["call_id", "question_id"]  # noqa: Y015
+    _WhichOneofArgType_waited_for: _TypeAlias = _typing.Literal["waited_for", b"waited_for"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_waited_for) -> _WhichOneofReturnType_waited_for | None: ...
+
+Global___Withdrawal: _TypeAlias = Withdrawal  # noqa: Y015
 
 @_typing.final
 class AgentEvent(_message.Message):
@@ -2177,7 +2218,7 @@ class PublishedCall(_message.Message):
     def request(self) -> Global___ToolCallRequest: ...
     @_builtins.property
     def result(self) -> Global___ToolCallResult:
-        """Unset: never answered."""
+        """Unset: never answered. To an agent that was parked: it has waited no longer; see Withdrawal."""
 
     def __init__(
         self,
@@ -2234,7 +2275,7 @@ class AnswerCancelled(_message.Message):
 
     WHY_FIELD_NUMBER: _builtins.int
     why: _builtins.str
-    """Why, as a stable name: "expired", "declined", "commander_lost"."""
+    """Why, as a stable name: "expired", "declined", "commander_lost", "agent_ended", "withdrawn"."""
     def __init__(
         self,
         *,
