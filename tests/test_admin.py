@@ -264,10 +264,13 @@ async def test_a_commander_as_it_is_seen(dispatcher: DispatcherProcess) -> None:
     agent = unique("agent")
     offer = agent_pb2.AgentOffer(name=agent, version="2", description="d", accepted_input=["text/plain"])
     offer.on_restart = agent_pb2.ON_RESTART_CONTINUE
+    fast = agent_pb2.ModelOffer(name="fast", model="openai-chat:qwen3", takes_files=False)
+    deep = agent_pb2.ModelOffer(name="deep")
     async with (
         linked(
             dispatcher.address,
             agents=[offer],
+            models=[fast, deep],
             slots=3,
             stuck=1,
             labels={"region": "eu"},
@@ -290,6 +293,7 @@ async def test_a_commander_as_it_is_seen(dispatcher: DispatcherProcess) -> None:
         view = await eventually(mine, lambda view: view.HasField("blocked_for"))
         assert (view.instance, view.state, view.software_version) == ("i-1", "ready", "test/1")
         assert list(view.agents) == [offer]
+        assert list(view.models) == [deep, fast]
         assert dict(view.labels) == {"region": "eu"}
         assert (view.slots, view.slots_taken, view.slots_stopping, view.slots_stuck) == (3, 1, 0, 1)
         assert view.blocked_for == Duration(seconds=4)

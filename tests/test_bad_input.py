@@ -138,6 +138,10 @@ WRONG_HELLO: dict[str, tuple[dict[str, Any], str]] = {
         {"agents": [agent_pb2.AgentOffer(name=LONG)]},
         "hello.agents[0].name: has 129 characters; 1 to 128 are right",
     ),
+    "a model's long name": (
+        {"models": [agent_pb2.ModelOffer(name="m"), agent_pb2.ModelOffer(name=LONG)]},
+        "hello.models[1].name: 1 to 128 printable characters without blanks are right",
+    ),
 }
 
 

@@ -384,6 +384,42 @@ async def test_the_agents_that_can_be_asked(dispatcher: DispatcherProcess) -> No
         assert [(each.commanders, each.slots, each.slots_free) for each in mine] == [(2, 8, 7), (1, 3, 2)]
 
 
+@asynchronous
+async def test_the_models_of_those_who_serve_an_agent(dispatcher: DispatcherProcess) -> None:
+    agent, other = unique("agent"), unique("agent")
+    of = agent_pb2.ModelOffer
+    fast = of(name="fast", model="openai-chat:qwen3", takes_images=True, calls_tools=True)
+    # Another is called so there, which takes images as well.
+    namesake = of(name="fast", model="anthropic:claude", takes_images=True, calls_tools=False)
+    deep, mind = of(name="deep", model="google:gemini", shows_reasoning=True), of(name="mind")
+    async with (
+        linked(dispatcher.address, agent, models=[fast, deep]),
+        linked(dispatcher.address, agent, other, models=[mind, namesake]),
+        linked(dispatcher.address, other),
+        chatting(dispatcher.address) as chat,
+    ):
+        listed = (await chat.ListAgents(chat_pb2.ListAgentsRequest())).agents
+        models = {each.offer.name: list(each.models) for each in listed}
+        assert models[agent] == [deep, of(name="fast", takes_images=True), mind]
+        assert models[other] == [namesake, mind]
+        assert all(each.models_left_out == 0 for each in listed)
+
+
+@asynchronous
+async def test_more_models_than_are_listed_are_counted(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    models = [agent_pb2.ModelOffer(name=f"m{number:03}") for number in range(130)]
+    async with (
+        linked(dispatcher.address, agent, models=models[2:]),
+        linked(dispatcher.address, agent, models=models[:4]),
+        chatting(dispatcher.address) as chat,
+    ):
+        listed = (await chat.ListAgents(chat_pb2.ListAgentsRequest())).agents
+        (mine,) = (each for each in listed if each.offer.name == agent)
+        assert list(mine.models) == models[:128]
+        assert mine.models_left_out == 2
+
+
 # --- bytes -----------------------------------------------------------------------------------------------
 
 NO_PROTOBUF = {

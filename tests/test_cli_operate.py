@@ -172,14 +172,23 @@ def test_session_that_is_not_there() -> None:
 
 
 def test_commanders_agents_and_tools() -> None:
+    models = [
+        agent_pb2.ModelOffer(name="deep", takes_images=False),
+        agent_pb2.ModelOffer(name="fast", calls_tools=True),
+    ]
     commander = admin_pb2.CommanderView(
         commander_id="c1", state="ready", slots=4, slots_taken=1, slots_stuck=1, peer="ipv4:127.0.0.1:1",
         agents=[agent_pb2.AgentOffer(name="demo", version="2")], blocked_for=Duration(seconds=12),
+        models=models[:1],
     )  # fmt: skip
     answers: dict[str, object] = {
         "ListCommanders": admin_pb2.ListCommandersResponse(commanders=[commander]),
         "ListAgents": chat_pb2.ListAgentsResponse(
-            agents=[chat_pb2.AgentListing(offer=commander.agents[0], commanders=1, slots=4, slots_free=3)]
+            agents=[
+                chat_pb2.AgentListing(
+                    offer=commander.agents[0], commanders=1, slots=4, slots_free=3, models=models, models_left_out=7
+                )
+            ]
         ),
         "ListTools": admin_pb2.ListToolsResponse(
             tools=[
@@ -191,8 +200,8 @@ def test_commanders_agents_and_tools() -> None:
         ),
     }  # fmt: skip
     rows = {
-        "commanders": "c1 ready demo@2 1/4 1 0.0s 0.0s 12s - - ipv4:127.0.0.1:1",
-        "agents": "demo 2 1 1/4 -",
+        "commanders": "c1 ready demo@2 1/4 1 0.0s 0.0s 12s - deep - ipv4:127.0.0.1:1",
+        "agents": "demo 2 1 1/4 deep,fast(tools),+7 -",
         "tools": "add mcp.shop 1/8 3 30s 65536 Adds",
     }
     for command, row in rows.items():
@@ -200,7 +209,9 @@ def test_commanders_agents_and_tools() -> None:
         assert status == 0
         assert " ".join(out.splitlines()[1].split()) == row
         assert ("SLOTS USED" in out) is (command != "tools")
-        assert json.loads(told(answers, command, "--json")[1])
+        record = json.loads(told(answers, command, "--json")[1])
+        if command != "tools":
+            assert (record["models"][0]["name"], record["models"][0]["takes_images"]) == ("deep", False)
 
 
 def test_drain() -> None:

@@ -313,7 +313,22 @@ def test_a_hello_is_read_to_the_last_field() -> None:
         (core.Resume("a-session_id", 7, 7, 7),),
         draining=True,
         message_bytes_max=7,
+        models=(core.ModelOffer("a-name", "a-model", True, True, True, True, True),),
     )
+
+
+def test_what_a_hello_leaves_open_of_a_model_is_not_known() -> None:
+    hello = good_hello()
+    hello.models.add(name="fast", calls_tools=False)
+    read = greeting(hello)
+    assert isinstance(read, core.Hello)
+    assert read.models == (core.ModelOffer("fast", "", None, None, False, None, None),)
+
+
+def test_a_hello_without_models_has_none() -> None:
+    read = greeting(good_hello())
+    assert isinstance(read, core.Hello)
+    assert read.models == ()
 
 
 BAD_HELLOS: dict[str, tuple[dict[str, Any], str]] = {
@@ -352,6 +367,38 @@ BAD_HELLOS: dict[str, tuple[dict[str, Any], str]] = {
         {"agents": [agent_pb2.AgentOffer(name="a" * 129)]},
         "hello.agents[0].name: has 129 characters; 1 to 128 are right",
     ),
+    "many models": (
+        {"models": [agent_pb2.ModelOffer(name=f"m{number}") for number in range(129)]},
+        "hello.models: has 129; at most 128 are right",
+    ),
+    "models of many bytes": (
+        {"models": [agent_pb2.ModelOffer(name=f"m{number}", model="🜁" * 256) for number in range(128)]},
+        "hello.models: has 132114 bytes; at most 131072 are right",
+    ),
+    "a model without a name": (
+        {"models": [agent_pb2.ModelOffer(name="m"), agent_pb2.ModelOffer(model="x:y")]},
+        "hello.models[1].name: 1 to 128 printable characters without blanks are right",
+    ),
+    "a model with a long name": (
+        {"models": [agent_pb2.ModelOffer(name="m" * 129)]},
+        "hello.models[0].name: 1 to 128 printable characters without blanks are right",
+    ),
+    "a model with a name that can't be printed": (
+        {"models": [agent_pb2.ModelOffer(name="fa\x1bst")]},
+        "hello.models[0].name: 1 to 128 printable characters without blanks are right",
+    ),
+    "a model told twice": (
+        {"models": [agent_pb2.ModelOffer(name="m"), agent_pb2.ModelOffer(name="m", model="x:y")]},
+        "hello.models[1].name: 'm' is told twice; each name once is right",
+    ),
+    "a model's model that is long": (
+        {"models": [agent_pb2.ModelOffer(name="m", model="x" * 257)]},
+        "hello.models[0].model: up to 256 printable characters are right",
+    ),
+    "a model's model of two lines": (
+        {"models": [agent_pb2.ModelOffer(name="m", model="x:y\nz")]},
+        "hello.models[0].model: up to 256 printable characters are right",
+    ),
 }
 
 
@@ -362,7 +409,7 @@ def test_a_bad_hello_names_the_field_and_what_would_be_right(what: str) -> None:
     for name, value in fields.items():
         hello.ClearField(name)  # type: ignore[arg-type]  # names of fields, by the table above
         if isinstance(value, list):
-            hello.agents.extend(value)
+            getattr(hello, name).extend(value)
         elif isinstance(value, dict):
             hello.labels.update(value)
         else:
@@ -375,6 +422,8 @@ def test_a_bad_hello_names_the_field_and_what_would_be_right(what: str) -> None:
 def test_the_bounds_themselves_are_right() -> None:
     hello = good_hello()
     hello.commander_id, hello.instance, hello.slots = "c" * 128, "i", 100_000
+    for number in range(128):
+        hello.models.add(name=f"{number:🜁>100}", model="x" * 256)
     assert isinstance(greeting(hello), core.Hello)
 
 

@@ -42,3 +42,29 @@ async def test_agents_are_listed_with_their_versions_and_their_free_slots(
         second = response.json()["agents"][1]["offer"]
         assert second["description"] == "Counts."
         assert second["accepted_input"] == ["text/plain"]
+
+
+@asynchronous
+async def test_models_are_listed_with_the_agents_that_may_use_them(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    models = [
+        agent_pb2.ModelOffer(name="fast", model="openai-chat:qwen3", takes_images=True, calls_tools=False),
+        agent_pb2.ModelOffer(name="deep"),
+    ]
+    async with linked(dispatcher.address, agent, models=models), browsing(dispatcher.url) as client:
+        agents = (await client.get("/v1/agents")).json()["agents"]
+        (listed,) = (each for each in agents if each["offer"]["name"] == agent)
+    unknown = dict.fromkeys(
+        ("takes_images", "takes_files", "calls_tools", "structured_output", "shows_reasoning")
+    )
+    assert listed["models"] == [
+        {"name": "deep", "model": "", **unknown},
+        {
+            "name": "fast",
+            "model": "openai-chat:qwen3",
+            **unknown,
+            "takes_images": True,
+            "calls_tools": False,
+        },
+    ]
+    assert listed["models_left_out"] == 0

@@ -390,6 +390,29 @@ async def test_models_are_the_agents(dispatcher: DispatcherProcess) -> None:
 
 
 @asynchronous
+async def test_a_model_tells_the_language_models_of_its_agent(dispatcher: DispatcherProcess) -> None:
+    agent = unique("agent")
+    old = agent_pb2.AgentOffer(name=agent, version="1")
+    new = agent_pb2.AgentOffer(name=agent, version="2")
+    fast = agent_pb2.ModelOffer(name="fast", model="openai-chat:qwen3", calls_tools=True)
+    deep = agent_pb2.ModelOffer(name="deep", shows_reasoning=False)
+    async with (
+        linked(dispatcher.address, agents=[old], models=[fast]),
+        linked(dispatcher.address, agents=[new], models=[deep, fast]),
+        browsing(dispatcher.url) as client,
+    ):
+        ours = [each for each in (await client.get("/v1/models")).json()["data"] if agent in each["id"]]
+        told = {each["id"]: [model["name"] for model in each["models"]] for each in ours}
+        assert told == {agent: ["deep", "fast"], f"{agent}@1": ["fast"], f"{agent}@2": ["deep", "fast"]}
+        assert ours[0]["models"][0]["shows_reasoning"] is False
+        assert ours[0]["models"][0]["takes_files"] is None
+        assert ours[0]["models"][1]["model"] == "openai-chat:qwen3"
+        for each in ours:
+            assert each["models_left_out"] == 0
+            assert (await client.get(f"/v1/models/{each['id']}")).json() == each
+
+
+@asynchronous
 async def test_a_client_that_goes_stops_its_session(dispatcher: DispatcherProcess) -> None:
     """Whether it was told the answer in chunks, or waited for the whole of it."""
     agent = unique("agent")

@@ -15,13 +15,14 @@ from asynchronous import asynchronous, eventually
 from journal_scenes import appending, asked, kept, texts
 
 from dispatcher.core.mark import Mark
-from dispatcher.core.packets import AgentOffer, Hello
+from dispatcher.core.packets import AgentOffer, Hello, ModelOffer
 from dispatcher.journal import Restored
 from dispatcher.journal.file import JournalError
 from dispatcher.journal.life import LIFE, boot_id
 from dispatcher.journal.sqlite import SqliteJournal
 
-HELLO = Hello("c1", "i1", "v1", (AgentOffer("echo", "1", "says", ("text",)),), {}, 3, 1, ())
+MODELS = (ModelOffer("fast", "openai-chat:qwen3", takes_images=False, calls_tools=True), ModelOffer("deep"))
+HELLO = Hello("c1", "i1", "v1", (AgentOffer("echo", "1", "says", ("text",)),), {}, 3, 1, (), models=MODELS)
 COMMITS = 5
 # So that a commit has several pages.
 TEXT = "long " * 2_000

@@ -115,8 +115,12 @@ marks = st.builds(
 )
 offers = st.lists(st.builds(core.AgentOffer, texts, texts, texts, strings), max_size=2).map(tuple)
 resumes = st.lists(st.builds(core.Resume, texts, numbers, numbers, numbers), max_size=2).map(tuple)
+known = st.none() | st.booleans()
+models = st.lists(
+    st.builds(core.ModelOffer, texts, texts, known, known, known, known, known), max_size=2
+).map(tuple)
 hellos = st.builds(
-    core.Hello, texts, texts, texts, offers, labels, numbers, numbers, resumes, st.booleans(), numbers
+    core.Hello, texts, texts, texts, offers, labels, numbers, numbers, resumes, st.booleans(), numbers, models
 )
 
 
@@ -220,6 +224,13 @@ def test_a_mark_is_the_same_record_by_the_quick_way(mark: Mark) -> None:
 
 def test_a_hello_comes_back() -> None:
     _comes_back(hellos, records.hello)
+
+
+@given(hellos)
+def test_a_hello_that_was_kept_before_there_were_models_has_none(told: core.Hello) -> None:
+    kept = there_and_back(told)
+    del kept["models"]
+    assert records.hello(kept).models == ()
 
 
 @given(st.integers(0, 1 << 60), st.binary(max_size=20), st.data())

@@ -321,6 +321,30 @@ async def test_sigterm_leaves_sessions_as_they_stand_and_tells_viewers_where_to_
 
 
 @asynchronous
+async def test_what_a_commander_told_of_its_models_outlives_kill_9(place: Path) -> None:
+    agent, commander_id = unique("agent"), unique("commander")
+    fast = agent_pb2.ModelOffer(name="fast", model="openai-chat:qwen3", takes_images=False, calls_tools=True)
+    deep = agent_pb2.ModelOffer(name="deep")
+    with killed_after(dispatcher_at(place)) as first:
+        async with (
+            linked(first.address, agent, commander_id=commander_id, models=[fast, deep]) as link,
+            conversing(first.address) as talk,
+        ):
+            seen = await talk.ask(agent)
+            turn = await link.started()
+            await turn.say("half ")
+            await seen.until_text("half ")
+            first.signal(signal.SIGKILL)
+            first.wait()
+    with dispatcher_at(place) as second:
+        async with chatting(second.address) as chat, administering(second.address) as admin:
+            (listing,) = (await chat.ListAgents(chat_pb2.ListAgentsRequest())).agents
+            assert (listing.offer.name, list(listing.models)) == (agent, [deep, fast])
+            (view,) = (await admin.ListCommanders(admin_pb2.ListCommandersRequest())).commanders
+            assert (view.commander_id, list(view.models)) == (commander_id, [deep, fast])
+
+
+@asynchronous
 async def test_with_the_journal_in_memory_everybody_is_told_that_it_began_anew() -> None:
     agent = unique("agent")
     me: dict[str, Any] = {"commander_id": unique("commander"), "instance": unique("instance")}

@@ -6,7 +6,7 @@ Owns columns and wording. Prints to stdout; complaints go to stderr.
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from google.protobuf.message import Message
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
@@ -139,6 +139,7 @@ def commanders(views: Sequence[admin_pb2.CommanderView], *, as_json: bool) -> No
         "SILENT",
         "BLOCKED",
         "LABELS",
+        "MODELS",
         "VERSION",
         "PEER",
     )
@@ -153,6 +154,7 @@ def commanders(views: Sequence[admin_pb2.CommanderView], *, as_json: bool) -> No
             spoken(seconds(view.silent_for)),
             spoken(seconds(view.blocked_for)) if view.HasField("blocked_for") else "no",
             _labels(view.labels),
+            _models(view.models),
             view.software_version,
             view.peer,
         )
@@ -162,13 +164,14 @@ def commanders(views: Sequence[admin_pb2.CommanderView], *, as_json: bool) -> No
 
 
 def agents(listings: Sequence[chat_pb2.AgentListing], *, as_json: bool) -> None:
-    headings = ("AGENT", "VERSION", "COMMANDERS", "SLOTS USED", "DESCRIPTION")
+    headings = ("AGENT", "VERSION", "COMMANDERS", "SLOTS USED", "MODELS", "DESCRIPTION")
     rows = [
         (
             listing.offer.name,
             listing.offer.version,
             str(listing.commanders),
             f"{listing.slots - listing.slots_free}/{listing.slots}",
+            _models(listing.models, listing.models_left_out),
             listing.offer.description,
         )
         for listing in listings
@@ -289,6 +292,23 @@ def _count(number: int, noun: str) -> str:
 
 def _labels(labels: Mapping[str, str]) -> str:
     return ",".join(f"{key}={labels[key]}" for key in sorted(labels))
+
+
+def _models(models: Iterable[agent_pb2.ModelOffer], left_out: int = 0) -> str:
+    """The names, each with what it is known to do: "deep,fast(images,tools)"."""
+    told = [model.name + (f"({','.join(can)})" if (can := _abilities(model)) else "") for model in models]
+    return ",".join([*told, *([f"+{left_out}"] if left_out else [])])
+
+
+def _abilities(model: agent_pb2.ModelOffer) -> list[str]:
+    known = {
+        "images": model.takes_images,
+        "files": model.takes_files,
+        "tools": model.calls_tools,
+        "structured": model.structured_output,
+        "reasoning": model.shows_reasoning,
+    }
+    return [word for word, can in known.items() if can]
 
 
 def _offer(agent: agent_pb2.AgentOffer) -> str:

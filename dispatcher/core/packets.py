@@ -246,6 +246,20 @@ class AgentOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelOffer:
+    """A language model that a commander has; None of what nobody has told."""
+
+    name: str
+    # PROVIDER:NAME, or empty.
+    model: str = ""
+    takes_images: bool | None = None
+    takes_files: bool | None = None
+    calls_tools: bool | None = None
+    structured_output: bool | None = None
+    shows_reasoning: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Resume:
     """A session that a returning commander still runs."""
 
@@ -268,6 +282,7 @@ class Hello:
     draining: bool = False
     # The largest message it takes; 0: any.
     message_bytes_max: int = 0
+    models: tuple[ModelOffer, ...] = ()
 
 
 # --- down ------------------------------------------------------------------------------------------------

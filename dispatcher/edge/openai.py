@@ -1,6 +1,7 @@
 """OpenAI's Chat Completions and Models: whoever has one of their clients changes its base URL, and asks agents."""
 
-from typing import Any
+from itertools import chain
+from typing import Any, TypeAlias
 
 from southwest.ai.agent.v1 import chat_pb2
 from starlette.requests import Request
@@ -15,8 +16,13 @@ from dispatcher.edge.openai_chunks import ChatStream, Completion, Wishes, finish
 from dispatcher.edge.openai_errors import Trouble, of_ending
 from dispatcher.edge.operations import DATA, TEXT, Answer, Parameter, json_answer, object_of, operation
 from dispatcher.edge.reading import json_body
+from dispatcher.edge.schemas import ref
 from dispatcher.hub import Hub
+from dispatcher.record import plain
+from dispatcher.rpc.views import Models, listed_models, models_told
 
+# By agent and version.
+ModelsTold: TypeAlias = "dict[tuple[str, str], list[Models]]"
 # Between an agent's name and its version.
 _VERSION_MARK = "@"
 _MODEL = object_of(
@@ -25,6 +31,8 @@ _MODEL = object_of(
     created={"type": "integer"},
     owned_by=TEXT,
     description=TEXT,
+    models={"type": "array", "items": ref("ModelOffer")},
+    models_left_out={"type": "integer"},
 )
 # As OpenAI's own description has it, which clients bring along.
 _COMPLETION = object_of(
@@ -139,13 +147,15 @@ class OpenAi:
     )
     async def models(self, _: Request) -> Response:
         """The agents; one that is there in several versions also by each."""
-        served = versions(self._hub)
+        served, told_models = versions(self._hub), _models_told(self._hub)
         records = []
         for name in sorted(served):
-            records.append(_record(name, "", served[name]))
+            records.append(_record(name, "", served[name], told_models))
             if len(served[name]) > 1:
                 records += [
-                    _record(name, version, served[name]) for version in sorted(served[name]) if version
+                    _record(name, version, served[name], told_models)
+                    for version in sorted(served[name])
+                    if version
                 ]
         return told(json_bytes({"object": "list", "data": records}))
 
@@ -158,24 +168,34 @@ class OpenAi:
     async def model(self, request: Request) -> Response:
         """One agent, as a model."""
         model = request.path_params["model"]
-        served = versions(self._hub)
+        served, told_models = versions(self._hub), _models_told(self._hub)
         name, _, version = model.rpartition(_VERSION_MARK)
         if model in served:
-            return told(json_bytes(_record(model, "", served[model])))
+            return told(json_bytes(_record(model, "", served[model], told_models)))
         if version and version in served.get(name, {}):
-            return told(json_bytes(_record(name, version, served[name])))
+            return told(json_bytes(_record(name, version, served[name], told_models)))
         there = f"there are: {', '.join(sorted(served))}" if served else "no commander serves any agent now"
         missing = f"model: no commander serves {model[:256]!r}; {there}"
         return Trouble(404, missing, "model_not_found", "model").response()
 
 
-def _record(name: str, version: str, served: dict[str, str]) -> dict[str, Any]:
-    """When an agent was made nobody here knows."""
+def _models_told(hub: Hub) -> ModelsTold:
+    return models_told(hub.router.fleet.commanders.values())
+
+
+def _record(name: str, version: str, served: dict[str, str], told_models: ModelsTold) -> dict[str, Any]:
+    """When an agent was made nobody here knows. `models` are the language models it may use: clients of OpenAI's pass
+    over what they do not know."""
     description = served[version] if version else next(iter(served.values()))
+    models, left_out = listed_models(
+        chain.from_iterable(told_models[name, each] for each in ([version] if version else served))
+    )
     return {
         "id": f"{name}{_VERSION_MARK}{version}" if version else name,
         "object": "model",
         "created": 0,
         "owned_by": "chatstream",
         "description": description,
+        "models": [plain(model) for model in models],
+        "models_left_out": left_out,
     }

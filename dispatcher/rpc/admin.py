@@ -32,7 +32,7 @@ from dispatcher.limits import LiveLimits
 from dispatcher.rpc import codec
 from dispatcher.rpc.chat import ChatService
 from dispatcher.rpc.methods import Answered, bounded, page, unary, watched
-from dispatcher.rpc.views import agent_offer, session_view
+from dispatcher.rpc.views import agent_offer, listed_models, session_view
 from dispatcher.settings import SettingsError
 from dispatcher.tools.runner import ToolRunner
 
@@ -262,6 +262,7 @@ def _commander(commander: Commander) -> admin_pb2.CommanderView:
         slots_stopping=commander.count(SlotState.STOPPING),
         slots_stuck=commander.count(SlotState.STUCK) + commander.stuck_elsewhere,
         session_ids=[slot.session_id for slot in islice(commander.slots.values(), SESSION_IDS_MAX)],
+        models=listed_models([commander.hello.models])[0],
     )
     if commander.blocked_for_s:
         view.blocked_for.CopyFrom(codec.duration(commander.blocked_for_s))

@@ -30,6 +30,9 @@ AGENTS_MAX: Final = 250
 DESCRIPTION_CHARS_MAX: Final = 1_024
 INPUTS_MAX: Final = 16
 LABELS_MAX: Final = 64
+MODELS_MAX: Final = 128
+MODELS_BYTES_MAX: Final = 131_072
+MODEL_CHARS_MAX: Final = 256
 SLOTS_MAX: Final = 100_000
 _DURATION_S_MAX: Final = 315_576_000_000
 _UINT64_MAX: Final = 2**64 - 1
@@ -262,6 +265,39 @@ def _hello(wire: agent_pb2.Hello) -> core.Hello:
         ),
         wire.draining,
         wire.max_message_bytes,
+        _models(wire),
+    )
+
+
+def _models(wire: agent_pb2.Hello) -> tuple[core.ModelOffer, ...]:
+    if len(wire.models) > MODELS_MAX:
+        raise WireError(f"hello.models: has {len(wire.models)}; at most {MODELS_MAX} are right")
+    size = sum(model.ByteSize() for model in wire.models)
+    if size > MODELS_BYTES_MAX:
+        raise WireError(f"hello.models: has {size} bytes; at most {MODELS_BYTES_MAX} are right")
+    names: set[str] = set()
+    for number, model in enumerate(wire.models):
+        where = f"hello.models[{number}]"
+        if not (model.name and _is_name(model.name, ID_CHARS_MAX)):
+            raise WireError(
+                f"{where}.name: 1 to {ID_CHARS_MAX} printable characters without blanks are right"
+            )
+        if model.name in names:
+            raise WireError(f"{where}.name: {model.name!r} is told twice; each name once is right")
+        if len(model.model) > MODEL_CHARS_MAX or not model.model.isprintable():
+            raise WireError(f"{where}.model: up to {MODEL_CHARS_MAX} printable characters are right")
+        names.add(model.name)
+    return tuple(
+        core.ModelOffer(
+            model.name,
+            model.model,
+            model.takes_images if model.HasField("takes_images") else None,
+            model.takes_files if model.HasField("takes_files") else None,
+            model.calls_tools if model.HasField("calls_tools") else None,
+            model.structured_output if model.HasField("structured_output") else None,
+            model.shows_reasoning if model.HasField("shows_reasoning") else None,
+        )
+        for model in wire.models
     )
 
 

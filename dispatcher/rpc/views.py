@@ -1,18 +1,25 @@
 """Sessions and agents as whoever asks for them sees them. Read from the core's state as it is."""
 
 import time
-from collections.abc import Iterable
-from typing import Any, Final
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import fields, replace
+from typing import Any, Final, TypeAlias
 
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
 
 from dispatcher.core.fleet import Commander, CommanderState
+from dispatcher.core.packets import ModelOffer
 from dispatcher.core.session import Session
 from dispatcher.rpc import codec
 
 # What a question may take in a view, before it is shortened, and then its text.
 _QUESTION_BYTES_MAX: Final = 16_384
 _QUESTION_CHARS_MAX: Final = 1_000
+# Of an agent: as many as one commander may have.
+MODELS_MAX: Final = codec.MODELS_MAX
+
+Models: TypeAlias = "tuple[ModelOffer, ...]"
 
 
 def session_view(session: Session, epoch: str) -> admin_pb2.SessionView:
@@ -68,7 +75,7 @@ def _shorten(question: agent_pb2.Question) -> None:
         question.response_schema_json = ""
 
 
-def agent_listings(commanders: Iterable[Commander]) -> dict[tuple[str, str], chat_pb2.AgentListing]:
+def agent_listings(commanders: Collection[Commander]) -> dict[tuple[str, str], chat_pb2.AgentListing]:
     """The agents that can be asked now, in the order of their names and versions."""
     listings: dict[tuple[str, str], chat_pb2.AgentListing] = {}
     for commander in commanders:
@@ -82,7 +89,56 @@ def agent_listings(commanders: Iterable[Commander]) -> dict[tuple[str, str], cha
             if commander.state is CommanderState.READY:
                 listing.slots += commander.hello.slots
                 listing.slots_free += commander.free
+    for key, told in models_told(commanders).items():
+        listed, listings[key].models_left_out = listed_models(told)
+        listings[key].models.extend(listed)
     return {key: listings[key] for key in sorted(listings)}
+
+
+def models_told(commanders: Iterable[Commander]) -> dict[tuple[str, str], list[Models]]:
+    """By agent and version: what those who serve it say of their models, each list once."""
+    told: dict[tuple[str, str], dict[int, Models]] = defaultdict(dict)
+    # Most commanders have the same: those are compared as a whole.
+    lists: dict[Models, Models] = {}
+    for commander in commanders:
+        models = lists.setdefault(commander.hello.models, commander.hello.models)
+        for offer in commander.hello.agents:
+            told[offer.name, offer.version][id(models)] = models
+    return {key: list(each.values()) for key, each in told.items()}
+
+
+def listed_models(told: Iterable[Models]) -> tuple[list[agent_pb2.ModelOffer], int]:
+    """The models of several commanders, by name; and how many there are beyond those."""
+    models: dict[str, ModelOffer] = {}
+    for each in told:
+        for offer in each:
+            known = models.setdefault(offer.name, offer)
+            if known != offer:
+                models[offer.name] = _agreed(known, offer)
+    names = sorted(models)
+    return [model_offer(models[name]) for name in names[:MODELS_MAX]], max(0, len(names) - MODELS_MAX)
+
+
+def _agreed(one: ModelOffer, other: ModelOffer) -> ModelOffer:
+    """What both say. Of what they tell differently nothing is known."""
+    differing: dict[str, Any] = {
+        each.name: each.default
+        for each in fields(ModelOffer)
+        if getattr(one, each.name) != getattr(other, each.name)
+    }
+    return replace(one, **differing)
+
+
+def model_offer(offer: ModelOffer) -> agent_pb2.ModelOffer:
+    return agent_pb2.ModelOffer(
+        name=offer.name,
+        model=offer.model,
+        takes_images=offer.takes_images,
+        takes_files=offer.takes_files,
+        calls_tools=offer.calls_tools,
+        structured_output=offer.structured_output,
+        shows_reasoning=offer.shows_reasoning,
+    )
 
 
 def agent_offer(offer: Any) -> agent_pb2.AgentOffer:

@@ -162,7 +162,23 @@ def hello(dice: Random) -> agent_pb2.Hello:
         resumes=resumes,
         protocol_version=dice.choice((0, 1, 1, 1, 2**32 - 1)),
         draining=dice.random() < 0.05,
+        models=models(dice),
     )
+
+
+def models(dice: Random) -> list[agent_pb2.ModelOffer]:
+    """Of some names, mostly told once."""
+    names = dice.choice(
+        ((), ("fast",), ("fast", "deep")) if dice.random() < 0.95 else (("fast", "fast"), ("",))
+    )
+    return [
+        agent_pb2.ModelOffer(
+            name=name,
+            model=dice.choice(("", "x:y", "x:z", "x" * 256)),
+            calls_tools=dice.choice((None, True, False)),
+        )
+        for name in names
+    ]
 
 
 def ask(dice: Random) -> chat_pb2.Ask:

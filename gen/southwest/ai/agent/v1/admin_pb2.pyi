@@ -544,6 +544,7 @@ class CommanderView(_message.Message):
     BLOCKED_FOR_FIELD_NUMBER: _builtins.int
     SESSION_IDS_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     commander_id: _builtins.str
     instance: _builtins.str
     state: _builtins.str
@@ -573,6 +574,10 @@ class CommanderView(_message.Message):
     def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most 1,000 of them."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ModelOffer]:
+        """By name."""
+
     def __init__(
         self,
         *,
@@ -591,10 +596,11 @@ class CommanderView(_message.Message):
         blocked_for: _duration_pb2.Duration | None = ...,
         session_ids: _abc.Iterable[_builtins.str] | None = ...,
         peer: _builtins.str = ...,
+        models: _abc.Iterable[_agent_pb2.ModelOffer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["blocked_for", b"blocked_for", "connected_for", b"connected_for", "silent_for", b"silent_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "blocked_for", b"blocked_for", "commander_id", b"commander_id", "connected_for", b"connected_for", "instance", b"instance", "labels", b"labels", "peer", b"peer", "session_ids", b"session_ids", "silent_for", b"silent_for", "slots", b"slots", "slots_stopping", b"slots_stopping", "slots_stuck", b"slots_stuck", "slots_taken", b"slots_taken", "software_version", b"software_version", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "blocked_for", b"blocked_for", "commander_id", b"commander_id", "connected_for", b"connected_for", "instance", b"instance", "labels", b"labels", "models", b"models", "peer", b"peer", "session_ids", b"session_ids", "silent_for", b"silent_for", "slots", b"slots", "slots_stopping", b"slots_stopping", "slots_stuck", b"slots_stuck", "slots_taken", b"slots_taken", "software_version", b"software_version", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -700,6 +700,7 @@ class Hello(_message.Message):
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     commander_id: _builtins.str
     """The commander's stable name, e.g. a pod's. One commander has one link; a newer one replaces an older."""
     instance: _builtins.str
@@ -736,6 +737,12 @@ class Hello(_message.Message):
     def resumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Resume]:
         """The sessions it still runs."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelOffer]:
+        """The language models that its agents may use, each name once: at most 128, of at most 131,072 bytes in all. Who asks
+        for agents is told of them. Never a key, an address or a parameter.
+        """
+
     def __init__(
         self,
         *,
@@ -752,10 +759,11 @@ class Hello(_message.Message):
         protocol_version: _builtins.int = ...,
         draining: _builtins.bool = ...,
         max_message_bytes: _builtins.int = ...,
+        models: _abc.Iterable[Global___ModelOffer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "commander_id", b"commander_id", "draining", b"draining", "heartbeat_interval", b"heartbeat_interval", "instance", b"instance", "labels", b"labels", "max_message_bytes", b"max_message_bytes", "protocol_version", b"protocol_version", "resumes", b"resumes", "running", b"running", "slots", b"slots", "software_version", b"software_version", "stuck", b"stuck"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "commander_id", b"commander_id", "draining", b"draining", "heartbeat_interval", b"heartbeat_interval", "instance", b"instance", "labels", b"labels", "max_message_bytes", b"max_message_bytes", "models", b"models", "protocol_version", b"protocol_version", "resumes", b"resumes", "running", b"running", "slots", b"slots", "software_version", b"software_version", "stuck", b"stuck"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -806,6 +814,71 @@ class AgentOffer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AgentOffer: _TypeAlias = AgentOffer  # noqa: Y015
+
+@_typing.final
+class ModelOffer(_message.Message):
+    """A language model that a commander has. What of its abilities nobody has told is unset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TAKES_IMAGES_FIELD_NUMBER: _builtins.int
+    TAKES_FILES_FIELD_NUMBER: _builtins.int
+    CALLS_TOOLS_FIELD_NUMBER: _builtins.int
+    STRUCTURED_OUTPUT_FIELD_NUMBER: _builtins.int
+    SHOWS_REASONING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What an agent calls it: 1 to 128 printable characters without blanks."""
+    model: _builtins.str
+    """The provider and what it calls the model, e.g. "openai-chat:qwen3": up to 256 printable characters. Empty: not told."""
+    takes_images: _builtins.bool
+    """It takes images."""
+    takes_files: _builtins.bool
+    """It takes parts that are neither text nor images, e.g. documents."""
+    calls_tools: _builtins.bool
+    """It calls tools."""
+    structured_output: _builtins.bool
+    """It answers in JSON that fits a schema."""
+    shows_reasoning: _builtins.bool
+    """It shows how it comes to its answer: as thoughts."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        model: _builtins.str = ...,
+        takes_images: _builtins.bool | None = ...,
+        takes_files: _builtins.bool | None = ...,
+        calls_tools: _builtins.bool | None = ...,
+        structured_output: _builtins.bool | None = ...,
+        shows_reasoning: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_calls_tools", b"_calls_tools", "_shows_reasoning", b"_shows_reasoning", "_structured_output", b"_structured_output", "_takes_files", b"_takes_files", "_takes_images", b"_takes_images", "calls_tools", b"calls_tools", "shows_reasoning", b"shows_reasoning", "structured_output", b"structured_output", "takes_files", b"takes_files", "takes_images", b"takes_images"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls_tools", b"_calls_tools", "_shows_reasoning", b"_shows_reasoning", "_structured_output", b"_structured_output", "_takes_files", b"_takes_files", "_takes_images", b"_takes_images", "calls_tools", b"calls_tools", "model", b"model", "name", b"name", "shows_reasoning", b"shows_reasoning", "structured_output", b"structured_output", "takes_files", b"takes_files", "takes_images", b"takes_images"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__calls_tools: _TypeAlias = _typing.Literal["calls_tools"]  # noqa: Y015
+    _WhichOneofArgType__calls_tools: _TypeAlias = _typing.Literal["_calls_tools", b"_calls_tools"]  # noqa: Y015
+    _WhichOneofReturnType__shows_reasoning: _TypeAlias = _typing.Literal["shows_reasoning"]  # noqa: Y015
+    _WhichOneofArgType__shows_reasoning: _TypeAlias = _typing.Literal["_shows_reasoning", b"_shows_reasoning"]  # noqa: Y015
+    _WhichOneofReturnType__structured_output: _TypeAlias = _typing.Literal["structured_output"]  # noqa: Y015
+    _WhichOneofArgType__structured_output: _TypeAlias = _typing.Literal["_structured_output", b"_structured_output"]  # noqa: Y015
+    _WhichOneofReturnType__takes_files: _TypeAlias = _typing.Literal["takes_files"]  # noqa: Y015
+    _WhichOneofArgType__takes_files: _TypeAlias = _typing.Literal["_takes_files", b"_takes_files"]  # noqa: Y015
+    _WhichOneofReturnType__takes_images: _TypeAlias = _typing.Literal["takes_images"]  # noqa: Y015
+    _WhichOneofArgType__takes_images: _TypeAlias = _typing.Literal["_takes_images", b"_takes_images"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calls_tools) -> _WhichOneofReturnType__calls_tools | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shows_reasoning) -> _WhichOneofReturnType__shows_reasoning | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__structured_output) -> _WhichOneofReturnType__structured_output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__takes_files) -> _WhichOneofReturnType__takes_files | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__takes_images) -> _WhichOneofReturnType__takes_images | None: ...
+
+Global___ModelOffer: _TypeAlias = ModelOffer  # noqa: Y015
 
 @_typing.final
 class Resume(_message.Message):

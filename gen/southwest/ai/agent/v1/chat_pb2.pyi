@@ -970,12 +970,22 @@ class AgentListing(_message.Message):
     COMMANDERS_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     SLOTS_FREE_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    MODELS_LEFT_OUT_FIELD_NUMBER: _builtins.int
     commanders: _builtins.int
     """How many commanders serve it."""
     slots: _builtins.int
     slots_free: _builtins.int
+    models_left_out: _builtins.int
+    """How many more there are."""
     @_builtins.property
     def offer(self) -> _agent_pb2.AgentOffer: ...
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ModelOffer]:
+        """The language models of the commanders that serve it, by name, at most 128. What commanders tell differently of one
+        name is unset.
+        """
+
     def __init__(
         self,
         *,
@@ -983,10 +993,12 @@ class AgentListing(_message.Message):
         commanders: _builtins.int = ...,
         slots: _builtins.int = ...,
         slots_free: _builtins.int = ...,
+        models: _abc.Iterable[_agent_pb2.ModelOffer] | None = ...,
+        models_left_out: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["offer", b"offer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commanders", b"commanders", "offer", b"offer", "slots", b"slots", "slots_free", b"slots_free"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commanders", b"commanders", "models", b"models", "models_left_out", b"models_left_out", "offer", b"offer", "slots", b"slots", "slots_free", b"slots_free"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
