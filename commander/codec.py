@@ -71,6 +71,7 @@ class Identity:
     slots: int
     heartbeat_interval_s: float
     max_message_bytes: int
+    models: tuple[pb.ModelOffer, ...] = ()
 
 
 # ---- Up ----
@@ -102,6 +103,7 @@ def hello(
             software_version=identity.software_version,
             agents=identity.agents,
             labels=identity.labels,
+            models=identity.models,
             slots=identity.slots,
             running=running,
             stuck=stuck,

@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import prometheus_client
@@ -35,7 +35,7 @@ from commander.errors import fit
 from commander.hub import ENVELOPE_BYTES_MAX, Hub
 from commander.link import Link
 from commander.metrics import Metrics
-from commander.models.registry import named_models, open_models
+from commander.models.registry import named_models, offered_models, open_models
 from commander.pulse import Pulse
 from commander.runner import Runner
 from commander.sealing import EVENT_CHARS_MAX
@@ -101,6 +101,7 @@ def identity(settings: Settings, agents: Mapping[tuple[str, str], AnyAgent]) -> 
             for agent in agents.values()
         ),
         labels=_labels(settings),
+        models=tuple(pb.ModelOffer(**asdict(offer)) for offer in offered_models(settings)),
         slots=settings.slots,
         heartbeat_interval_s=settings.heartbeat_interval_s,
         max_message_bytes=settings.max_message_bytes,

@@ -43,6 +43,9 @@ system = "Be brief."
 parameters = { temperature = 0.2, extra_body = { top_k = 3 } }
 fallbacks = ["deep"]
 accepts = ["image/*", "application/pdf"]
+calls_tools = true
+structured_output = false
+shows_reasoning = true
 output_tokens_max = 4000
 rounds = 5
 first_token_s = 10

@@ -21,6 +21,7 @@ from commander.errors import ModelFailed
 from commander.metrics import Metrics
 from commander.models import providers
 from commander.models import table as tables
+from commander.models.abilities import Offer, offer
 from commander.models.failures import Trouble
 from commander.models.table import DEFAULT, ModelTable
 from commander.models.words import Connection, Provider, Secret
@@ -174,6 +175,11 @@ def open_models(
 def named_models(settings: Settings) -> dict[str, str]:
     """The models by name, each as PROVIDER:NAME: what may be told of them to anybody."""
     return {name: table.model for name, table in _tables(settings)[0].items()}
+
+
+def offered_models(settings: Settings) -> list[Offer]:
+    """What else may be told of them to anybody, in the order of the settings."""
+    return [offer(name, table) for name, table in _tables(settings)[0].items()]
 
 
 def _tables(settings: Settings) -> tuple[dict[str, ModelTable], str]:

@@ -215,6 +215,13 @@ class ModelTable(BaseModel):
         None,
         description="MIME types of the parts it reads besides text. Left out: whatever its provider takes.",
     )
+    calls_tools: bool | None = Field(None, description="For applications to see: it calls tools.")
+    structured_output: bool | None = Field(
+        None, description="For applications to see: it answers in JSON that fits a schema."
+    )
+    shows_reasoning: bool | None = Field(
+        None, description="For applications to see: it shows how it comes to its answer."
+    )
     output_tokens_max: int | None = Field(
         None,
         ge=1,

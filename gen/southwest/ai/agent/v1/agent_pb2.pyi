@@ -835,7 +835,7 @@ class ModelOffer(_message.Message):
     takes_images: _builtins.bool
     """It takes images."""
     takes_files: _builtins.bool
-    """It takes parts that are neither text nor images, e.g. documents."""
+    """It takes other files, e.g. documents."""
     calls_tools: _builtins.bool
     """It calls tools."""
     structured_output: _builtins.bool
