@@ -406,6 +406,29 @@ async def test_the_models_of_those_who_serve_an_agent(dispatcher: DispatcherProc
 
 
 @asynchronous
+async def test_of_a_model_all_is_told_and_nothing_that_is_told_differently(
+    dispatcher: DispatcherProcess,
+) -> None:
+    agent = unique("agent")
+    whole = filled(agent_pb2.ModelOffer())
+    other = agent_pb2.ModelOffer(name=whole.name, model="other")
+    for field in agent_pb2.ModelOffer.DESCRIPTOR.fields:
+        if field.type == field.TYPE_BOOL:
+            setattr(other, field.name, False)
+
+    async def listed() -> list[agent_pb2.ModelOffer]:
+        agents = (await chat.ListAgents(chat_pb2.ListAgentsRequest())).agents
+        (mine,) = (each for each in agents if each.offer.name == agent)
+        return list(mine.models)
+
+    async with chatting(dispatcher.address) as chat, linked(dispatcher.address, agent, models=[whole]):
+        async with linked(dispatcher.address, agent, models=[whole]):
+            assert await listed() == [whole]
+        async with linked(dispatcher.address, agent, models=[other]):
+            assert await listed() == [agent_pb2.ModelOffer(name=whole.name)]
+
+
+@asynchronous
 async def test_more_models_than_are_listed_are_counted(dispatcher: DispatcherProcess) -> None:
     agent = unique("agent")
     models = [agent_pb2.ModelOffer(name=f"m{number:03}") for number in range(130)]

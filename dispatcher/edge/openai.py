@@ -1,7 +1,6 @@
 """OpenAI's Chat Completions and Models: whoever has one of their clients changes its base URL, and asks agents."""
 
-from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any
 
 from southwest.ai.agent.v1 import chat_pb2
 from starlette.requests import Request
@@ -19,10 +18,8 @@ from dispatcher.edge.reading import json_body
 from dispatcher.edge.schemas import ref
 from dispatcher.hub import Hub
 from dispatcher.record import plain
-from dispatcher.rpc.views import Models, listed_models, models_told
+from dispatcher.rpc.views import ModelsTold
 
-# By agent and version.
-ModelsTold: TypeAlias = "dict[tuple[str, str], list[Models]]"
 # Between an agent's name and its version.
 _VERSION_MARK = "@"
 _MODEL = object_of(
@@ -147,7 +144,8 @@ class OpenAi:
     )
     async def models(self, _: Request) -> Response:
         """The agents; one that is there in several versions also by each."""
-        served, told_models = versions(self._hub), _models_told(self._hub)
+        served = versions(self._hub)
+        told_models = ModelsTold(self._hub.router.fleet.commanders.values())
         records = []
         for name in sorted(served):
             records.append(_record(name, "", served[name], told_models))
@@ -168,7 +166,8 @@ class OpenAi:
     async def model(self, request: Request) -> Response:
         """One agent, as a model."""
         model = request.path_params["model"]
-        served, told_models = versions(self._hub), _models_told(self._hub)
+        served = versions(self._hub)
+        told_models = ModelsTold(self._hub.router.fleet.commanders.values())
         name, _, version = model.rpartition(_VERSION_MARK)
         if model in served:
             return told(json_bytes(_record(model, "", served[model], told_models)))
@@ -179,17 +178,11 @@ class OpenAi:
         return Trouble(404, missing, "model_not_found", "model").response()
 
 
-def _models_told(hub: Hub) -> ModelsTold:
-    return models_told(hub.router.fleet.commanders.values())
-
-
 def _record(name: str, version: str, served: dict[str, str], told_models: ModelsTold) -> dict[str, Any]:
     """When an agent was made nobody here knows. `models` are the language models it may use: clients of OpenAI's pass
     over what they do not know."""
     description = served[version] if version else next(iter(served.values()))
-    models, left_out = listed_models(
-        chain.from_iterable(told_models[name, each] for each in ([version] if version else served))
-    )
+    models, left_out = told_models.of(*((name, each) for each in ([version] if version else served)))
     return {
         "id": f"{name}{_VERSION_MARK}{version}" if version else name,
         "object": "model",

@@ -3,7 +3,6 @@
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import fields, replace
 from typing import Any, Final, TypeAlias
 
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
@@ -20,6 +19,8 @@ _QUESTION_CHARS_MAX: Final = 1_000
 MODELS_MAX: Final = codec.MODELS_MAX
 
 Models: TypeAlias = "tuple[ModelOffer, ...]"
+# By name, and how many there are beyond them.
+Listed: TypeAlias = "tuple[list[agent_pb2.ModelOffer], int]"
 
 
 def session_view(session: Session, epoch: str) -> admin_pb2.SessionView:
@@ -89,31 +90,43 @@ def agent_listings(commanders: Collection[Commander]) -> dict[tuple[str, str], c
             if commander.state is CommanderState.READY:
                 listing.slots += commander.hello.slots
                 listing.slots_free += commander.free
-    for key, told in models_told(commanders).items():
-        listed, listings[key].models_left_out = listed_models(told)
-        listings[key].models.extend(listed)
+    models = ModelsTold(commanders)
+    for key, listing in listings.items():
+        listed, listing.models_left_out = models.of(key)
+        listing.models.extend(listed)
     return {key: listings[key] for key in sorted(listings)}
 
 
-def models_told(commanders: Iterable[Commander]) -> dict[tuple[str, str], list[Models]]:
-    """By agent and version: what those who serve it say of their models, each list once."""
-    told: dict[tuple[str, str], dict[int, Models]] = defaultdict(dict)
-    # Most commanders have the same: those are compared as a whole.
-    lists: dict[Models, Models] = {}
-    for commander in commanders:
-        models = lists.setdefault(commander.hello.models, commander.hello.models)
-        for offer in commander.hello.agents:
-            told[offer.name, offer.version][id(models)] = models
-    return {key: list(each.values()) for key, each in told.items()}
+class ModelsTold:
+    """What commanders say of their models, by the agents that they serve: made of a fleet as it stands."""
+
+    def __init__(self, commanders: Iterable[Commander]) -> None:
+        # Most commanders have the same models, and most agents the same commanders: each list is looked at once, and
+        # each set of lists.
+        lists: dict[Models, Models] = {}
+        self._told: defaultdict[tuple[str, str], dict[int, Models]] = defaultdict(dict)
+        self._listed: dict[frozenset[int], Listed] = {}
+        for commander in commanders:
+            models = lists.setdefault(commander.hello.models, commander.hello.models)
+            for offer in commander.hello.agents:
+                self._told[offer.name, offer.version][id(models)] = models
+
+    def of(self, *agents: tuple[str, str]) -> Listed:
+        """The models of all that serve one of these agents, each by name and version."""
+        told = {key: models for agent in agents for key, models in self._told[agent].items()}
+        lists = frozenset(told)
+        if lists not in self._listed:
+            self._listed[lists] = listed_models(told.values())
+        return self._listed[lists]
 
 
-def listed_models(told: Iterable[Models]) -> tuple[list[agent_pb2.ModelOffer], int]:
+def listed_models(told: Iterable[Models]) -> Listed:
     """The models of several commanders, by name; and how many there are beyond those."""
     models: dict[str, ModelOffer] = {}
     for each in told:
         for offer in each:
             known = models.setdefault(offer.name, offer)
-            if known != offer:
+            if known is not offer and known != offer:
                 models[offer.name] = _agreed(known, offer)
     names = sorted(models)
     return [model_offer(models[name]) for name in names[:MODELS_MAX]], max(0, len(names) - MODELS_MAX)
@@ -121,12 +134,19 @@ def listed_models(told: Iterable[Models]) -> tuple[list[agent_pb2.ModelOffer], i
 
 def _agreed(one: ModelOffer, other: ModelOffer) -> ModelOffer:
     """What both say. Of what they tell differently nothing is known."""
-    differing: dict[str, Any] = {
-        each.name: each.default
-        for each in fields(ModelOffer)
-        if getattr(one, each.name) != getattr(other, each.name)
-    }
-    return replace(one, **differing)
+    return ModelOffer(
+        one.name,
+        one.model if one.model == other.model else "",
+        _same(one.takes_images, other.takes_images),
+        _same(one.takes_files, other.takes_files),
+        _same(one.calls_tools, other.calls_tools),
+        _same(one.structured_output, other.structured_output),
+        _same(one.shows_reasoning, other.shows_reasoning),
+    )
+
+
+def _same(one: bool | None, other: bool | None) -> bool | None:
+    return one if one is other else None
 
 
 def model_offer(offer: ModelOffer) -> agent_pb2.ModelOffer:
