@@ -279,3 +279,18 @@ def test_what_is_put_back_brings_no_more_along_than_is_asked_for_now() -> None:
     waiting = reviews(before_chars=2)
     waiting.put_back(ReviewMark("content", "", "abcdef", "gh", 6, ((3, 8),), ((8, ""),)))
     assert waiting.ask()[0].before == "ef"
+
+
+@given(PIECES)
+def test_what_is_held_back_for_what_follows_was_judged(pieces: list[tuple[str, str]]) -> None:
+    play = Play(reviews())
+    for text, then in pieces:
+        if text:
+            play.say(text)
+        for step in then.split():
+            getattr(play, step)()
+        assert 0 <= play.waiting.chars - play.waiting.unjudged_chars <= HOLD
+    play.answer()
+    play.ask()
+    play.answer()
+    assert play.waiting.unjudged_chars == 0

@@ -304,9 +304,10 @@ class Board:
     # --- services that judge -----------------------------------------------------------------------------
 
     def is_choked(self, session: Session) -> bool:
-        """As much of its text as may waits to be judged: it gets no more credit until it was."""
+        """As much of its text as may waits to be judged: it gets no more credit until it was. What was judged and
+        is held back waits for what the agent says next."""
         reviews = session.guard.reviews if session.is_reviewed and session.guard is not None else None
-        return reviews is not None and reviews.chars > self.limits.review_chars_max
+        return reviews is not None and reviews.unjudged_chars > self.limits.review_chars_max
 
     def review(self, session: Session, *, at_once: bool = False) -> None:
         """Asks about text that waits, `at_once` or when some has gathered."""

@@ -3,7 +3,7 @@
 The hot path of the core: a token passes through `received` and `_content`. Called by `router.py` alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -11,6 +11,7 @@ from dispatcher.core.board import ALL, LAST, NONE, Board, unanswered
 from dispatcher.core.endings import Ending, of_error
 from dispatcher.core.events import (
     Count,
+    LinkLost,
     Log,
     Measure,
     PacketsReceived,
@@ -43,7 +44,7 @@ from dispatcher.core.packets import (
 )
 from dispatcher.core.policy import PASS, Guard, Mode, Verdict
 from dispatcher.core.rules import Judged, Kind
-from dispatcher.core.session import Session, State, Step
+from dispatcher.core.session import EVENT_OVERHEAD_BYTES, Session, State, Step
 from dispatcher.core.withdrawal import Withdrawals
 
 # How many strays of one link are answered with a stop; the rest are only counted.
@@ -90,15 +91,17 @@ class Intake:
         if link is None:
             return
         link.heard_at = board.now
-        minimal = link.minimal
-        if link.commander is None and not minimal:
-            if not self._admit_minimal(link, event.packets):
-                return
-            minimal = True
+        if link.commander is None and not link.minimal and not self._admit_minimal(link, event.packets):
+            return
+        self._receive(link, event.packets)
+
+    def _receive(self, link: Link, packets: Sequence[Packet], *, have_waited: bool = False) -> None:
+        """Takes what came up a link. What `have_waited` was within the credit when it came."""
+        board, minimal = self._board, link.minimal
         sessions, kinds = board.sessions, self._kinds
         ack_packets = max(1, board.limits.credit_packets // 2)
         ack_bytes = board.limits.credit_bytes // 2
-        for packet in event.packets:
+        for packet in packets:
             session = sessions.get(link.session_id if minimal else packet.session_id)
             if (
                 session is None
@@ -115,7 +118,7 @@ class Intake:
                 self._out_of_order(link, session, packet, due)
                 continue
             may_be_beyond = packet.sequence > session.allowed or session.starved is not None
-            if may_be_beyond and not minimal and self._beyond_credit(session, packet):
+            if may_be_beyond and not (minimal or have_waited) and self._beyond_credit(session, packet):
                 self._breach(session, link, f"{packet.kind}: came beyond the credit; wait for the next ack")
                 continue
             if minimal and not self._is_of_minimal(session, link, packet):
@@ -180,6 +183,12 @@ class Intake:
         if not session.gate and not self._must_wait(session, packet):
             return not session.live
         session.gate.append(packet)
+        session.gate_bytes += packet.size + EVENT_OVERHEAD_BYTES
+        most = self._board.limits.credit_bytes
+        if session.link is not None and session.link.minimal and session.gate_bytes > most:
+            # It knows no credit.
+            told = f"more than credit_bytes, {most} bytes, wait for services to judge what came before them"
+            self._board.end(session, Ending.LIMIT_EXCEEDED, told)
         return True
 
     def _must_wait(self, session: Session, packet: Packet) -> bool:
@@ -246,7 +255,11 @@ class Intake:
         packets = list(session.gate)
         session.gate.clear()
         session.let_through = packets[0]
-        self.received(PacketsReceived(link.link_id, packets))
+        session.gate_bytes = 0
+        self._receive(link, packets, have_waited=True)
+        if link.half_closed and session.live and not session.gate and not session.finishing:
+            # Its minimal commander had left before all that it said was received.
+            self._links.lost(LinkLost(link.link_id, half_closed=True, why="ended"))
 
     # --- not a session's content -------------------------------------------------------------------------
 

@@ -271,7 +271,8 @@ class Links:
             board.out.append(CloseLink(link.link_id, status, event.why))
             self.detach(link, event.why)
             return
-        if session.finishing and session.live and event.half_closed:
+        if (session.finishing or session.gate) and session.live and event.half_closed:
+            # The answer may be over with what waits to be received.
             link.half_closed = True
             return
         status, message = ("OK", "") if event.half_closed else (event.status, event.why)

@@ -81,6 +81,11 @@ class _Review:
         return len(self._held)
 
     @property
+    def unjudged_chars(self) -> int:
+        """Without those that were judged once, and are held back for what follows."""
+        return len(self._held) - self._seen
+
+    @property
     def passed(self) -> int:
         return self._passed
 
@@ -204,6 +209,11 @@ class Reviews:
     def chars(self) -> int:
         """How many characters wait, of all speakers."""
         return sum(review.chars for review in self._of.values())
+
+    @property
+    def unjudged_chars(self) -> int:
+        """How many of them were in no question that was answered."""
+        return sum(review.unjudged_chars for review in self._of.values())
 
     @property
     def is_waiting(self) -> bool:

@@ -145,6 +145,7 @@ class Session:
         "first_content_at",
         "first_token_at",
         "gate",
+        "gate_bytes",
         "gate_review",
         "granted",
         "guard",
@@ -328,9 +329,10 @@ class Session:
         self.is_reviewed = guard.reviews is not None
         self.review_at = 0.0
         # Packets that wait until all text before them was judged, and the first of them too where `gate_review` is
-        # under way; they were not received yet. `let_through` is one that waits no longer, `denied` why it is to come
-        # to nothing.
+        # under way; they were not received yet, and take so many bytes. `let_through` is one that waits no longer,
+        # `denied` why it is to come to nothing.
         self.gate: deque[Packet] = deque()
+        self.gate_bytes = 0
         self.gate_review = ""
         self.let_through: Packet | None = None
         self.denied = ""
@@ -576,6 +578,7 @@ class Session:
     def forget_gate(self) -> None:
         """What waits to be received is sent again, or by nobody."""
         self.gate.clear()
+        self.gate_bytes = 0
         self.gate_review = self.denied = ""
         self.let_through = None
 
