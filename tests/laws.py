@@ -88,6 +88,8 @@ class _Attempt:
     claimed: int = 0
     calls: set[str] = field(default_factory=set)
     running: set[str] = field(default_factory=set)
+    # Calls that have run, and that nobody was told of yet.
+    untold: set[str] = field(default_factory=set)
     interrupted: set[str] = field(default_factory=set)
     # Calls that agents answer.
     delegated: set[str] = field(default_factory=set)
@@ -218,7 +220,9 @@ class Witness:
         self._limits = limits or self._limits
         self.router = Router(self._limits)
         for (session_id, number), attempt in self._attempts.items():
-            attempt.interrupted, attempt.running = attempt.running, set()
+            # What a tool has said and services still judge is lost, as if it ran yet.
+            attempt.interrupted = attempt.running | attempt.untold
+            attempt.running, attempt.untold = set(), set()
             mark = self._marks.get(session_id)
             if mark is not None and mark.attempt == number:
                 # What came after the last mark was never acknowledged, and will come again.
@@ -266,8 +270,9 @@ class Witness:
                 self._came(event.link_id, packet)
         elif isinstance(event, events.ToolFinished):
             attempt = self._attempts.get((event.session_id, event.attempt))
-            if attempt is not None:
+            if attempt is not None and event.call_id in attempt.running:
                 attempt.running.discard(event.call_id)
+                attempt.untold.add(event.call_id)
         elif isinstance(event, events.DelegationRequested):
             asked = event.asked
             attempt = self._attempts.setdefault((asked.session_id, asked.attempt), _Attempt())
@@ -339,6 +344,7 @@ class Witness:
             )
             if isinstance(event.body, ToolResult) and not event.body.session_id:
                 own = self._attempts.setdefault((effect.session_id, event.attempt), _Attempt())
+                own.untold.discard(event.body.call_id)
                 if event.body.call_id in own.delegated:
                     own.running.discard(event.body.call_id)
             if event.kind == "reset":

@@ -141,6 +141,9 @@ class Ledger:
     def judge(self, call: Call) -> None:
         """What was just finished has no outcome yet: that is judged."""
         call.state, call.outcome = CallState.JUDGED, None
+        if call.is_approved:
+            # It may run again after a restart, and nobody is asked about it again.
+            self._allowed[call.request.call_id] = call
 
     def judged(self, attempt: int, call_id: str, outcome: ToolOutcome) -> Call | None:
         """Stores the outcome that was judged; None when nobody waits for it any more."""
@@ -148,6 +151,7 @@ class Ledger:
         if call is None or call.state is not CallState.JUDGED:
             return None
         call.state, call.outcome = CallState.ANSWERED, outcome
+        self._allowed.pop(call_id, None)
         return call
 
     def hold(self, attempt: int, call_id: str, now: float) -> Call | None:

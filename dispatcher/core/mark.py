@@ -108,3 +108,9 @@ class Mark(NamedTuple):
     parked: bool = False
     # Offsets of answers and outcomes for which its agent has not waited.
     withdrawn: tuple[int, ...] = ()
+
+    @property
+    def has_spoken(self) -> bool:
+        """Content or thoughts of the attempt were received, which nobody may have seen yet."""
+        held = any(each.held or (each.redacted and each.redacted.held) for each in self.guard.held)
+        return bool(self.sent_chars) or held or any(each.held for each in self.guard.reviews)

@@ -682,6 +682,9 @@ class Session:
         self.sent_chars, self.sent_crc32 = mark.sent_chars, mark.sent_crc32
         self.content_chars, self.content_crc32 = mark.content_chars, mark.content_crc32
         self.thought_chars = mark.thought_chars
+        if self.first_token_at is None and mark.has_spoken:
+            # What it has said is held back, and stands in no event. When it came is not known.
+            self.first_token_at = self.started_at
         self.usage, self.usage_before = mark.usage, mark.usage_before
         self.usage_below, self.usage_told = mark.usage_below, mark.usage_told
         if self.ended is not None:
