@@ -31,14 +31,16 @@ def with_their_marks(
     spans = apart(span for each in judged if each.action == "redact" for span in each.spans)
     if not spans:
         return judged, None
-    marked, begin = [], 0
+    marked, begin, number = [], 0, 0
     for piece in pieces:
-        end = begin + len(piece.text)
-        own = [span for span in spans if begin <= span.begin and span.end <= end]
-        marked.append(_marked(piece, begin, own))
-        spans = [span for span in spans if span not in own]
+        end, first = begin + len(piece.text), number
+        while number < len(spans) and begin <= spans[number].begin and spans[number].end <= end:
+            number += 1
+        marked.append(_marked(piece, begin, spans[first:number]))
         begin = end + len(_BETWEEN)
-    if spans or not all(_is_json(text) for text, piece in zip(marked, pieces, strict=True) if piece.is_json):
+    if number < len(spans) or not all(
+        _is_json(text) for text, piece in zip(marked, pieces, strict=True) if piece.is_json
+    ):
         return judged, None
     told = (each._replace(action="redacted") if each.action == "redact" else each for each in judged)
     return tuple(told), marked

@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 from southwest.ai.agent.v1 import policy_pb2, policy_pb2_grpc
 
+from dispatcher.rpc.policy_services import SPANS_MAX
+
 PATIENCE_S = 60.0
 
 
@@ -25,6 +27,9 @@ def verdict(request: policy_pb2.JudgeRequest) -> policy_pb2.JudgeResponse:
         return policy_pb2.JudgeResponse(action=policy_pb2.JUDGE_ACTION_DENY, label="not for agents")
     if "nonsense" in text:
         return policy_pb2.JudgeResponse()
+    if "confetti" in text:
+        bits = [policy_pb2.TextSpan(begin=0, end=1)] * (SPANS_MAX + 1)
+        return policy_pb2.JudgeResponse(action=policy_pb2.JUDGE_ACTION_REDACT, spans=bits)
     if "gossip" in text:
         return policy_pb2.JudgeResponse(action=policy_pb2.JUDGE_ACTION_OBSERVE, label="gossip")
     spans = [

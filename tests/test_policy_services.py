@@ -477,15 +477,22 @@ async def test_where_the_table_says_so_what_was_not_judged_goes_on_and_is_told_o
 
 
 @asynchronous
-async def test_an_answer_that_makes_no_sense_is_none(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("nonsense", "action: is not set"),
+        ("confetti", "spans: has 10001; at most 10000 are right"),
+    ],
+)
+async def test_an_answer_that_makes_no_sense_is_none(scene: Scene, word: str, why: str) -> None:
     agent = unique("agent")
     async with linked(scene.dispatcher.address, agent) as link, conversing(scene.dispatcher.address) as talk:
         seen = await talk.ask(agent)
         turn = await link.started()
-        await turn.say("nonsense")
+        await turn.say(word)
         ended = await seen.ended()
         assert ended.name == "policy_unavailable"
-        assert ended.message.endswith("its answer makes no sense: action: is not set")
+        assert ended.message.endswith(f"its answer makes no sense: {why}")
 
 
 @asynchronous

@@ -8,6 +8,7 @@ It fails closed: text that is possibly a match for too long is a violation, and 
 than can be looked at. Violations bear names and numbers, never text.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -318,11 +319,14 @@ class _Bound:
         return told
 
 
-def _covers(judged: Judged, span: Span) -> bool:
-    """It is among those who want this redacted."""
-    return judged.action == "redact" and any(
-        each.begin < span.end and span.begin < each.end for each in judged.spans
-    )
+def _covers(apart_spans: Sequence[Span], span: Span) -> bool:
+    """One of these, which are in order and apart from each other, has some of it."""
+    at = bisect_left(apart_spans, span.end, key=_begin) - 1
+    return at >= 0 and apart_spans[at].end > span.begin
+
+
+def _begin(span: Span) -> int:
+    return span.begin
 
 
 def _left(bound: _Bound, used: int) -> int | None:
@@ -577,8 +581,9 @@ class Guard:
             return self._verdict(Outcome(), told)
         spans = [span for each in judged if each.action == "redact" for span in each.spans]
         releases, redacted = self.reviews.answered(review_id, apart(spans))
+        wanted = [(each.service.name, apart(each.spans)) for each in judged if each.action == "redact"]
         for position, span in redacted:
-            name = next(each.service.name for each in judged if _covers(each, span))
+            name = next(name for name, their_spans in wanted if _covers(their_spans, span))
             told.append(Violation(Policy.SERVICE, Mode.REDACT, 0, name, kind, agent, position))
         told = self._to_tell(told)
         return Verdict(False, tuple(releases), tuple(told), None)

@@ -158,18 +158,20 @@ class _Review:
     def _release(self, cut: int, spans: list[Span]) -> list[tuple[str, str]]:
         """Lets the first `cut` characters go, with marks."""
         told: list[tuple[str, str]] = []
-        end, at = self._passed + cut, 0
+        end, at, number = self._passed + cut, 0, 0
         while at < cut:
             step_end, step = self._steps[0]
             until = min(cut, step_end - self._passed)
             pieces = []
-            for span in spans:
-                if span.end <= at or span.begin >= until:
-                    continue
+            while number < len(spans) and spans[number].begin < until:
+                span = spans[number]
                 pieces.append(self._held[at : max(at, span.begin)])
                 if span.begin >= at:
                     pieces.append(span.mark)
                 at = min(until, span.end)
+                if span.end > until:
+                    break
+                number += 1
             pieces.append(self._held[at:until])
             at = until
             if step_end <= end:

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 CLIENTS_MAX: Final = 64
 # Of an answer: spans, and what they say.
 ANSWER_BYTES_MAX: Final = 1_048_576
+SPANS_MAX: Final = 10_000
 LABEL_CHARS_MAX: Final = 100
 MARK_CHARS_MAX: Final = 200
 MARK: Final = "[redacted]"
@@ -273,6 +274,8 @@ def _judged(service: Service, answer: policy_pb2.JudgeResponse, text_chars: int)
 def _spans(spans: Sequence[policy_pb2.TextSpan], text_chars: int) -> tuple[Span, ...]:
     if not spans:
         raise _SenselessError("spans: is empty, and action says redact")
+    if len(spans) > SPANS_MAX:
+        raise _SenselessError(f"spans: has {len(spans)}; at most {SPANS_MAX} are right")
     told = []
     for number, span in enumerate(spans):
         if not span.begin < span.end <= text_chars:
