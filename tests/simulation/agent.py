@@ -69,8 +69,9 @@ class Agent:
     def called(self, result: agent_pb2.ToolCallResult) -> None:
         """A call has come to something."""
         died = result.error.code == agent_pb2.TOOL_ERROR_CODE_UNKNOWN_OUTCOME
+        denied = result.error.code == agent_pb2.TOOL_ERROR_CODE_DENIED
         is_own = result.result_json == f'"{result.call_id}"'
-        assert result.tool_name != REPEAT or died or is_own, result
+        assert result.tool_name != REPEAT or died or denied or is_own, result
         self.answered(result.call_id, result.result_json)
 
     def answered(self, asked_id: str, result: str) -> None:

@@ -22,7 +22,7 @@ def come_to(effect: e.RunTool, rng: Random) -> e.Event:
     """What a call has come to, as the core hears of it."""
     call, who = effect.call, (effect.session_id, effect.attempt, effect.call.call_id)
     if runs_here(effect):
-        return e.ToolFinished(*who, ToolOutcome(call.arguments_json))
+        return e.ToolFinished(*who, ToolOutcome(call.arguments_json), call.arguments_json)
     if call.to_agent or call.tool_name == DESK:
         agent = call.tool_name if call.to_agent else DESK_AGENT
         budgets = rng.choice((None, None, None, Budgets(total_time_s=5.0)))

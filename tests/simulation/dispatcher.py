@@ -21,6 +21,7 @@ from simulation.audience import Audience
 from simulation.calls import check_may_run, come_to, runs_here
 from simulation.clock import Clock
 from simulation.journal import SimulatedJournal
+from simulation.judging import Judging
 from simulation.kinship import check_kin
 from simulation.wire import Wire
 
@@ -40,6 +41,7 @@ class SimulatedDispatcher:
         limits: Limits,
         journal: SimulatedJournal,
         tell: Callable[[str, object], None],
+        judging: Judging | None = None,
     ) -> None:
         self.router = Router(limits)
         self.journal = journal
@@ -57,6 +59,7 @@ class SimulatedDispatcher:
         self._clock = clock
         self._rng = rng
         self._tell = tell
+        self._judging = judging
         self._life = 0
         self._frozen_at: float | None = None
         self._missed: deque[Callable[[], None]] = deque()
@@ -98,6 +101,8 @@ class SimulatedDispatcher:
         self.router = Router(self._limits)
         self.is_up = True
         self.lives += 1
+        if self._judging is not None:
+            self._judging.begin_life()
         self.submit(self.journal.restored())
 
     def drain(self, deadline_s: float, away_s: float) -> None:
@@ -203,6 +208,8 @@ class SimulatedDispatcher:
                     has_told = True
                     self.journal.append(session_id, events, self.router.sessions[session_id].mark)
                     for each in events:
+                        if self._judging is not None:
+                            self._judging.told(session_id, each)
                         if isinstance(each.body, Ended):
                             self._audience.ended(session_id, each.body.ending, self._clock.now)
                         elif each.kind in ("question", "answer"):
@@ -211,7 +218,9 @@ class SimulatedDispatcher:
                     self.journal.remember(commander_id, hello)
                 case e.CloseLink() | e.RunTool() | e.CancelTools() | e.CancelTool() | e.Leave():
                     late.append(effect)
-                case e.Forget() | e.Audit() | e.JudgeText():
+                case e.JudgeText():
+                    self._judge(effect)
+                case e.Forget() | e.Audit():
                     pass
                 case _:
                     reply = effect
@@ -244,6 +253,17 @@ class SimulatedDispatcher:
                     raise AssertionError(effect)
         if told is not None:
             told(reply)
+
+    def _judge(self, effect: e.JudgeText) -> None:
+        judging = self._judging
+        assert judging is not None, effect
+        life, (think_s, event) = self._life, judging.asked(effect)
+
+        def answer() -> None:
+            judging.answered(effect, event)
+            self.submit(event)
+
+        self._clock.after(think_s, lambda: self.alive(life, answer))
 
     def _send(self, effect: e.Send) -> None:
         wire = self._wires.get(effect.link_id)
@@ -287,6 +307,8 @@ class SimulatedDispatcher:
             return
         if runs_here(effect):
             check_may_run(effect, self.journal.logs[effect.session_id].events)
+            if self._judging is not None:
+                self._judging.runs(effect)
             run = (self.journal.epoch, *key)
             self.tool_runs[run] = self.tool_runs.get(run, 0) + 1
         outcome = come_to(effect, self._rng)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from tempfile import gettempdir
@@ -19,6 +19,7 @@ from simulation.commander import AGENTS, SimulatedCommander
 from simulation.dispatcher import SimulatedDispatcher
 from simulation.ended import check_content, check_ending, check_messages
 from simulation.journal import Log, SimulatedJournal
+from simulation.judging import Judging, rule_book
 from simulation.kinship import check_log, check_questions
 from simulation.literal import Literal
 from simulation.people import People
@@ -43,6 +44,8 @@ COMMANDER_FAULTS = ("cut", "cut", "cut", "cut", "redial", "blackhole", "freeze",
 GOING_SEEDS = 3
 # Every other run has agents that ask others, calls that somebody has to allow, and sessions that wait for people.
 ASKING_SEEDS = 2
+# And of six runs that differ in these, every other six have services that judge what is said.
+JUDGED_SEEDS = GOING_SEEDS * ASKING_SEEDS
 DISPATCHER_FAULTS = ("crash", "crash amid a commit", "crash amid a commit", "stall", "jump")
 
 LIMITS = Limits(
@@ -80,9 +83,15 @@ class World:
         self.wall_s = 1_000_000.0
         self.has_goers = self.seed % GOING_SEEDS == 2
         self.has_askers = self.seed % ASKING_SEEDS == 1
+        self.has_judges = self.seed // JUDGED_SEEDS % 2 == 1
         is_lasting = self.rng.random() < 0.7
         self.journal = SimulatedJournal(self.clock, self.rng, self._unix_s, is_lasting=is_lasting)
-        self.dispatcher = SimulatedDispatcher(self.clock, self.rng, LIMITS, self.journal, self._tell)
+        limits, judging = LIMITS, None
+        if self.has_judges:
+            rules = rule_book(self.rng, LIMITS.policy.deny)
+            limits = replace(limits, policy=replace(LIMITS.policy, rules=rules), review_chars_max=200)
+            judging = Judging(self.rng, rules, self.journal)
+        self.dispatcher = SimulatedDispatcher(self.clock, self.rng, limits, self.journal, self._tell, judging)
         self.people = People(self.rng, self.dispatcher, self.journal)
         self.links = 0
         self.minted = 0
