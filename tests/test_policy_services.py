@@ -481,6 +481,7 @@ async def test_where_the_table_says_so_what_was_not_judged_goes_on_and_is_told_o
     ("word", "why"),
     [
         ("nonsense", "action: is not set"),
+        ("garbage", "it is no JudgeResponse"),
         ("confetti", "spans: has 10001; at most 10000 are right"),
     ],
 )
@@ -550,6 +551,25 @@ async def test_it_is_reached_over_tls_with_its_secret(tmp_path: Path) -> None:
                 await link.started()
             assert judge.metadata[0]["authorization"] == "Bearer hidden"
             assert not any("hidden" in line for line in dispatcher.log)
+
+
+@needs_openssl
+@asynchronous
+async def test_without_its_certificates_it_is_not_asked_and_all_else_goes_on(tmp_path: Path) -> None:
+    certificate, _ = certify(tmp_path, "judge")
+    text = table("judge", "localhost:1", tls=True, tls_ca=str(certificate), agents=["judged"])
+    path = put(tmp_path / "policies.toml", text)
+    with running_dispatcher("--policy-file", str(path)) as dispatcher:
+        certificate.unlink()
+        for agent, ending in (("judged", "policy_unavailable"), ("other", "completed")):
+            async with linked(dispatcher.address, agent) as link, conversing(dispatcher.address) as talk:
+                seen = await talk.ask(agent)
+                turn = await link.started()
+                await turn.say("good day")
+                await turn.finish()
+                assert (await seen.ended()).name == ending
+        line = await asyncio.to_thread(dispatcher.wait_for_log, "service.judge.tls_ca: ")
+        assert "can't be read: No such file or directory" in line
 
 
 # --- what breaks -------------------------------------------------------------------------------------------

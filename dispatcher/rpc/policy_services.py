@@ -14,12 +14,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
-from southwest.ai.agent.v1 import policy_pb2, policy_pb2_grpc
+from southwest.ai.agent.v1 import policy_pb2
 
 from dispatcher.core.events import Count, JudgeText, Measure, TextJudged
 from dispatcher.core.rules import Judged, Kind, Service, Span
@@ -46,6 +46,8 @@ _KINDS: Final[dict[Kind, policy_pb2.TextKind.ValueType]] = {
     "question": policy_pb2.TEXT_KIND_QUESTION,
     "user": policy_pb2.TEXT_KIND_USER,
 }
+# Called by its name: the library's stubs tell of an answer that can't be parsed in the log alone, and give None.
+_JUDGE: Final = "/southwest.ai.agent.v1.ContentPolicy/Judge"
 # What the library says itself; what a service says might quote the text.
 _UNREACHED: Final = "failed to connect"
 
@@ -99,9 +101,9 @@ class _Client:
         deadline_s = self.table.deadline_s
         try:
             async with asyncio.timeout(deadline_s), self._places:
-                stub = policy_pb2_grpc.ContentPolicyStub(self._opened())
-                answer = await stub.Judge(request, timeout=deadline_s, metadata=self._metadata())
-            return _judged(service, answer, len(request.text))
+                ask: Any = self._opened().unary_unary(_JUDGE, policy_pb2.JudgeRequest.SerializeToString)
+                answer: bytes = await ask(request, timeout=deadline_s, metadata=self._metadata())
+            return _judged(service, policy_pb2.JudgeResponse.FromString(answer), len(request.text))
         except TimeoutError:
             return Judged(service, "failed", f"no answer within {deadline_s:g} s")
         except aio.AioRpcError as error:
@@ -109,7 +111,12 @@ class _Client:
         except SecretError as error:
             log.error("%s", error)  # noqa: TRY400 - a mistake of the settings, not ours
             return Judged(service, "failed", "a secret that it needs is not there")
-        except (_SenselessError, DecodeError) as error:
+        except OSError as error:
+            log.error("service.%s.tls_ca: can't be read: %s", self._name, error.strerror)  # noqa: TRY400 - as above
+            return Judged(service, "failed", "the certificates that it is known by can't be read")
+        except DecodeError:
+            return Judged(service, "failed", "its answer makes no sense: it is no JudgeResponse")
+        except _SenselessError as error:
             return Judged(service, "failed", f"its answer makes no sense: {error}")
 
     def _why(self, error: aio.AioRpcError) -> str:
@@ -254,7 +261,7 @@ def _unescaped(text: str) -> str:
 
 def _judged(service: Service, answer: policy_pb2.JudgeResponse, text_chars: int) -> Judged:
     """Raises _SenselessError."""
-    label = "".join(each if each.isprintable() else " " for each in answer.label)[:LABEL_CHARS_MAX]
+    label = "".join(each if each.isprintable() else " " for each in answer.label[:LABEL_CHARS_MAX])
     match answer.action:
         case policy_pb2.JUDGE_ACTION_PASS:
             return Judged(service, "pass")
