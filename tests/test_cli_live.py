@@ -213,7 +213,7 @@ def test_a_table_fits_the_terminal() -> None:
             async with terminal("agents", address=server.address) as person:
                 assert await person.exit_status() == 0
         heading, row = CODES.sub("", person.screen).splitlines()
-        assert heading.split() == ["AGENT", "VERSION", "COMMANDERS", "SLOTS", "USED", "DESCRIPTION"]
+        assert heading.split() == ["AGENT", "VERSION", "COMMANDERS", "SLOTS", "USED", "MODELS", "DESCRIPTION"]
         assert len(row) == 60
         assert row.endswith("…")
 

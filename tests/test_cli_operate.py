@@ -214,6 +214,15 @@ def test_commanders_agents_and_tools() -> None:
             assert (record["models"][0]["name"], record["models"][0]["takes_images"]) == ("deep", False)
 
 
+def test_a_table_shows_the_first_models_and_how_many_more_there_are() -> None:
+    models = [agent_pb2.ModelOffer(name=f"m{number}", takes_files=True) for number in range(6)]
+    listing = chat_pb2.AgentListing(offer=agent_pb2.AgentOffer(name="demo"), models=models, models_left_out=7)
+    answers: dict[str, object] = {"ListAgents": chat_pb2.ListAgentsResponse(agents=[listing])}
+    _, out, _, _ = told(answers, "agents")
+    assert "m0(files),m1(files),m2(files),m3(files),+9" in out
+    assert len(json.loads(told(answers, "agents", "--json")[1])["models"]) == 6
+
+
 def test_drain() -> None:
     answers: dict[str, object] = {
         "Drain": admin_pb2.DrainResponse(running=2),

@@ -6,7 +6,7 @@ Owns columns and wording. Prints to stdout; complaints go to stderr.
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import Message
 from southwest.ai.agent.v1 import admin_pb2, agent_pb2, chat_pb2
@@ -15,6 +15,9 @@ from dispatcher.console.escaping import json_line, safe_line, safe_text
 from dispatcher.console.terminal import Look, Tone, columns_of, table
 from dispatcher.console.view import error_text, percent_of
 from dispatcher.record import JsonValue, cursor_text, enum_word, plain, seconds
+
+# Of an agent or a commander, in a table; the JSON has all.
+MODELS_SHOWN = 4
 
 
 def complain(text: str) -> None:
@@ -294,10 +297,14 @@ def _labels(labels: Mapping[str, str]) -> str:
     return ",".join(f"{key}={labels[key]}" for key in sorted(labels))
 
 
-def _models(models: Iterable[agent_pb2.ModelOffer], left_out: int = 0) -> str:
-    """The names, each with what it is known to do: "deep,fast(images,tools)"."""
-    told = [model.name + (f"({','.join(can)})" if (can := _abilities(model)) else "") for model in models]
-    return ",".join([*told, *([f"+{left_out}"] if left_out else [])])
+def _models(models: Sequence[agent_pb2.ModelOffer], left_out: int = 0) -> str:
+    """The first names, each with what it is known to do, and how many more there are: "deep,fast(images,tools),+3"."""
+    told = [
+        model.name + (f"({','.join(can)})" if (can := _abilities(model)) else "")
+        for model in models[:MODELS_SHOWN]
+    ]
+    more = len(models) - len(told) + left_out
+    return ",".join([*told, *([f"+{more}"] if more else [])])
 
 
 def _abilities(model: agent_pb2.ModelOffer) -> list[str]:
