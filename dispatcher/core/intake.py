@@ -67,7 +67,6 @@ class Intake:
     def __init__(self, board: Board, links: Links) -> None:
         self._board = board
         self._links = links
-        self._withdrawals = Withdrawals(board, self._tell_result)
         self._kinds: dict[str, Callable[[Session, Packet, Link], None]] = {
             "content": self._content,
             "thought": self._thought,
@@ -77,13 +76,18 @@ class Intake:
             "usage": self._usage,
             "progress": self._progress,
             "done": self._done,
+            "withdrawal": self._withdrawal,
             # Its windows stay as they are: it may speak on, and viewers see its words side by side.
             "agent_event": self._pass_on,
             "artifact": self._pass_on,
             "embedding": self._pass_on,
-            "withdrawal": self._withdrawal,
             "unknown": self._unknown,
         }
+        self._withdrawals: Withdrawals | None = None
+
+    def settle_by(self, settle: Callable[[], None]) -> None:
+        """What sees to all that is left between sessions."""
+        self._withdrawals = Withdrawals(self._board, self._tell_result, settle)
 
     def received(self, event: PacketsReceived) -> None:
         board = self._board
@@ -687,6 +691,7 @@ class Intake:
         self._settle(session)
         withdrawal = packet.detail
         assert isinstance(withdrawal, Withdrawal)
+        assert self._withdrawals is not None, self
         if withdrawal.call_id:
             self._withdrawals.of_call(session, withdrawal.call_id)
         elif withdrawal.question_id:

@@ -73,6 +73,7 @@ class Router:
         self._links = Links(self._board)
         self._intake = Intake(self._board, self._links)
         self._delegation = Delegation(self._board, self._intake)
+        self._intake.settle_by(self._delegation.settle)
         self._approvals = Approvals(self._board, self._intake)
         self._parking = Parking(self._board)
         self._steps: dict[type[Any], Callable[[Any], None]] = {

@@ -21,11 +21,18 @@ _STOPPED: Final = "whoever asked waits no longer"
 
 
 class Withdrawals:
-    """What becomes of calls and questions that nobody waits for. `tell_result` tells viewers and the commander."""
+    """What becomes of calls and questions that nobody waits for. `tell_result` tells viewers and the commander;
+    `settle` sees to what is left between sessions, as the end of each step does."""
 
-    def __init__(self, board: Board, tell_result: Callable[[Session, Call, ToolOutcome], None]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        tell_result: Callable[[Session, Call, ToolOutcome], None],
+        settle: Callable[[], None],
+    ) -> None:
         self._board = board
         self._tell_result = tell_result
+        self._settle = settle
 
     def of_call(self, session: Session, call_id: str) -> None:
         """Cancels it, wherever it is. Of one that has an outcome, the agent has not taken that."""
@@ -39,8 +46,9 @@ class Withdrawals:
         board.out.append(Count("withdrawals", ("call",)))
         below = session.children.get(call_id)
         if below is not None:
-            # Its ending answers the call, within this step.
-            board.orphans.append((below, Ending.STOPPED, _STOPPED, None))
+            # Its ending answers the call, now: the session may go on to its own ending in this step.
+            board.end(board.sessions[below], Ending.STOPPED, _STOPPED)
+            self._settle()
             return
         for question_id, held in list(session.approvals.items()):
             if held == call_id:
