@@ -25,7 +25,7 @@ from dispatcher.core.events import (
     Stopped,
     StopRequested,
 )
-from dispatcher.core.policy import Budgets, Guard
+from dispatcher.core.policy import Budgets, Guard, PolicyLimits
 from dispatcher.core.rules import NOTHING, Judged, RuleBook
 from dispatcher.core.session import Session
 from dispatcher.hub import Hub
@@ -111,19 +111,29 @@ class Requests:
             raise WrongError("permission_denied", "a session needs a token of the role application or admin")
         self._require_size(ask.ByteSize())
         event = requested(ask, self._mint("s"), held_by_questions=held_by_questions)
-        reply = self._submit(await self._reviewed(*self._with_marks(ask, event)))
+        while True:
+            judged_for = self._for_whom(ask)
+            reviewed = await self._reviewed(*self._with_marks(event, judged_for), judged_for)
+            if self._for_whom(ask) == judged_for:
+                break
+            # While services judged, the rules became others, or the only agent.
+        reply = self._submit(reviewed)
         assert isinstance(reply, Accepted)
         return reply
 
+    def _for_whom(self, ask: chat_pb2.Ask) -> tuple[str, PolicyLimits]:
+        """The agent that a request is for, and what it is judged by."""
+        agents = self._hub.router.fleet.agents()
+        return ask.agent or (agents[0] if len(agents) == 1 else ""), self._hub.router.limits.policy
+
     def _with_marks(
-        self, ask: chat_pb2.Ask, event: SessionRequested
-    ) -> tuple[SessionRequested, chat_pb2.Ask, str]:
+        self, event: SessionRequested, judged_for: tuple[str, PolicyLimits]
+    ) -> tuple[SessionRequested, chat_pb2.Ask]:
         """What the user says goes on with the marks that rules want in it; all of it as it was is for the core to
-        judge. With it the request that was marked, and the agent that it is for."""
-        agents, policy = self._hub.router.fleet.agents(), self._hub.router.limits.policy
-        agent = ask.agent or (agents[0] if len(agents) == 1 else "")
+        judge. With it the request that was marked."""
+        agent, policy = judged_for
         if "user" not in policy.book.judges(agent) or event.request is None:
-            return event, chat_pb2.Ask(), agent
+            return event, chat_pb2.Ask()
         guard, said = Guard(policy, None, agent), []
         own = codec.parse(chat_pb2.Ask, event.request)
         for part in _said_by_user(own):
@@ -135,11 +145,13 @@ class Requests:
                 part.json = guard.rewrite(part.json, "", "user", is_json=True)[0]
         # A mark may be longer than what it stands for.
         self._require_size(own.ByteSize())
-        return replace(event, request=own.SerializeToString(), said=tuple(said)), own, agent
+        return replace(event, request=own.SerializeToString(), said=tuple(said)), own
 
-    async def _reviewed(self, event: SessionRequested, own: chat_pb2.Ask, agent: str) -> SessionRequested:
+    async def _reviewed(
+        self, event: SessionRequested, own: chat_pb2.Ask, judged_for: tuple[str, PolicyLimits]
+    ) -> SessionRequested:
         """With what services say of it, and their marks."""
-        policy = self._hub.router.limits.policy
+        agent, policy = judged_for
         judges = policy.book.judges(agent).get("user")
         parts = list(_said_by_user(own)) if judges is not None and judges.services else []
         guard = Guard(policy, None, agent)

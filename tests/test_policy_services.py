@@ -553,6 +553,23 @@ async def test_it_is_reached_over_tls_with_its_secret(tmp_path: Path) -> None:
             assert not any("hidden" in line for line in dispatcher.log)
 
 
+@asynchronous
+async def test_whoever_becomes_the_only_agent_meanwhile_gets_what_was_judged_for_it(tmp_path: Path) -> None:
+    with judging() as judge:
+        keys: dict[str, Any] = {"on": ["user"], "deadline_s": 30.0}
+        text = table("all", judge.address, **keys) + table("own", judge.address, agents=["strict"], **keys)
+        path = put(tmp_path / "policies.toml", text)
+        with running_dispatcher("--policy-file", str(path)) as dispatcher:
+            async with conversing(dispatcher.address) as talk:
+                asking = asyncio.create_task(talk.ask("", "hang on"))
+                await asyncio.to_thread(judge.wait_asked, lambda each: each.policy == "all")
+                async with linked(dispatcher.address, "strict") as link:
+                    judge.goes_on.set()
+                    await asking
+                    turn = await link.started()
+                    assert {each.policy for each in judge.of(turn.session_id)} == {"all", "own"}
+
+
 @needs_openssl
 @asynchronous
 async def test_without_its_certificates_it_is_not_asked_and_all_else_goes_on(tmp_path: Path) -> None:
