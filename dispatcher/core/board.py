@@ -637,8 +637,13 @@ class Board:
 
     def run_owed(self, session: Session) -> None:
         """What waited for a place runs, as far as there are places."""
+        runs_more = False
         while (owed := session.ledger.next_owed()) is not None:
             self.run_tool(session, owed)
+            runs_more = True
+        if runs_more:
+            # Perhaps no event tells of this step, and a life after this one must not take them for what has not begun.
+            self.keep_mark(session)
 
     # --- slots and the queue -----------------------------------------------------------------------------
 
