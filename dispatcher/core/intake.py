@@ -56,7 +56,7 @@ PATHS_MAX: Final = 1_000
 # What a stream without Hello may begin with: the fixed table, what one turn may say besides, what is not known yet.
 MINIMAL_KINDS: Final = SEQUENCED - {"done"}
 # What is not received before all text in front of it was judged.
-GATED: Final = frozenset({"tool_call", "question", "done"})
+GATED: Final = frozenset({"tool_call", "question", "done", "error"})
 # The agent's name of a commander that sent no Hello and so named none.
 MINIMAL_AGENT: Final = "minimal"
 
@@ -201,7 +201,10 @@ class Intake:
         assert guard is not None, session
         if guard.reviews is None:
             return False
-        if packet.kind == "done":
+        detail = packet.detail
+        if isinstance(detail, ErrorReport) and detail.scope != "session":
+            return False
+        if packet.kind in ("done", "error"):
             self._judged(session, guard.finish())
             if not session.live:
                 return False
@@ -215,7 +218,7 @@ class Intake:
         guard, detail = session.guard, packet.detail
         assert guard is not None, session
         kind: Kind = "tool_call" if isinstance(detail, ToolCall) else "question"
-        if packet.kind == "done" or guard.would_stop(packet.text, packet.agent, kind):
+        if packet.kind in ("done", "error") or guard.would_stop(packet.text, packet.agent, kind):
             return ""
         if isinstance(detail, ToolCall):
             text = guard.rewrite(detail.arguments_json, packet.agent, kind, is_json=True)[0] or "{}"
