@@ -213,7 +213,7 @@ class JudgeResponse(_message.Message):
     """
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextSpan]:
-        """Of JUDGE_ACTION_REDACT: what is not to be shown."""
+        """Of JUDGE_ACTION_REDACT: what is not to be shown, up to 10,000 stretches."""
 
     def __init__(
         self,
