@@ -133,12 +133,13 @@ class Agent:
         else:
             self.open_call(REPEAT)
 
-    def open_question(self, text: str) -> None:
+    def open_question(self, text: str) -> str:
         asked_id = self._mint("q")
         wire = agent_pb2.Question(question_id=asked_id, text=text)
         self.turn.open_question(asked_id, self, Sealed(wire, wire.ByteSize()))
+        return asked_id
 
-    def open_call(self, tool: str, arguments_json: str = "", *, to_agent: bool = False) -> None:
+    def open_call(self, tool: str, arguments_json: str = "", *, to_agent: bool = False) -> str:
         """Without other arguments, with its own id."""
         asked_id = self._mint("c")
         call = agent_pb2.ToolCallRequest(
@@ -148,6 +149,22 @@ class Agent:
             to_agent=to_agent,
         )
         self.turn.open_call(asked_id, self, Sealed(call, call.ByteSize()))
+        return asked_id
+
+    def tire(self, asked_id: str) -> None:
+        """It has waited long enough for this, where it still does."""
+        if not (self.dead or self.cancelled or self.completed) and asked_id in self.waiting:
+            self.give_up(asked_id)
+            self.wake(self.turn)
+            self._soon()
+
+    def give_up(self, asked_id: str) -> None:
+        """It waits no longer for this."""
+        assert self.turn.abandon(asked_id), f"{asked_id} is waited for, and not open"
+        of = asked_id.removeprefix(self.request.id_prefix).lstrip("0123456789.")[0]
+        wire = agent_pb2.Withdrawal(**{"call_id" if of == "c" else "question_id": asked_id})
+        self.turn.withdraw(Sealed(wire, wire.ByteSize()))
+        self.waiting.discard(asked_id)
 
     def _mint(self, kind: str) -> str:
         """Another id than any of sessions above."""

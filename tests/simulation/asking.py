@@ -2,11 +2,12 @@
 some of them wait without a slot."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from southwest.ai.agent.v1 import agent_pb2
 
-from commander.rerun import Rerun
+from commander.rerun import Rerun, Withdrawn
 from simulation.agent import Agent
 
 # The agents that ask, and what they do with a session that another has lost; and those of them that park.
@@ -21,6 +22,8 @@ PARKING = frozenset({"form", "wizard"})
 ASKED = ("echo", "saga", "chief", "boss", "form", "form", "wizard", "nobody")
 DESK, DESK_AGENT = "desk", "form"
 PAY = "pay"
+# How often somebody who asks waits a while, and then no longer.
+GIVES_UP_SHARE = 0.2
 
 
 @dataclass
@@ -35,15 +38,18 @@ class Asker(Agent):
         for _ in range(self.rng.choice((1, 1, 2, 3))):
             draw = self.rng.random()
             if draw < 0.5:
-                self.open_call(self.rng.choice(ASKED), to_agent=True)
+                asked_id = self.open_call(self.rng.choice(ASKED), to_agent=True)
             elif draw < 0.6:
-                self.open_call(DESK)
+                asked_id = self.open_call(DESK)
             elif draw < 0.75:
-                self.open_call(PAY)
+                asked_id = self.open_call(PAY)
             elif draw < 0.9:
-                self.open_question("well?")
+                asked_id = self.open_question("well?")
             else:
                 super().ask(question=question)
+                continue
+            if self.rng.random() < GIVES_UP_SHARE:
+                self.later(self.rng.expovariate(1.0), partial(self.tire, asked_id))
 
 
 @dataclass
@@ -75,11 +81,26 @@ class Wizard(Agent):
             for text in what.split():
                 if self.rerun is None or self.rerun.answer(text, ()) is None:
                     self.open_question(text)
+        elif kind == "hasty":
+            known = self.rerun.answer(what, ()) if self.rerun is not None else None
+            if known is None:
+                self.give_up(self.open_question(what))
+            self._check_withdrawn(known)
+        elif kind == "hasty call":
+            result = self.rerun.result("look", what) if self.rerun is not None else None
+            if result is None:
+                self.give_up(self.open_call("look", what))
+            self._check_withdrawn(result)
         else:
             tool, arguments_json = what.split(maxsplit=1)
             if self.rerun is None or self.rerun.result(tool, arguments_json) is None:
                 self.open_call(tool, arguments_json, to_agent=kind == "agent")
         return True
+
+    def _check_withdrawn(self, known: object) -> None:
+        """It had given up at once: an answer is too late, unless nothing was heard of that, or of what followed."""
+        is_heard = isinstance(known, Withdrawn) or known is None
+        assert is_heard or not self.is_silent, f"{self.turn!r} is given {known} for which it has not waited"
 
     def _mint(self, kind: str) -> str:
         asked_id = super()._mint(kind)
@@ -96,7 +117,11 @@ def script_of(session_id: str) -> list[tuple[str, str]]:
     rng = Random(session_id)
     script = [("say", "Once;")]
     for number in range(rng.choice((1, 3, 6))):
-        match rng.choice(("ask", "ask", "call", "agent", "say")):
+        match rng.choice(("ask", "ask", "call", "agent", "say", "hasty", "hasty call")):
+            case "hasty":
+                script.append(("hasty", rng.choice(("now?", "who?"))))
+            case "hasty call":
+                script.append(("hasty call", f'"hasty {number}"'))
             case "ask":
                 script.append(("ask", rng.choice(("who?", "what? why?", "who? who?"))))
             case "agent":
