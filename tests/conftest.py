@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -20,6 +21,9 @@ settings.register_profile(
     "patient", settings(), deadline=None, max_examples=int(os.environ.get("LAW_EXAMPLES", "50"))
 )
 settings.load_profile("patient")
+
+# Whoever runs this in the background of a shell has Ctrl-C ignored, and so would all processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
