@@ -69,6 +69,8 @@ class Api:
     at: str = ""
     # Whether the provider fetches what is at an address.
     takes_addresses: bool = True
+    # What a stream may begin with before it says anything.
+    begins: bytes = b": nothing yet\n\n"
     # What of a thought the provider wants to see again in the next round.
     thought: Callable[[dict[str, Any]], object] = lambda _: True
 
@@ -176,10 +178,10 @@ class Cases:
             assert asyncio.run(live(scene)) == "length"
         assert api.tokens_max(server.requests[0].body) == 50
 
-    @pytest.mark.parametrize(
-        "before", [[], [Raw(b": nothing yet\n\n")], ["word"]], ids=["silent", "begun", "word"]
-    )
-    def test_a_stop_closes_the_connection(self, api: Api, before: list[Step]) -> None:
+    @pytest.mark.parametrize("begun", ["silent", "begun", "word"])
+    def test_a_stop_closes_the_connection(self, api: Api, begun: str) -> None:
+        starts: dict[str, list[Step]] = {"silent": [], "begun": [Raw(api.begins)], "word": ["word"]}
+
         async def live(scene: Scene, server: ModelServer) -> None:
             listening = asyncio.ensure_future(scene.heard())
             await asyncio.to_thread(server.wait_for)
@@ -189,7 +191,7 @@ class Cases:
             await asyncio.wait((listening,))
             assert listening.cancelled()
 
-        with api.scene(*before, Pause()) as (scene, server):
+        with api.scene(*starts[begun], Pause()) as (scene, server):
             asyncio.run(live(scene, server))
 
     def test_failures_are_told_as_what_they_are_and_the_library_does_not_retry(self, api: Api) -> None:

@@ -53,6 +53,8 @@ GOOGLE = Api(
     may_not_call=lambda body: "tools" not in body or _called(body) == "NONE",
     tokens_max=lambda body: body["generationConfig"]["maxOutputTokens"],
     takes_addresses=False,
+    # Its client takes a comment for an answer that makes no sense.
+    begins=b"\n\n",
     thought=lambda body: next(iter(_parts(body, "functionCall")))["thoughtSignature"] == SIGNATURE,
     failures=(
         Failure(
