@@ -176,11 +176,11 @@ class Requests:
     ) -> tuple[tuple[Judged, ...], str | None]:
         """What services say of what the user adds to a session, and what goes on in its place where they want marks in
         it; nothing where nobody is to be asked."""
-        guard = session.guard if session is not None and session.is_reviewed else None
-        services = guard.reviews.services("user") if guard is not None and guard.reviews is not None else ()
-        if session is None or guard is None or not services or not marked:
+        reviews = session.reviews if session is not None else None
+        services = reviews.services("user") if reviews is not None else ()
+        if session is None or session.guard is None or not services or not marked:
             return (), None
-        if guard.would_stop(said, "", "user"):
+        if session.guard.would_stop(said, "", "user"):
             return (), None
         asked = JudgeText(session.session_id, session.attempt, "", "user", "", marked, services)
         asked = asked._replace(session_agent=session.agent, user_id=session.user_id, labels=session.labels)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.core.mark import ReviewMark
-from dispatcher.core.review import ASKED_CHARS_MAX, SPAN_CHARS_MAX, Question, Reviews, apart, unreviewed
+from dispatcher.core.review import ASKED_CHARS_MAX, SPAN_CHARS_MAX, Reviews, TextQuestion, apart, unreviewed
 from dispatcher.core.rules import Judges, Service, Span
 from dispatcher.core.windows import Release
 
@@ -43,8 +43,8 @@ class Play:
         self.shown = ""
         self.steps: list[tuple[str, str]] = []
         # The begin of each question in all that was told, and its text.
-        self.asked: list[tuple[int, Question]] = []
-        self.under_way: list[Question] = []
+        self.asked: list[tuple[int, TextQuestion]] = []
+        self.under_way: list[TextQuestion] = []
 
     def say(self, text: str, step: str = "") -> None:
         self.told += text

@@ -56,6 +56,7 @@ from dispatcher.core.packets import (
 )
 from dispatcher.core.policy import PASS, Guard, Verdict
 from dispatcher.core.quota import Quotas
+from dispatcher.core.review import TextQuestion
 from dispatcher.core.rules import Judged, Kind
 from dispatcher.core.session import AskedBelow, Session, Step, asked_bytes
 from dispatcher.core.timers import Timers
@@ -306,12 +307,12 @@ class Board:
     def is_choked(self, session: Session) -> bool:
         """As much of its text as may waits to be judged: it gets no more credit until it was. What was judged and
         is held back waits for what the agent says next."""
-        reviews = session.guard.reviews if session.is_reviewed and session.guard is not None else None
+        reviews = session.reviews
         return reviews is not None and reviews.unjudged_chars > self.limits.review_chars_max
 
     def review(self, session: Session, *, at_once: bool = False) -> None:
         """Asks about text that waits, `at_once` or when some has gathered."""
-        reviews = session.guard.reviews if session.guard is not None else None
+        reviews = session.reviews
         if reviews is None or not session.has_attempt:
             return
         if not at_once and self.now < session.review_at:
@@ -319,46 +320,36 @@ class Board:
             return
         for question in reviews.ask():
             session.review_at = self.now + reviews.gather_s
-            self.out.append(
-                JudgeText(
-                    session.session_id,
-                    session.attempt,
-                    question.review_id,
-                    question.kind,
-                    question.agent,
-                    question.text,
-                    question.services,
-                    question.before,
-                    question.is_final,
-                    session.agent,
-                    session.user_id,
-                    session.labels,
-                )
-            )
+            self._judge(session, question)
 
     def review_whole(self, session: Session, kind: Kind, agent: str, text: str, tool_name: str = "") -> str:
         """Asks about a text that comes whole. Gives the id of the question; empty: nobody judges such text."""
-        reviews = session.guard.reviews if session.guard is not None else None
+        reviews = session.reviews
         services = reviews.services(kind) if reviews is not None else ()
         if reviews is None or not services:
             return ""
-        review_id = reviews.mint()
+        whole = TextQuestion(reviews.mint(), kind, agent, text, "", True, services)
+        self._judge(session, whole, tool_name)
+        return whole.review_id
+
+    def _judge(self, session: Session, question: TextQuestion, tool_name: str = "") -> None:
         self.out.append(
             JudgeText(
                 session.session_id,
                 session.attempt,
-                review_id,
-                kind,
-                agent,
-                text,
-                services,
-                session_agent=session.agent,
-                user_id=session.user_id,
-                labels=session.labels,
-                tool_name=tool_name,
+                question.review_id,
+                question.kind,
+                question.agent,
+                question.text,
+                question.services,
+                question.before,
+                question.is_final,
+                session.agent,
+                session.user_id,
+                session.labels,
+                tool_name,
             )
         )
-        return review_id
 
     def heed(self, session: Session, judged: tuple[Judged, ...]) -> bool:
         """What services have said of what the user says. False: the session was ended for it."""

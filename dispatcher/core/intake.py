@@ -217,7 +217,7 @@ class Intake:
         """Asks about what comes whole; empty: nobody judges it, or rules stop it anyway."""
         guard, detail = session.guard, packet.detail
         assert guard is not None, session
-        kind: Kind = "tool_call" if isinstance(detail, ToolCall) else "question"
+        kind = _whole(packet)
         if packet.kind in ("done", "error") or guard.would_stop(packet.text, packet.agent, kind):
             return ""
         if isinstance(detail, ToolCall):
@@ -237,8 +237,7 @@ class Intake:
             self._result_judged(session, session.results.pop(event.review_id), event.judged)
         elif event.review_id == session.gate_review and session.gate:
             head, session.gate_review = session.gate[0], ""
-            kind: Kind = "tool_call" if head.kind == "tool_call" else "question"
-            verdict = guard.judged(event.judged, kind, head.agent)
+            verdict = guard.judged(event.judged, _whole(head), head.agent)
             session.denied = _why_denied(verdict)
             board.violated(session, verdict)
         else:
@@ -253,10 +252,10 @@ class Intake:
 
     def _let_through(self, session: Session) -> None:
         """What waited is received, once it waits for nothing."""
-        guard, link = session.guard, session.link
+        reviews, link = session.reviews, session.link
         if link is None or session.gate_review:
             return
-        if guard is not None and guard.reviews is not None and guard.reviews.is_waiting:
+        if reviews is not None and reviews.is_waiting:
             self._board.review(session, at_once=True)
             return
         packets = list(session.gate)
@@ -781,7 +780,7 @@ class Intake:
             return
         if session.is_reviewed:
             self._release(session)
-            reviews = session.guard.reviews if session.guard is not None else None
+            reviews = session.reviews
             if session.live and reviews is not None and reviews.is_waiting:
                 reviews.close()
                 self._board.review(session, at_once=True)
@@ -798,6 +797,11 @@ class Intake:
         guard = session.guard
         assert guard is not None, session
         self._judged(session, guard.finish())
+
+
+def _whole(packet: Packet) -> Kind:
+    """What services call a packet that they judge whole."""
+    return "tool_call" if packet.kind == "tool_call" else "question"
 
 
 def _why_denied(verdict: Verdict) -> str:

@@ -23,7 +23,7 @@ ASKED_CHARS_MAX: Final = 16_384
 SPAN_CHARS_MAX: Final = 4_096
 
 
-class Question(NamedTuple):
+class TextQuestion(NamedTuple):
     """What services are to judge of one speaker's text. `before` was judged already."""
 
     review_id: str
@@ -253,14 +253,14 @@ class Reviews:
         for review in self._of.values():
             review.close()
 
-    def ask(self) -> list[Question]:
+    def ask(self) -> list[TextQuestion]:
         """All that can be asked now."""
         questions = []
         for (kind, agent), review in self._of.items():
             if (asked := review.ask()) is not None:
                 review_id = self.mint()
                 self._under_way[review_id] = (kind, agent)
-                questions.append(Question(review_id, kind, agent, *asked, self._services[kind]))
+                questions.append(TextQuestion(review_id, kind, agent, *asked, self._services[kind]))
         return questions
 
     def about(self, review_id: str) -> tuple[Kind, str, int] | None:

@@ -47,6 +47,7 @@ from dispatcher.core.packets import (
     utf8_bytes,
 )
 from dispatcher.core.policy import Guard
+from dispatcher.core.review import Reviews
 from dispatcher.core.windows import Release
 
 _NO_GUARD: Final = GuardMark()
@@ -353,6 +354,11 @@ class Session:
     @property
     def live(self) -> bool:
         return self.state is not State.ENDED
+
+    @property
+    def reviews(self) -> Reviews | None:
+        """What waits of its text until services have judged it; None where none do, and once it has ended."""
+        return self.guard.reviews if self.guard is not None else None
 
     @property
     def has_attempt(self) -> bool:

@@ -12,7 +12,6 @@ import asyncio
 import json
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -71,6 +70,9 @@ class _Client:
 
     def __repr__(self) -> str:
         return f"<_Client {self._name} at {self.table.address}, {self.running} questions, {self._breaker!r}>"
+
+    def is_of(self, name: str, table: ServiceTable) -> bool:
+        return (self._name, self.table) == (name, table)
 
     async def judge(self, service: Service, request: policy_pb2.JudgeRequest) -> Judged:
         """Raises CancelledError alone."""
@@ -175,12 +177,12 @@ class PolicyServices:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        # By name and by when they were asked last; a service of an older file may have another table.
-        self._clients: OrderedDict[tuple[str, int], _Client] = OrderedDict()
+        # The one that was asked last is the last. A service of an older file may have another table.
+        self._clients: list[_Client] = []
         self._closing: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
-        return f"<PolicyServices {list(self._clients.values())}>"
+        return f"<PolicyServices {self._clients}>"
 
     async def judge(self, effect: JudgeText) -> TextJudged:
         """What each of them says, all asked at once. Raises CancelledError alone."""
@@ -207,27 +209,28 @@ class PolicyServices:
             await asyncio.wait(tasks)
 
     async def close(self) -> None:
-        clients = list(self._clients.values())
-        self._clients.clear()
+        clients, self._clients = self._clients, []
         await asyncio.gather(*(client.close() for client in clients), *self._closing)
 
     def _client(self, service: Service) -> _Client:
         table = cast("ServiceTable", service.place)
-        for key, client in self._clients.items():
-            if key[0] == service.name and client.table == table:
-                self._clients.move_to_end(key)
-                return client
-        client = _Client(service.name, table, self._metrics)
-        self._clients[service.name, id(client)] = client
-        for key, old in list(self._clients.items()):
-            if len(self._clients) <= CLIENTS_MAX:
-                break
-            if not old.running and old is not client:
-                del self._clients[key]
-                task = asyncio.create_task(old.close())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+        client = next((each for each in self._clients if each.is_of(service.name, table)), None)
+        if client is not None:
+            self._clients.remove(client)
+        else:
+            client = _Client(service.name, table, self._metrics)
+            self._let_one_go()
+        self._clients.append(client)
         return client
+
+    def _let_one_go(self) -> None:
+        """There are as many as may be: the one that nobody has asked for longest goes, unless it is being asked."""
+        idle = next((each for each in self._clients if not each.running), None)
+        if len(self._clients) >= CLIENTS_MAX and idle is not None:
+            self._clients.remove(idle)
+            task = asyncio.create_task(idle.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
 
 def _request(service: Service, effect: JudgeText) -> policy_pb2.JudgeRequest:
